@@ -1,0 +1,1 @@
+"""Every await on the outside world: engines, discovery, disk, worker processes."""

@@ -1,0 +1,1 @@
+"""Pure decisions: state, clock and randomness are arguments."""

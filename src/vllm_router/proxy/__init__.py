@@ -1,0 +1,1 @@
+"""One request's story: facts, dispatch, relay."""

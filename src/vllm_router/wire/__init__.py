@@ -1,0 +1,1 @@
+"""Pure readers and writers of formats: bytes in, values out; no await, no clock, no network."""
