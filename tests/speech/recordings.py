@@ -9,10 +9,11 @@ import json
 import random
 import wave
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 
+import av
 import numpy as np
 from numpy.typing import NDArray
 
@@ -33,10 +34,10 @@ class Sentence:
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """A mono 16 kHz 16-bit WAV with what is said in it."""
+    """An audio file with what is said in it: mono 16 kHz 16-bit WAV unless its name says else."""
 
     name: str
-    wav: bytes
+    audio: bytes
     duration_s: float
     sentences: tuple[Sentence, ...]
 
@@ -52,7 +53,7 @@ def samples() -> tuple[Recording, ...]:
     return tuple(
         Recording(
             name=entry["file"],
-            wav=(SAMPLES / entry["file"]).read_bytes(),
+            audio=(SAMPLES / entry["file"]).read_bytes(),
             duration_s=entry["duration_s"],
             sentences=tuple(Sentence(s["start"], s["end"], s["text"]) for s in entry["segments"]),
         )
@@ -83,7 +84,7 @@ def joined(
     while True:
         sample = order.choice(available)
         gap = round(pause_s(order) * RATE_HZ)
-        pcm = _pcm(sample.wav)
+        pcm = _pcm(sample.audio)
         if at + gap + len(pcm) > total:
             break
         pieces += [_background(noise, gap), pcm]
@@ -95,9 +96,28 @@ def joined(
     pieces.append(_background(noise, total - at))
     return Recording(
         name=f"joined-{seed}.wav",
-        wav=_wav(np.concatenate(pieces)),
+        audio=_wav(np.concatenate(pieces)),
         duration_s=total / RATE_HZ,
         sentences=tuple(sentences),
+    )
+
+
+def as_mp3(recording: Recording, bit_rate: int = 64_000) -> Recording:
+    """Return the same recording as an MP3 file."""
+    buffer = BytesIO()
+    with av.open(buffer, "w", format="mp3") as container:
+        stream = container.add_stream("mp3", rate=RATE_HZ, bit_rate=bit_rate, layout="mono")
+        frame = av.AudioFrame.from_ndarray(
+            _pcm(recording.audio)[np.newaxis], format="s16", layout="mono"
+        )
+        frame.sample_rate = RATE_HZ
+        # libmp3lame takes planar samples, in frames of its own size.
+        resampler = av.AudioResampler("s16p", "mono", RATE_HZ, frame_size=stream.frame_size or 576)
+        for ready in [*resampler.resample(frame), *resampler.resample(None)]:
+            container.mux(stream.encode(ready))
+        container.mux(stream.encode(None))
+    return replace(
+        recording, name=str(Path(recording.name).with_suffix(".mp3")), audio=buffer.getvalue()
     )
 
 

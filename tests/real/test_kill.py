@@ -1,0 +1,66 @@
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+from tests.clients.servers import Server
+from tests.real.ask import TIMEOUT_S, transcribe
+from tests.real.engines import START_S
+from tests.speech.recordings import Recording, samples
+from tests.speech.words import pooled, word_errors
+
+CLIENTS = 8
+REQUESTS = 64
+KILL_AFTER = 12
+
+
+def engine_state(router: Server, engine: Server) -> dict[str, object]:
+    """What the router says of an engine."""
+    listed = httpx.get(f"{router.url}/engines", timeout=TIMEOUT_S).json()
+    entries = listed if isinstance(listed, list) else listed["engines"]
+    return next(entry for entry in entries if entry["url"] == engine.url)
+
+
+@pytest.mark.timeout(2 * START_S)
+def test_no_request_fails_when_an_engine_is_killed_under_load(
+    own_router: Server, engines: list[Server], figures: dict[str, object]
+) -> None:
+    victim = engines[0]
+    spoken = [s for s in samples() if s.duration_s < 13]
+    work = [spoken[number % len(spoken)] for number in range(REQUESTS)]
+    answered = threading.Semaphore(0)
+
+    def ask(recording: Recording) -> tuple[str, str]:
+        try:
+            response = transcribe(own_router.url, recording, response_format="json")
+            return response.json()["text"], response.headers["x-engine-id"]
+        finally:
+            answered.release()
+
+    with ThreadPoolExecutor(CLIENTS) as clients:
+        asked = [clients.submit(ask, recording) for recording in work]
+        for _ in range(KILL_AFTER):
+            answered.acquire()
+        while not engine_state(own_router, victim)["in_flight"]:
+            time.sleep(0.01)
+        victim.kill()
+        heard = [future.result() for future in asked]
+
+    errors = pooled(word_errors(s.text, text) for s, (text, _) in zip(work, heard, strict=True))
+    by_engine = [name for _, name in heard]
+    figures["an engine killed under load"] = (
+        f"{len(heard)} of {REQUESTS} answered, {errors}, "
+        + ", ".join(f"{by_engine.count(name)} by {name}" for name in sorted(set(by_engine)))
+    )
+    assert errors.rate <= 0.05
+
+    victim.start()
+    victim.wait_until_ready(START_S)
+    deadline = time.monotonic() + 120
+    while str(engine_state(own_router, victim)["state"]).upper() != "READY":
+        assert time.monotonic() < deadline, engine_state(own_router, victim)
+        time.sleep(0.2)
+    with ThreadPoolExecutor(CLIENTS) as clients:
+        later = set(clients.map(lambda s: ask(s)[1], work[:CLIENTS] * 2))
+    assert len(later) == 2, "the restarted engine gets no work"
