@@ -1,0 +1,424 @@
+"""A small HTTP/1.1 server on asyncio and httptools, made to be broken on purpose.
+
+Ordinary servers take care that answers are well formed; a simulated engine must also be able to
+reset a connection at a given byte, to stall, and to answer nonsense. So each exchange hands out
+its connection, and everything it writes passes through one place that can cut and slow it.
+
+One task per exchange; it is cancelled when the client leaves. Requests that were pipelined are
+answered one after the other.
+"""
+
+import asyncio
+import json
+import logging
+import socket
+import struct
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, Protocol, cast
+
+import httptools
+
+log = logging.getLogger(__name__)
+
+# Well above what any client sends; a test of the router's own limits sends more.
+HEAD_BYTES = 64 << 10
+# Clients that pipeline send a handful; more is a loop gone wrong.
+PIPELINE = 16
+
+_LINES = {s.value: b"HTTP/1.1 %d %s\r\n" % (s.value, s.phrase.encode()) for s in HTTPStatus}
+# SO_LINGER on, zero seconds: close() sends RST instead of FIN.
+_RESET = struct.pack("ii", 1, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A request's line and headers; header names as they were sent."""
+
+    method: str
+    path: str
+    query: str
+    headers: tuple[tuple[bytes, bytes], ...]
+
+    def header(self, name: bytes) -> bytes | None:
+        """Return the first header of that (lower case) name."""
+        for key, value in self.headers:
+            if key.lower() == name:
+                return value
+        return None
+
+
+class Body(Protocol):
+    """Where the bytes of a request's body go."""
+
+    def feed(self, data: bytes) -> None:
+        """Take in the next bytes; a ValueError means that the rest is of no use."""
+
+
+class Service(Protocol):
+    """What a connection asks: where a body goes, and the answer once it is complete."""
+
+    def begin(self, exchange: "Exchange") -> Body:
+        """Decide where the body goes; called when the request's headers are complete."""
+
+    async def answer(self, exchange: "Exchange") -> None:
+        """Answer a complete request by the exchange's `respond` or `stream` and `send`."""
+
+    def left(self, exchange: "Exchange") -> None:
+        """Hear that the client left before the answer was complete."""
+
+
+@dataclass(slots=True)
+class Shape:
+    """How the bytes of an answer are spoilt; the default lets them through."""
+
+    bytes_per_s: float | None = None
+    cut_at: int | None = None
+    cut_by_reset: bool = True
+    hang_at: int | None = None
+    length_off_by: int = 0
+    padding_bytes: int = 0
+
+
+class Exchange:
+    """One request and its answer."""
+
+    __slots__ = (
+        "body",
+        "body_bytes",
+        "connection",
+        "error",
+        "head",
+        "is_complete",
+        "is_keep_alive",
+        "is_over",
+        "is_started",
+        "note",
+        "reset_upload_at",
+        "sent_bytes",
+        "shape",
+        "status",
+    )
+
+    def __init__(self, connection: "Connection", head: Head) -> None:
+        self.connection = connection
+        self.head = head
+        self.body: Body | None = None
+        self.body_bytes = 0
+        self.error: ValueError | None = None
+        self.is_complete = False
+        self.is_keep_alive = True
+        self.is_over = False
+        self.is_started = False
+        self.note: Any = None
+        self.reset_upload_at: int | None = None
+        self.sent_bytes = 0
+        self.shape: Shape | None = None
+        self.status: int | None = None
+
+    async def respond(
+        self,
+        status: int,
+        body: bytes = b"",
+        content_type: str = "application/json",
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Send a whole answer with its length."""
+        length = len(body) + (self.shape.length_off_by if self.shape else 0)
+        lines = [
+            _LINES[status],
+            b"content-length: %d\r\ncontent-type: %s\r\n" % (length, content_type.encode()),
+        ]
+        for name, value in (headers or {}).items():
+            lines.append(f"{name}: {value}\r\n".encode("latin-1"))
+        lines.extend(self._last_header_lines())
+        if self.head.method != "HEAD":
+            lines.append(body)
+        self.is_started = True
+        self.status = status
+        await self.send_raw(b"".join(lines))
+        self.is_over = True
+
+    async def respond_json(
+        self, status: int, value: object, headers: Mapping[str, str] | None = None
+    ) -> None:
+        """Send a value as compact JSON, as FastAPI writes it."""
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+        await self.respond(status, text.encode(), headers=headers)
+
+    async def stream(self, status: int, content_type: str) -> None:
+        """Begin an answer of unknown length; `send` and `finish` follow."""
+        lines = [
+            _LINES[status],
+            b"content-type: %s\r\ntransfer-encoding: chunked\r\n" % content_type.encode(),
+            *self._last_header_lines(),
+        ]
+        self.is_started = True
+        self.status = status
+        await self.send_raw(b"".join(lines))
+
+    async def send(self, data: bytes) -> None:
+        """Send a piece of a streamed answer."""
+        await self.send_raw(b"%x\r\n%s\r\n" % (len(data), data))
+
+    async def finish(self) -> None:
+        """End a streamed answer."""
+        await self.send_raw(b"0\r\n\r\n")
+        self.is_over = True
+
+    async def send_raw(self, data: bytes) -> None:
+        """Send bytes as they are, subject to the exchange's shape.
+
+        Raises:
+            asyncio.CancelledError: The shape cuts the connection here.
+        """
+        if self.shape is not None:
+            await self._send_shaped(data, self.shape)
+        else:
+            self.sent_bytes += len(data)
+            await self.connection.write(data)
+
+    def reset(self) -> None:
+        """Break the connection off with a TCP reset."""
+        self.connection.reset()
+
+    async def hang(self) -> None:
+        """Do nothing until the client leaves."""
+        await asyncio.Event().wait()
+
+    def _last_header_lines(self) -> list[bytes]:
+        lines = []
+        left = self.shape.padding_bytes if self.shape else 0
+        while left > 0:
+            lines.append(b"x-padding: %s\r\n" % (b"p" * max(1, min(left, 1024) - 13)))
+            left -= 1024
+        if not self.is_keep_alive:
+            lines.append(b"connection: close\r\n")
+        lines.append(b"\r\n")
+        return lines
+
+    async def _send_shaped(self, data: bytes, shape: Shape) -> None:
+        stop = min((at for at in (shape.cut_at, shape.hang_at) if at is not None), default=None)
+        is_end = stop is not None and self.sent_bytes + len(data) >= stop
+        if is_end and stop is not None:
+            data = data[: stop - self.sent_bytes]
+        if shape.bytes_per_s is None:
+            await self.connection.write(data)
+        else:
+            # Fifty pieces a second at most, one byte a piece at least.
+            size = max(1, int(shape.bytes_per_s / 50))
+            for at in range(0, len(data), size):
+                await self.connection.write(data[at : at + size])
+                await asyncio.sleep(size / shape.bytes_per_s)
+        self.sent_bytes += len(data)
+        if not is_end:
+            return
+        if stop == shape.hang_at:
+            await self.hang()
+        # A reset throws away what the client has not yet been given.
+        await self.connection.flush()
+        if shape.cut_by_reset:
+            self.connection.reset()
+        else:
+            self.connection.close()
+        raise asyncio.CancelledError
+
+
+class Connection(asyncio.Protocol):
+    """One client's connection.
+
+    Args:
+        service: Who answers.
+        connections: The set this connection is in while it is open.
+    """
+
+    def __init__(self, service: Service, connections: set["Connection"]) -> None:
+        self._service = service
+        self._connections = connections
+        self._loop = asyncio.get_running_loop()
+        self._parser = httptools.HttpRequestParser(self)
+        self._transport: asyncio.Transport | None = None
+        self._url = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._head_bytes = 0
+        self._arriving: Exchange | None = None
+        self._waiting: deque[Exchange] = deque()
+        self._task: asyncio.Task[None] | None = None
+        self._may_write: asyncio.Event = asyncio.Event()
+        self._may_write.set()
+        self.idle_since: float | None = self._loop.time()
+
+    # What asyncio calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Remember the transport."""
+        self._transport = cast(asyncio.Transport, transport)
+        self._connections.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Cancel what is being answered: nobody is there to hear it."""
+        self._connections.discard(self)
+        self._transport = None
+        self._may_write.set()
+        if self._arriving is not None:
+            self._service.left(self._arriving)
+            self._arriving = None
+        self._waiting.clear()
+        if self._task is not None:
+            self._task.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came."""
+        self.idle_since = None
+        self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError:
+            # Its cause may be a reset that we made ourselves in a callback.
+            self._refuse(400, b"Invalid HTTP request received.")
+            return
+        if self._arriving is None and self._head_bytes > HEAD_BYTES and self._headers:
+            self._refuse(431, b"Request header fields too large.")
+
+    def pause_writing(self) -> None:
+        """Hold writers back: the client reads slowly."""
+        self._may_write.clear()
+
+    def resume_writing(self) -> None:
+        """Let writers go on."""
+        self._may_write.set()
+
+    # What httptools calls
+
+    def on_message_begin(self) -> None:
+        """Start collecting a new request."""
+        self._url = b""
+        self._headers = []
+
+    def on_url(self, url: bytes) -> None:
+        """Collect the target, which may come in pieces."""
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Collect a header."""
+        self._headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        """Ask the service where the body goes."""
+        self._head_bytes = 0
+        path, _, query = self._url.decode("latin-1").partition("?")
+        head = Head(self._parser.get_method().decode(), path, query, tuple(self._headers))
+        exchange = self._arriving = Exchange(self, head)
+        exchange.body = self._service.begin(exchange)
+        if exchange.reset_upload_at == 0:
+            self.reset()
+        elif (head.header(b"expect") or b"").lower() == b"100-continue" and self._transport:
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def on_body(self, data: bytes) -> None:
+        """Pass a piece of the body on."""
+        self._head_bytes = 0
+        exchange = self._arriving
+        if exchange is None or exchange.body is None:
+            return
+        exchange.body_bytes += len(data)
+        limit = exchange.reset_upload_at
+        if limit is not None and exchange.body_bytes >= limit:
+            self.reset()
+            return
+        if exchange.error is None:
+            try:
+                exchange.body.feed(data)
+            except ValueError as error:
+                exchange.error = error
+
+    def on_message_complete(self) -> None:
+        """Answer the request, after those before it."""
+        exchange, self._arriving = self._arriving, None
+        if exchange is None or self._transport is None or self._transport.is_closing():
+            return
+        exchange.is_complete = True
+        exchange.is_keep_alive = self._parser.should_keep_alive()
+        if len(self._waiting) >= PIPELINE:
+            self.close()
+            return
+        self._waiting.append(exchange)
+        if self._task is None:
+            self._task = self._loop.create_task(self._answer_all())
+
+    # What exchanges call
+
+    async def write(self, data: bytes) -> None:
+        """Write bytes, waiting while the client reads too slowly."""
+        if self._transport is None:
+            raise asyncio.CancelledError
+        self._transport.write(data)
+        if not self._may_write.is_set():
+            await self._may_write.wait()
+
+    async def flush(self) -> None:
+        """Wait until the kernel has taken every byte written so far."""
+        # Polled: transports tell of their low-water mark, not of an empty buffer.
+        while self._transport is not None and self._transport.get_write_buffer_size():  # noqa: ASYNC110
+            # Transports tell of their low-water mark, not of an empty buffer.
+            await asyncio.sleep(0.001)
+
+    def pause(self) -> None:
+        """Read no more."""
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def close(self) -> None:
+        """Close in the orderly way, after what was written."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def reset(self) -> None:
+        """Break off with a TCP reset."""
+        if self._transport is None:
+            return
+        sock = self._transport.get_extra_info("socket")
+        if sock is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self._transport.abort()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is arriving and nothing is being answered."""
+        return self._arriving is None and self._task is None
+
+    def _refuse(self, status: int, text: bytes) -> None:
+        if self._transport is None or self._transport.is_closing():
+            return
+        self._transport.write(
+            _LINES[status]
+            + b"content-type: text/plain; charset=utf-8\r\nconnection: close\r\n"
+            + b"content-length: %d\r\n\r\n%s" % (len(text), text)
+        )
+        self._transport.close()
+
+    async def _answer_all(self) -> None:
+        try:
+            while self._waiting:
+                exchange = self._waiting.popleft()
+                await self._answer(exchange)
+                if not exchange.is_keep_alive or not exchange.is_over:
+                    self.close()
+                    return
+            self.idle_since = self._loop.time()
+        finally:
+            self._task = None
+
+    async def _answer(self, exchange: Exchange) -> None:
+        try:
+            await self._service.answer(exchange)
+        except asyncio.CancelledError:
+            self._service.left(exchange)
+            raise
+        except Exception:
+            # The outer edge of a request: a fault of our own must not end the server.
+            log.exception("%s %s failed", exchange.head.method, exchange.head.path)
+            if not exchange.is_started:
+                await exchange.respond(500, b"Internal Server Error", "text/plain; charset=utf-8")

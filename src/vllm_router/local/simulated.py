@@ -1,0 +1,355 @@
+"""An engine without a model: time passes as on a GPU, words are made up from the upload's digest.
+
+For tests and load. The words of each 30 s window name its index and the first eight hex digits of
+the upload's SHA-256, so that a test can tell whose answer it got, and are the same on every engine.
+
+Audio is not decoded: its length is read from the container's header.
+"""
+
+import asyncio
+import dataclasses
+import hashlib
+import json
+import logging
+import math
+import random
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from urllib.parse import parse_qs
+
+from vllm_router.local.answers import Chunk, Segment, models_body
+from vllm_router.local.api import AUDIO_ROUTES, MAX_AUDIO_S, Api, PlainBody, bad_audio, too_long
+from vllm_router.local.ask import ApiError, Ask
+from vllm_router.local.curve import Curve, CurveShape
+from vllm_router.local.faults import Faults, FaultsError, read_faults
+from vllm_router.local.form import FormReader
+from vllm_router.local.http1 import Body, Exchange, Shape
+from vllm_router.local.requestlog import LoggedRequest, RequestLog
+
+log = logging.getLogger(__name__)
+
+WINDOW_S = 30.0
+# As much of a file's start as the readers of container headers want.
+KEEP_BYTES = 256 << 10
+# A streamed window comes out in so many steps.
+STREAM_STEPS = 4
+
+_SENTENCE = (
+    "the small router gave each new request to a free engine and then every long recording came "
+    "back in one piece with all of its words at the right time while others still waited"
+)
+_WORDS = tuple(_SENTENCE.split())
+
+
+def window_text(digest: str, index: int, task: str = "transcribe") -> tuple[str, str]:
+    """Return the two sentences of a window.
+
+    Args:
+        digest: SHA-256 of the upload in hex.
+        index: Of the window, from 0.
+        task: transcribe or translate.
+    """
+    lot = hashlib.blake2b(f"{digest}{index}".encode(), digest_size=8).digest()
+    words = [_WORDS[byte % len(_WORDS)] for byte in lot]
+    name = "Window" if task == "transcribe" else "Translated window"
+    first = f" {name} {index} of {digest[:8]} {' '.join(words[:4])}."
+    return first, f" {words[4].capitalize()} {' '.join(words[5:])}."
+
+
+class SimulatedRecording:
+    """An upload of known length, cut into windows of 30 s."""
+
+    def __init__(self, ask: Ask, duration_s: float, listener: "SimulatedListener") -> None:
+        self.duration_s = duration_s
+        self.language = ask.language or "en"
+        self._ask = ask
+        self._listener = listener
+        self._count = max(1, math.ceil(duration_s / WINDOW_S))
+
+    async def hear(self) -> Sequence[Chunk]:
+        """Return all windows once the service curve has let them through."""
+        waited_s = await self._listener.curve.run(self._count)
+        self._listener.on_queued(waited_s)
+        return [self._chunk(index) for index in range(self._count)]
+
+    async def stream(self) -> AsyncIterator[AsyncIterator[str]]:
+        """Return the windows one after the other."""
+        for index in range(self._count):
+            yield self._words(index)
+
+    async def _words(self, index: int) -> AsyncIterator[str]:
+        words = self._chunk(index).text.split(" ")[1:]
+        size = math.ceil(len(words) / STREAM_STEPS)
+        for at in range(0, len(words), size):
+            await self._listener.curve.run(1, 1 / STREAM_STEPS)
+            for word in words[at : at + size]:
+                yield f" {word}"
+
+    def _chunk(self, index: int) -> Chunk:
+        start_s = index * WINDOW_S
+        length_s = min(WINDOW_S, self.duration_s - start_s)
+        first, second = window_text(self._ask.file.sha256, index, self._ask.task)
+        # Whisper's clock ticks in 0.02 s.
+        middle_s = round(length_s / 2 / 0.02) * 0.02
+        segments = (
+            Segment(0.0, round(middle_s, 2), first, (50364, 314, 50464), -0.25),
+            Segment(round(middle_s, 2), round(length_s, 2), second, (50464, 271, 50564), -0.25),
+        )
+        return Chunk(start_s, first + second, segments, len(first.split() + second.split()))
+
+
+class SimulatedListener:
+    """Opens uploads by their headers and lets the curve decide how long they take.
+
+    Args:
+        curve: The service curve.
+        audio_seconds: Reads a container's length: first bytes, size, last bytes.
+        on_queued: Hears how many seconds each request waited for its place.
+    """
+
+    keep_bytes = KEEP_BYTES
+
+    def __init__(
+        self,
+        curve: Curve,
+        audio_seconds: Callable[[bytes, int, bytes], float | None],
+        on_queued: Callable[[float], None],
+    ) -> None:
+        self.curve = curve
+        self.on_queued = on_queued
+        self._audio_seconds = audio_seconds
+
+    @property
+    def running(self) -> int:
+        """Windows in service."""
+        return self.curve.running
+
+    @property
+    def waiting(self) -> int:
+        """Windows not yet begun."""
+        return self.curve.waiting
+
+    async def open(self, ask: Ask) -> SimulatedRecording:
+        """Read the upload's length.
+
+        Raises:
+            ApiError: No audio, or longer than vLLM takes.
+        """
+        file = ask.file
+        duration_s = self._audio_seconds(bytes(file.head), file.size_bytes, file.tail)
+        if duration_s is None or duration_s <= 0:
+            raise bad_audio()
+        if duration_s > MAX_AUDIO_S:
+            raise too_long(duration_s)
+        return SimulatedRecording(ask, duration_s, self)
+
+
+class SimulatedEngine:
+    """The routes of a simulated engine, with its faults and its memory of requests.
+
+    Args:
+        model: The name served.
+        audio_seconds: Reads a container's length.
+        shape: The service curve's figures.
+        time_scale: Simulated seconds that pass in one real second.
+        max_running: Windows in service at the same time; more wait.
+        api_key: What clients must present.
+        ranks: Data-parallel ranks in /metrics.
+        faults: What goes wrong from the start.
+        rng: Decides which requests a `rate` strikes.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        audio_seconds: Callable[[bytes, int, bytes], float | None],
+        *,
+        shape: CurveShape | None = None,
+        time_scale: float = 1.0,
+        max_running: int = 256,
+        api_key: str | None = None,
+        ranks: int = 1,
+        faults: Faults | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._time_scale = time_scale
+        self.curve = Curve(shape, time_scale, max_running)
+        listener = SimulatedListener(self.curve, audio_seconds, self._count_queued)
+        self.api = Api(listener, model, api_key, ranks=ranks)
+        self.log = RequestLog()
+        self.faults = Faults()
+        self.on_refuse: Callable[[bool], None] | None = None
+        self._times_left: int | None = None
+        self._rng = rng or random.Random(0)  # noqa: S311
+        self._loop = asyncio.get_running_loop()
+        self.order(faults or Faults())
+
+    def order(self, faults: Faults) -> None:
+        """Show these faults from now on; requests under way keep theirs."""
+        self.faults = faults
+        self._times_left = faults.times
+        self.curve.set_speed(0.0 if faults.sleeping else self._time_scale * faults.speed)
+        if self.on_refuse is not None:
+            self.on_refuse(faults.refuse)
+
+    # What a connection calls
+
+    def begin(self, exchange: Exchange) -> Body:
+        """Note the request and decide how it will be struck."""
+        head = exchange.head
+        if head.path.startswith("/simulate/"):
+            return PlainBody()
+        note = LoggedRequest(head, self._loop.time())
+        faults = self._strike(head.path)
+        exchange.note = (note, faults)
+        self.log.add(note)
+        if faults is not None:
+            exchange.reset_upload_at = faults.reset_upload_at
+            if faults.reset_upload_at is not None:
+                note.outcome = "reset_upload_at"
+            if faults.hang == "upload":
+                note.outcome = "hang"
+                exchange.connection.pause()
+        return self.api.begin(exchange, self._marker())
+
+    def left(self, exchange: Exchange) -> None:
+        """Note that the client left."""
+        if exchange.note is None:
+            return
+        note, _ = exchange.note
+        note.ended_at = self._loop.time()
+        note.body_bytes = exchange.body_bytes
+        if note.outcome in ("arriving", "answering"):
+            note.outcome = "client left"
+        self.api.left(exchange)
+
+    async def answer(self, exchange: Exchange) -> None:
+        """Answer a request, spoilt as was ordered."""
+        if exchange.note is None:
+            await self._answer_simulate(exchange)
+            return
+        note, faults = exchange.note
+        note.body_bytes = exchange.body_bytes
+        note.outcome = "answering"
+        if isinstance(exchange.body, FormReader):
+            note.parts = tuple(exchange.body.parts)
+        if faults is not None and await self._spoil(exchange, faults, note):
+            note.ended_at = self._loop.time()
+            return
+        await self._answer_as_ordered(exchange)
+        note.ended_at = self._loop.time()
+        note.outcome = str(exchange.status)
+
+    # Faults
+
+    def _strike(self, path: str) -> Faults | None:
+        """Return the faults that strike this request, and count it."""
+        faults = self.faults
+        if not faults.everywhere and path not in AUDIO_ROUTES:
+            return None
+        if self._times_left is not None:
+            if self._times_left <= 0:
+                return None
+            self._times_left -= 1
+        return faults
+
+    def _marker(self) -> bytes:
+        return (self.faults.poison or "").encode()
+
+    async def _spoil(self, exchange: Exchange, faults: Faults, note: LoggedRequest) -> bool:
+        """Show the faults that come before an answer; True when there will be no other."""
+        if faults.delay_s:
+            await asyncio.sleep(faults.delay_s)
+        if faults.hang in ("answer", "upload"):
+            note.outcome = "hang"
+            await exchange.hang()
+        if self._is_poisonous(faults, note):
+            note.outcome = "poison"
+            await self._fail(exchange, 500)
+            return True
+        if faults.status is not None and self._rng.random() < faults.rate:
+            note.outcome = str(faults.status)
+            await self._fail(exchange, faults.status)
+            return True
+        if faults.garbage:
+            note.outcome = "garbage"
+            await exchange.send_raw(b"\x16\x03\x01\x00 this is not HTTP\r\n\r\n" * 8)
+            return True
+        if faults.bad_body:
+            note.outcome = "bad_body"
+            await exchange.respond(200, b'{"text": "cut of')
+            return True
+        exchange.shape = _shape(faults)
+        return False
+
+    def _is_poisonous(self, faults: Faults, note: LoggedRequest) -> bool:
+        digest = faults.poison_sha256
+        return any(
+            part.is_marked or (digest is not None and part.sha256 == digest)
+            for part in note.parts
+            if part.is_file
+        )
+
+    async def _fail(self, exchange: Exchange, status: int) -> None:
+        error = ApiError(status, "a fault was ordered", "InternalServerError")
+        await exchange.respond_json(status, error.body())
+
+    async def _answer_as_ordered(self, exchange: Exchange) -> None:
+        """Answer in earnest, but for the routes that were ordered to lie."""
+        faults, path = self.faults, exchange.head.path
+        if path == "/health" and faults.health_status is not None:
+            await exchange.respond(faults.health_status)
+        elif path == "/v1/models" and faults.models is not None:
+            await exchange.respond_json(200, models_body(faults.models, 0))
+        elif path == "/metrics" and faults.metrics is not None:
+            await exchange.respond(200, faults.metrics.encode(), "text/plain; version=0.0.4")
+        elif path == "/metrics":
+            await self.api.respond_metrics(exchange, is_sleeping=faults.sleeping)
+        else:
+            await self.api.answer(exchange)
+
+    # The routes that are the simulation's own
+
+    async def _answer_simulate(self, exchange: Exchange) -> None:
+        head = exchange.head
+        if head.path == "/simulate/faults" and head.method == "POST":
+            body = exchange.body
+            try:
+                order = json.loads((body.data if isinstance(body, PlainBody) else b"") or b"{}")
+                if not isinstance(order, Mapping):
+                    raise FaultsError("an order is a JSON object")
+                self.order(read_faults(order))
+            except ValueError as error:
+                await exchange.respond_json(400, ApiError(400, str(error)).body())
+                return
+            await exchange.respond_json(200, self.faults.to_json())
+        elif head.path == "/simulate/faults":
+            await exchange.respond_json(200, self.faults.to_json())
+        elif head.path == "/simulate/log" and head.method == "DELETE":
+            self.log.clear()
+            await exchange.respond(204)
+        elif head.path == "/simulate/log":
+            await exchange.respond_json(200, self._logged(parse_qs(head.query)))
+        else:
+            await exchange.respond_json(404, ApiError(404, "Not Found", "Not Found").body())
+
+    def _logged(self, query: dict[str, list[str]]) -> list[dict[str, object]]:
+        path = query.get("path", [""])[0]
+        limit = int(query.get("limit", ["100"])[0])
+        found = [one for one in self.log if not path or one.path == path]
+        return [one.to_json() for one in found[-limit:]]
+
+    def _count_queued(self, waited_s: float) -> None:
+        self.api.figures.queued.observe(waited_s)
+
+
+def _shape(faults: Faults) -> Shape | None:
+    shape = Shape(
+        bytes_per_s=faults.answer_bytes_per_s,
+        cut_at=faults.cut_answer_at,
+        cut_by_reset=faults.cut_by == "reset",
+        # Past the headers of any answer, before the end of its body.
+        hang_at=200 if faults.hang == "body" else None,
+        length_off_by=faults.length_off_by,
+        padding_bytes=faults.header_bytes,
+    )
+    return None if shape == Shape() else dataclasses.replace(shape)
