@@ -1,0 +1,197 @@
+"""MP4, M4A, MOV and 3GP: the audio track's own length, else the movie's (ISO 14496-12).
+
+The index (`moov`) may stand before or after the samples; fragmented files state their length in
+`mehd`, in a `sidx` that covers the file, or only in the last fragment.
+"""
+
+import struct
+from collections.abc import Iterator
+from itertools import islice
+from typing import Final
+
+_BOX = struct.Struct(">I4s")
+_U32 = struct.Struct(">I")
+_U64 = struct.Struct(">Q")
+_REFERENCE = struct.Struct(">III")
+_MAX_BOXES: Final = 64
+_MAX_REFERENCES: Final = 512
+_UNKNOWN: Final = (0, 0xFFFF_FFFF, 0xFFFF_FFFF_FFFF_FFFF)
+
+Box = tuple[bytes, int, int]
+"""Type, where its content starts, where it ends by its own length (which may be past the data)."""
+
+
+def boxes(data: bytes, at: int, end: int) -> Iterator[Box]:
+    """Yield the boxes from `at` that start before `end`, at most 64 of them."""
+    for _ in range(_MAX_BOXES):
+        if at + _BOX.size > min(end, len(data)):
+            return
+        size, kind = _BOX.unpack_from(data, at)
+        body = at + _BOX.size
+        if size == 1:
+            if body + 8 > len(data):
+                return
+            (size,) = _U64.unpack_from(data, body)
+            body += 8
+        stop = at + size if size else end
+        if stop < body:
+            return
+        yield kind, body, stop
+        at = stop
+
+
+def mp4_seconds(head: bytes, size_bytes: int, tail: bytes) -> float | None:
+    """Return the audio track's length, wherever in `head` or `tail` the index stands."""
+    sidx: Box | None = None
+    moov: tuple[bytes, Box] | None = None
+    for box in boxes(head, 0, size_bytes):
+        if box[0] == b"moov":
+            moov = head, box
+        elif box[0] == b"sidx" and sidx is None:
+            sidx = box
+    if moov is None:
+        at = tail.find(b"moov")
+        if at < 4:
+            return None
+        moov = tail, next(boxes(tail, at - 4, len(tail)), (b"", 0, 0))
+    movie = _Movie(*moov)
+    if movie.seconds is not None:
+        return movie.seconds
+    seconds = _sidx_seconds(head, sidx, size_bytes) if sidx else None
+    if seconds is None and movie.timescale is not None:
+        seconds = _fragments_seconds(head, size_bytes, tail, movie)
+    return seconds
+
+
+def index_offset(head: bytes, size_bytes: int) -> int | None:
+    """Return where the index must start when it comes after the samples; None if it does not."""
+    stop = 0
+    for kind, _, end in boxes(head, 0, size_bytes):
+        if kind in (b"moov", b"moof"):
+            return None
+        stop = end
+    return stop if len(head) <= stop < size_bytes else None
+
+
+class _Movie:
+    """What `moov` says: the length in seconds, or what a fragment needs to tell it."""
+
+    __slots__ = ("seconds", "timescale", "track_id")
+
+    def __init__(self, data: bytes, moov: Box) -> None:
+        whole: float | None = None
+        movie_scale = 0
+        fragments = 0
+        audio: tuple[int, int, int] | None = None
+        for kind, body, stop in boxes(data, moov[1], moov[2]):
+            if kind == b"mvhd":
+                movie_scale, units = _scale_and_units(data, body)
+                whole = _seconds(movie_scale, units)
+            elif kind == b"trak" and audio is None:
+                audio = _audio_track(data, body, stop)
+            elif kind == b"mvex":
+                for name, at, _ in boxes(data, body, stop):
+                    if name == b"mehd":
+                        fragments = _versioned(data, at, at + 4)
+        track_seconds = _seconds(audio[1], audio[2]) if audio else None
+        self.seconds = track_seconds or whole or _seconds(movie_scale, fragments)
+        self.track_id = audio[0] if audio else 0
+        self.timescale = audio[1] if audio else None
+
+
+def _audio_track(data: bytes, body: int, end: int) -> tuple[int, int, int] | None:
+    track_id = scale = units = 0
+    is_audio = False
+    for kind, at, stop in boxes(data, body, end):
+        if kind == b"tkhd":
+            (track_id,) = _U32.unpack_from(data, at + (20 if data[at] else 12))
+        elif kind == b"mdia":
+            for name, inner, _ in boxes(data, at, stop):
+                if name == b"mdhd":
+                    scale, units = _scale_and_units(data, inner)
+                elif name == b"hdlr":
+                    is_audio = data[inner + 8 : inner + 12] == b"soun"
+    return (track_id, scale, units) if is_audio and scale else None
+
+
+def _versioned(data: bytes, at: int, value: int) -> int:
+    """Return the 32-bit value there, or the 64-bit one if the box at `at` is of version 1."""
+    return int((_U64 if data[at] else _U32).unpack_from(data, value)[0])
+
+
+def _scale_and_units(data: bytes, at: int) -> tuple[int, int]:
+    scale = at + (20 if data[at] else 12)
+    return int(_U32.unpack_from(data, scale)[0]), _versioned(data, at, scale + 4)
+
+
+def _seconds(scale: int, units: int) -> float | None:
+    return units / scale if scale and units not in _UNKNOWN else None
+
+
+def _fragments_seconds(head: bytes, size_bytes: int, tail: bytes, movie: "_Movie") -> float | None:
+    scale = movie.timescale or 1
+    last = _last_fragment(tail, len(tail), movie.track_id)
+    if last is not None:
+        return last[0] / scale
+    # Fragments too large for the tail: those in the head show the pace.
+    last = _last_fragment(head, size_bytes, movie.track_id)
+    return last[0] / scale * size_bytes / last[1] if last else None
+
+
+def _last_fragment(data: bytes, end: int, track_id: int) -> tuple[int, int] | None:
+    """Return (time at its end, where its samples end) of the last fragment of the track."""
+    at = len(data)
+    for _ in range(_MAX_BOXES):
+        at = data.rfind(b"moof", 0, at)
+        if at < 4:
+            return None
+        pair = list(islice(boxes(data, at - 4, end), 2))
+        if not pair:
+            continue
+        fragment = pair[0]
+        for name, inner, stop in boxes(data, fragment[1], fragment[2]):
+            if name == b"traf":
+                units = _fragment_end(data, inner, stop, track_id)
+                if units:
+                    return units, pair[-1][2]
+    return None
+
+
+def _fragment_end(data: bytes, body: int, end: int, track_id: int) -> int:
+    start = each = count = 0
+    for kind, at, _ in boxes(data, body, end):
+        flags = int.from_bytes(data[at + 1 : at + 4], "big")
+        if kind == b"tfhd":
+            if _U32.unpack_from(data, at + 4)[0] != track_id:
+                return 0
+            skip = (8 if flags & 1 else 0) + (4 if flags & 2 else 0)
+            if flags & 8:
+                (each,) = _U32.unpack_from(data, at + 8 + skip)
+        elif kind == b"tfdt":
+            start = _versioned(data, at, at + 4)
+        elif kind == b"trun":
+            (samples,) = _U32.unpack_from(data, at + 4)
+            first = at + 8 + (4 if flags & 1 else 0) + (4 if flags & 4 else 0)
+            if flags & 0x100 and samples:
+                # Lengths of their own: audio frames are equally long but for the last.
+                (each,) = _U32.unpack_from(data, first)
+            count += samples
+    return start + each * count
+
+
+def _sidx_seconds(head: bytes, sidx: Box, size_bytes: int) -> float | None:
+    _, at, _ = sidx
+    (scale,) = _U32.unpack_from(head, at + 8)
+    count_at = at + (30 if head[at] else 22)
+    count = int.from_bytes(head[count_at : count_at + 2], "big")
+    read = min(count, _MAX_REFERENCES)
+    units: int = 0
+    covered: int = 0
+    for i in range(read):
+        size, duration, _ = _REFERENCE.unpack_from(head, count_at + 2 + 12 * i)
+        covered += size & 0x7FFF_FFFF
+        units += duration
+    # One sidx a fragment is common too: only one that spans the file tells its length.
+    if not read or not scale or covered * count / read < 0.9 * (size_bytes - len(head)):
+        return None
+    return units * count / (read * int(scale))

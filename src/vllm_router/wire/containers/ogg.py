@@ -1,0 +1,105 @@
+"""Ogg with Opus, Vorbis, FLAC or Speex: the position stamped on the last page (RFC 3533).
+
+A file of several streams one after the other (chained) says nothing of the whole: None.
+"""
+
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+MAGIC: Final = b"OggS"
+_PAGE = struct.Struct("<4sBBqIIIB")
+_OPUS_RATE_HZ: Final = 48_000
+_BEGINS_STREAM: Final = 2
+_MAX_STREAMS: Final = 8
+_MAX_LAST_PAGES: Final = 64
+# A page holds at most 255 packets of 120 ms. A first position beyond that was cut out of a
+# running broadcast, whose clock did not start at zero.
+_LONGEST_PAGE_S: Final = 31.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Stream:
+    serial: int
+    rate_hz: int
+    pre_skip: int
+
+
+def ogg_seconds(head: bytes, tail: bytes) -> float | None:
+    """Return the length of the first audio stream, from its last page's position."""
+    stream, at = _audio_stream(head)
+    if stream is None:
+        return None
+    last = _last_position(tail, stream.serial)
+    if last is None:
+        return None
+    first = _first_position(head, at, stream)
+    return max(0, last - first) / stream.rate_hz
+
+
+def page_end(data: bytes, at: int) -> int:
+    """Return where the page at `at` ends by its own lengths; past `data` if it is cut short.
+
+    Raises:
+        struct.error: Its header is cut short.
+    """
+    count = int(_PAGE.unpack_from(data, at)[7])
+    lengths = data[at + _PAGE.size : at + _PAGE.size + count]
+    if len(lengths) < count:
+        raise struct.error("page header cut short")
+    return at + _PAGE.size + count + sum(lengths)
+
+
+def _audio_stream(head: bytes) -> tuple[_Stream | None, int]:
+    at, found = 0, None
+    for _ in range(_MAX_STREAMS):
+        magic, _, flags, _, serial, _, _, count = _PAGE.unpack_from(head, at)
+        if magic != MAGIC or not flags & _BEGINS_STREAM:
+            break
+        body = at + _PAGE.size + count
+        if found is None:
+            found = _identify(head, body, serial)
+        at = page_end(head, at)
+    return found, at
+
+
+def _identify(head: bytes, body: int, serial: int) -> _Stream | None:
+    if head.startswith(b"OpusHead", body):
+        pre_skip = int.from_bytes(head[body + 10 : body + 12], "little")
+        return _Stream(serial, _OPUS_RATE_HZ, pre_skip)
+    if head.startswith(b"\x01vorbis", body):
+        rate_hz = int.from_bytes(head[body + 12 : body + 16], "little")
+    elif head.startswith(b"\x7fFLAC", body):
+        rate_hz = int.from_bytes(head[body + 27 : body + 30], "big") >> 4
+    elif head.startswith(b"Speex   ", body):
+        rate_hz = int.from_bytes(head[body + 36 : body + 40], "little")
+    else:
+        return None
+    return _Stream(serial, rate_hz, 0) if rate_hz else None
+
+
+def _first_position(head: bytes, at: int, stream: _Stream) -> int:
+    for _ in range(_MAX_STREAMS):
+        if len(head) < at + _PAGE.size:
+            break
+        magic, _, _, position, serial, _, _, _ = _PAGE.unpack_from(head, at)
+        if magic != MAGIC:
+            break
+        if serial == stream.serial and position > 0:
+            is_broadcast = position > _LONGEST_PAGE_S * stream.rate_hz
+            return int(position) if is_broadcast else stream.pre_skip
+        at = page_end(head, at)
+    return stream.pre_skip
+
+
+def _last_position(tail: bytes, serial: int) -> int | None:
+    at = len(tail)
+    for _ in range(_MAX_LAST_PAGES):
+        at = tail.rfind(MAGIC, 0, at)
+        if at < 0:
+            return None
+        if len(tail) >= at + _PAGE.size:
+            _, version, _, position, its_serial, _, _, _ = _PAGE.unpack_from(tail, at)
+            if version == 0 and its_serial == serial and position >= 0:
+                return int(position)
+    return None
