@@ -65,7 +65,8 @@ class Part:
             self.head += data
         else:
             self.head += data[:room]
-            self.tail = (self.tail + bytes(data[room:]))[-TAIL_BYTES:]
+            rest = bytes(data[max(room, len(data) - TAIL_BYTES) :])
+            self.tail = (self.tail + rest)[-TAIL_BYTES:]
         if self.marker and not self.is_marked:
             seen = self._overlap + bytes(data)
             self.is_marked = self.marker in seen

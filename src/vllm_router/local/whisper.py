@@ -1,0 +1,205 @@
+"""A Whisper model in CTranslate2's format, driven directly.
+
+Not through faster-whisper: that tells a multilingual model by the size of its vocabulary and leaves
+the language and the task out of the prompt of a model with a small one.
+
+Calls block and are meant for worker threads; the model may be used by several at a time.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import ctranslate2
+import tokenizers
+
+from vllm_router.local.answers import Segment
+from vllm_router.local.ask import LANGUAGES
+from vllm_router.local.sound import Samples, log_mel, mel_filters
+
+# A step of Whisper's timestamp tokens.
+TICK_S = 0.02
+# What Whisper's decoder takes; half of it is left to the prompt at most.
+MAX_TOKENS = 448
+PROMPT_TOKENS = 223
+# Vocabulary of the English-only models: they were never taught language and task tokens.
+ENGLISH_ONLY_VOCABULARY = 51864
+
+
+class ModelError(Exception):
+    """The model cannot be had; the message says why, in one sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """How one stretch is to be heard."""
+
+    language: str
+    task: str
+    has_timestamps: bool
+    prompt: str = ""
+    temperature: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What was said in one stretch; `segments` is empty unless timestamps were asked for."""
+
+    text: str
+    segments: tuple[Segment, ...]
+    token_count: int
+
+
+def find_model(name: str) -> Path:
+    """Return the folder of a model given by folder or by its name on the Hugging Face hub.
+
+    Raises:
+        ModelError: No such folder, or the hub's client is missing or has no such model.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        missing = [
+            part for part in ("model.bin", "tokenizer.json") if not (folder / part).is_file()
+        ]
+        if missing:
+            raise ModelError(
+                f"{name} is no CTranslate2 model: it has no {' and no '.join(missing)}"
+            )
+        return folder
+    if name.count("/") != 1 or name.startswith((".", "/")):
+        raise ModelError(f"{name}: no such folder, and no name as on the Hugging Face hub")
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise ModelError(
+            f"{name}: no such folder; to fetch it from the hub, pip install huggingface_hub"
+        ) from None
+    patterns = ["*.json", "model.bin", "vocabulary.*"]
+    try:
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns))
+    except Exception as error:
+        # The hub's client raises errors of several libraries; all mean that there is no model.
+        raise ModelError(f"{name} cannot be fetched from the hub: {error}") from error
+
+
+class Whisper:
+    """A loaded model.
+
+    Args:
+        folder: With model.bin, tokenizer.json and config.json.
+        threads: CPU threads for one stretch.
+
+    Raises:
+        ModelError: The folder holds no usable model.
+    """
+
+    def __init__(self, folder: Path, threads: int = 1) -> None:
+        try:
+            self._model = ctranslate2.models.Whisper(
+                str(folder), device="cpu", compute_type="int8", intra_threads=threads
+            )
+            self._tokens = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+            config = json.loads((folder / "config.json").read_text())
+        except (OSError, RuntimeError, ValueError) as error:
+            raise ModelError(f"{folder} holds no usable model: {error}") from error
+        self._filters = mel_filters(self._model.n_mels)
+        self._start = self._id("<|startoftranscript|>")
+        self._no_timestamps = self._id("<|notimestamps|>")
+        self._zero = self._tokens.token_to_id("<|0.00|>") or self._no_timestamps + 1
+        self._end = self._id("<|endoftext|>")
+        self._languages = {
+            number: code
+            for code in LANGUAGES
+            if (number := self._tokens.token_to_id(f"<|{code}|>")) is not None
+        }
+        size = self._tokens.get_vocab_size()
+        self._has_tasks = size != ENGLISH_ONLY_VOCABULARY and bool(self._languages)
+        # A model without a list of its own wants nothing suppressed.
+        is_suppressing = bool(config.get("suppress_ids"))
+        self._suppress = {
+            "suppress_blank": is_suppressing,
+            "suppress_tokens": [-1] if is_suppressing else [],
+        }
+        self._not_languages = [number for number in range(size) if number not in self._languages]
+
+    def encode(self, samples: Samples) -> ctranslate2.StorageView:
+        """Return the encoder's output for at most 30 s."""
+        features = ctranslate2.StorageView.from_array(log_mel(samples, self._filters)[None])
+        return self._model.encode(features)
+
+    def detect_language(self, encoded: ctranslate2.StorageView) -> str:
+        """Return the language's code.
+
+        The model's own `detect_language` refuses small vocabularies, so one token is generated
+        after the start, with nothing but languages allowed.
+        """
+        if not self._has_tasks:
+            return "en"
+        result = self._model.generate(
+            encoded,
+            [[self._start]],
+            beam_size=1,
+            max_length=2,
+            suppress_blank=False,
+            suppress_tokens=self._not_languages,
+        )[0]
+        return next(
+            (self._languages[i] for i in result.sequences_ids[0] if i in self._languages), "en"
+        )
+
+    def hear(self, encoded: ctranslate2.StorageView, length_s: float, request: Request) -> Heard:
+        """Return what is said in a stretch of that length."""
+        result = self._model.generate(
+            encoded,
+            [self._prompt(request)],
+            beam_size=1,
+            max_length=MAX_TOKENS,
+            return_scores=True,
+            sampling_topk=0 if request.temperature > 0 else 1,
+            sampling_temperature=request.temperature or 1.0,
+            **self._suppress,
+        )[0]
+        ids = result.sequences_ids[0]
+        if not request.has_timestamps:
+            return Heard(self._text(ids), (), len(ids))
+        segments = self._segments(ids, length_s, result.scores[0])
+        return Heard("".join(segment.text for segment in segments), segments, len(ids))
+
+    def _prompt(self, request: Request) -> list[int]:
+        prompt: list[int] = []
+        if request.prompt.strip():
+            said = self._tokens.encode(f" {request.prompt.strip()}", add_special_tokens=False).ids
+            prompt = [self._id("<|startofprev|>"), *said[-PROMPT_TOKENS:]]
+        prompt.append(self._start)
+        if self._has_tasks:
+            prompt += [self._id(f"<|{request.language}|>"), self._id(f"<|{request.task}|>")]
+        prompt.append(self._zero if request.has_timestamps else self._no_timestamps)
+        return prompt
+
+    def _segments(self, ids: list[int], length_s: float, score: float) -> tuple[Segment, ...]:
+        """Read the timestamps: one ends a segment, another begins the next."""
+        segments: list[Segment] = []
+        start_s = 0.0
+        words: list[int] = []
+        # A model that was cut off gives no last timestamp: the words reach to the end.
+        for number in [*ids, self._zero + round(length_s / TICK_S)]:
+            if number < self._zero:
+                words.append(number)
+                continue
+            now_s = min(round((number - self._zero) * TICK_S, 2), round(length_s, 2))
+            if words:
+                text = self._text(words)
+                segments.append(Segment(start_s, max(start_s, now_s), text, tuple(words), score))
+                words = []
+            start_s = max(start_s, now_s)
+        return tuple(segments)
+
+    def _text(self, ids: list[int]) -> str:
+        # All special tokens come after the words, the end of text first.
+        return str(self._tokens.decode([number for number in ids if number < self._end]))
+
+    def _id(self, token: str) -> int:
+        number = self._tokens.token_to_id(token)
+        if number is None:
+            raise ModelError(f"the model's tokenizer has no {token}")
+        return int(number)
