@@ -1,0 +1,98 @@
+"""The one form in which an engine's address is written.
+
+Promises: two ways to write the same address (case of the host, a default port, a slash or ``/v1``
+at the end) give the same text, so that text can serve as an engine's identity; whatever could not
+be dialled is refused with one plain sentence. Knows nothing of names' resolution: ``localhost`` and
+``127.0.0.1`` stay two addresses.
+"""
+
+import re
+from ipaddress import IPv6Address, ip_address
+from urllib.parse import urlsplit
+
+# A hostname's longest form in text (RFC 1035, 3.1); a label may hold "_", as docker compose's do.
+_HOST_MAX = 253
+_LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+def engine_url(text: str) -> str:
+    """Return the address in its one form: ``http://host[:port][/prefix]``, no slash at the end.
+
+    Args:
+        text: What a person wrote. A final ``/v1`` is dropped, because OpenAI clients' base URLs
+            end in it and the engine's paths already begin with it.
+
+    Raises:
+        ValueError: one sentence that quotes the text and says what is wrong with it.
+    """
+    url = text.strip()
+    shown = f'"{url}"'
+    if not url:
+        raise ValueError("an engine's URL is empty")
+    if any(char <= " " or char == "\x7f" for char in url):
+        raise ValueError(f"{shown} has a space or a control character in it")
+    scheme, separator, _ = url.partition("://")
+    if not separator or scheme.lower() not in _DEFAULT_PORTS:
+        raise ValueError(f"{shown} does not begin with http:// or https://")
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        port = parts.port
+    except ValueError as error:
+        raise ValueError(f"{shown} is not a URL: {_lowered(error)}") from None
+    if "@" in parts.netloc:
+        # Not quoted: it may hold a password, and start-up errors end up in logs.
+        raise ValueError(
+            "an engine's URL holds a user name or password; give a key by its own flag"
+        )
+    if not host:
+        raise ValueError(f"{shown} names no host")
+    if parts.netloc.endswith(":") or port == 0:
+        raise ValueError(f"{shown} has no usable port; ports go from 1 to 65535")
+    if "?" in url or "#" in url:
+        raise ValueError(f"{shown} may not have a query or a fragment")
+    authority = _host(host, shown)
+    if port is not None and port != _DEFAULT_PORTS[parts.scheme]:
+        authority += f":{port}"
+    return f"{parts.scheme}://{authority}{_prefix(parts.path)}"
+
+
+def address_url(address: str, port: int) -> str:
+    """Return ``http://address:port`` for an IPv4 or IPv6 address or a host name.
+
+    Raises:
+        ValueError: neither an address nor a host name, or no usable port.
+    """
+    if not 0 < port < 65536:
+        raise ValueError(f"port {port} is not between 1 and 65535")
+    return f"http://{_host(address.rstrip('.').lower(), repr(address))}:{port}"
+
+
+def _host(host: str, shown: str) -> str:
+    try:
+        parsed = ip_address(host)
+    except ValueError:
+        labels = host.removesuffix(".").split(".")
+        is_name = len(host) <= _HOST_MAX and all(_LABEL.fullmatch(label) for label in labels)
+        # "10.0.0.300" would pass as a name; no top-level domain is a number (RFC 3696, 2).
+        if not is_name or labels[-1].isdigit():
+            raise ValueError(f"{shown} has no valid host name or IP address") from None
+        return host
+    if isinstance(parsed, IPv6Address):
+        if parsed.scope_id is not None:
+            raise ValueError(
+                f"{shown} has a zone in its IPv6 address, which means nothing elsewhere"
+            )
+        return f"[{parsed}]"
+    return str(parsed)
+
+
+def _prefix(path: str) -> str:
+    trimmed = path.rstrip("/")
+    return trimmed.removesuffix("/v1").rstrip("/") if trimmed.endswith("/v1") else trimmed
+
+
+def _lowered(error: ValueError) -> str:
+    text = str(error)
+    return text[:1].lower() + text[1:]
