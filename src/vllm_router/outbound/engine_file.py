@@ -1,0 +1,168 @@
+"""The list of engines as people write it in YAML.
+
+```yaml
+engines:                              # or the list alone
+  - url: http://10.0.0.1:8000
+    models: [openai/whisper-large-v3] # optional; else the engine is asked
+    label: a                          # optional, as are weight (above 0) and gpu
+    weight: 2.0
+    gpu: H200
+```
+
+Promises: whatever is wrong is said in one sentence with its line: YAML, unknown or missing keys,
+keys and engines that stand twice, URLs. Bounds: 4 MiB; aliases cannot make it work longer than the
+file is. An empty file is refused, because editors truncate before they write; a list that says it
+is empty (``engines: []``) is believed.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from vllm_router.engines.engine import EngineId, EngineSpec
+from vllm_router.outbound.discover_static import MODEL_TYPES
+from vllm_router.wire.engine_url import engine_url
+
+# 5,000 engines with all keys take 0.7 MB; a thing larger than this is not a list of engines.
+_MAX_BYTES = 4 * 1024 * 1024
+
+_Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1024)]
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    url: _Text
+    models: Annotated[list[_Text], Field(min_length=1)] | _Text | None = None
+    model_type: _Text = MODEL_TYPES[0]
+    label: _Text | None = None
+    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    gpu: _Text | None = None
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    engines: list[_Entry]
+
+
+def parse_engine_file(content: bytes) -> tuple[EngineSpec, ...]:
+    """Return the engines a file's content names.
+
+    Raises:
+        ValueError: one sentence that begins with the line, where one can be told.
+    """
+    if len(content) > _MAX_BYTES:
+        raise ValueError(f"it is larger than {_MAX_BYTES // 1024**2} MiB")
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(content)
+    try:
+        root = loader.get_single_node()
+        if root is None:
+            raise ValueError("it is empty; write `engines: []` if there are none")
+        lines = _Lines(root)
+        data = loader.construct_document(root)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        at = "" if mark is None else f"line {mark.line + 1}: "
+        raise ValueError(f"{at}not YAML: {error.problem or error.context}") from None
+    except (yaml.YAMLError, UnicodeError, RecursionError) as error:
+        said = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise ValueError(f"not YAML: {' '.join(said.split())[:200]}") from None
+    finally:
+        loader.dispose()
+    if isinstance(data, list):
+        data = {"engines": data}
+    try:
+        document = _Document.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"] if part != "engines")
+        said = first["msg"][:1].lower() + first["msg"][1:]
+        raise ValueError(f"{lines.at(first['loc'])}{where or 'the file'}: {said}") from None
+    return _specs(document, lines)
+
+
+def _specs(document: _Document, lines: "_Lines") -> tuple[EngineSpec, ...]:
+    specs: dict[str, EngineSpec] = {}
+    for index, entry in enumerate(document.engines):
+        try:
+            url = engine_url(entry.url)
+            if url in specs:
+                raise ValueError(f"{url} is there twice")
+            if entry.model_type not in MODEL_TYPES:
+                raise ValueError(f'the model type "{entry.model_type}" is not served here')
+        except ValueError as error:
+            raise ValueError(f"{lines.at(('engines', index))}{error}") from None
+        models = [entry.models] if isinstance(entry.models, str) else entry.models
+        specs[url] = EngineSpec(
+            engine_id=EngineId(url),
+            url=url,
+            models=None if models is None else tuple(dict.fromkeys(models)),
+            model_type=entry.model_type,
+            label=entry.label,
+            weight=entry.weight,
+            gpu=entry.gpu,
+        )
+    return tuple(specs.values())
+
+
+class _Lines:
+    """Where in the file each entry and each of its keys stands; keys may not stand twice."""
+
+    def __init__(self, root: yaml.Node) -> None:
+        self._lines: dict[tuple[Any, ...], int] = {}
+        if isinstance(root, yaml.SequenceNode):
+            self._walk(root, ("engines",))
+        else:
+            self._walk(root, ())
+
+    def _walk(self, node: yaml.Node, path: tuple[Any, ...]) -> None:
+        self._lines[path] = node.start_mark.line + 1
+        # engines, entry, key, item: nothing deeper can be right, and aliases may make it endless.
+        if len(path) > 3:
+            return
+        if isinstance(node, yaml.SequenceNode):
+            for index, child in enumerate(node.value):
+                self._walk(child, (*path, index))
+        elif isinstance(node, yaml.MappingNode):
+            seen = set()
+            for key, child in node.value:
+                if isinstance(key, yaml.ScalarNode):
+                    if key.value in seen:
+                        line = key.start_mark.line + 1
+                        raise ValueError(f'line {line}: "{key.value}" is there twice')
+                    seen.add(key.value)
+                    self._walk(child, (*path, key.value))
+                    self._lines[*path, key.value] = key.start_mark.line + 1
+
+    def at(self, path: tuple[Any, ...]) -> str:
+        """Return ``line N: `` of the nearest thing to a path that stands in the file."""
+        while path and path not in self._lines:
+            path = path[:-1]
+        return f"line {self._lines[path]}: " if path in self._lines else ""
+
+
+def read_engine_file(path: Path) -> tuple[EngineSpec, ...]:
+    """Return the engines a file names, for a check at start.
+
+    Raises:
+        ValueError: one sentence that names the file, and the line where one can be told.
+    """
+    try:
+        return parse_engine_file(file_content(path))
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def file_content(path: Path) -> bytes:
+    """Return what a file holds, or one byte more than is allowed.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        return file.read(_MAX_BYTES + 1)
