@@ -1,0 +1,198 @@
+"""Matching waiting work to engines with room.
+
+Short work first, then long work, with one decision in four for long work that has waited too long.
+Work of more windows than any engine has room for gets one engine kept free for it.
+"""
+
+from vllm_router.engines import load
+from vllm_router.engines.engine import Engine
+from vllm_router.engines.pool import Pool, fits
+from vllm_router.engines.registry import Registry
+from vllm_router.engines.work import Assignment, Refusal, Ticket
+
+# Repeats whose remaining engines are full step aside for others; so many in one pass.
+_MOST_ASIDE = 16
+# A piece that would fit by itself once others end waits so long before an engine is kept free.
+_PATIENCE_S = 5.0
+# How far, relative, the fill of long work moves before every engine is told, and how often at most,
+# in base latencies of the fleet: a rebuild is the one thing here that costs time per engine.
+_FILL_STEP = 0.05
+
+
+class Dispatcher:
+    """Takes tickets in and gives assignments out.
+
+    Args:
+        registry: The engines and the pools with their queues.
+    """
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._busy: dict[str, Pool] = {}
+        self._turns = 0
+
+    def add(self, pool: Pool, ticket: Ticket, now: float) -> None:
+        """Queue a ticket."""
+        ticket.queued_at = now
+        pool.queue.add(ticket)
+        if pool.busy_since is None:
+            pool.busy_since = now
+            self._busy[pool.model] = pool
+
+    def withdraw(self, ticket: Ticket, now: float) -> None:
+        """Take a ticket out wherever it stands."""
+        pool = self._registry.pools.get(ticket.model)
+        if pool is not None and pool.queue.remove(ticket):
+            self._let_go(pool, ticket, now)
+            self._rest(pool)
+
+    def assign(self, now: float) -> list[Assignment]:
+        """Return every decision that is possible now."""
+        registry = self._registry
+        timer = registry.next_timer()
+        if timer is not None and timer <= now:
+            registry.run_timers(now)
+        out: list[Assignment] = []
+        if self._busy:
+            for pool in tuple(self._busy.values()):
+                self._serve(pool, now, out)
+                self._rest(pool)
+        return out
+
+    def next_wakeup(self, now: float) -> float | None:
+        """Return when time alone may allow a decision."""
+        due = self._registry.next_timer()
+        for pool in self._busy.values():
+            queue = pool.queue
+            for head in (queue.short.head(), queue.long.head()):
+                if head is not None and (due is None or head.expires_at < due):
+                    due = head.expires_at
+            long = queue.long.head()
+            if long is not None:
+                for at in (long.enqueued_at + queue.ageing_s, long.enqueued_at + _PATIENCE_S):
+                    if at > now and (due is None or at < due):
+                        due = at
+        return due if due is None or due != float("inf") else None
+
+    def _rest(self, pool: Pool) -> None:
+        if not len(pool.queue):
+            self._busy.pop(pool.model, None)
+            pool.busy_since = None
+            if not pool.members:
+                self._registry.pools.pop(pool.model, None)
+
+    def _serve(self, pool: Pool, now: float, out: list[Assignment]) -> None:
+        self._expire(pool, now, out)
+        if pool.queue.long.count:
+            self._adjust_fill(pool, now)
+        aside: list[Ticket] = []
+        while len(aside) < _MOST_ASIDE and self._serve_one(pool, now, out, aside):
+            pass
+        for ticket in aside:
+            pool.queue.add(ticket)
+
+    def _serve_one(
+        self, pool: Pool, now: float, out: list[Assignment], aside: list[Ticket]
+    ) -> bool:
+        """Decide one thing; False when there is nothing left to decide."""
+        queue = pool.queue
+        aged = queue.aged(now) if queue.long.count else None
+        if aged is not None and (engine := pool.pick(aged)) is not None:
+            queue.took_aged()
+            return self._give(pool, aged, engine, now, out)
+        short = queue.short.head()
+        if short is not None:
+            engine = pool.pick(short)
+            if engine is not None:
+                queue.took_short()
+                return self._give(pool, short, engine, now, out)
+            if self._step_aside(pool, short, now, out, aside):
+                return True
+            if pool.held is None:
+                return False
+        long = queue.long.head()
+        if long is None:
+            return False
+        engine = pool.held
+        if engine is None or engine.held_for is not long:
+            engine = pool.pick_long(long)
+        if engine is not None and fits_held(engine, long):
+            return self._give(pool, long, engine, now, out)
+        if self._step_aside(pool, long, now, out, aside):
+            return True
+        self._hold(pool, long, now)
+        return False
+
+    def _give(
+        self, pool: Pool, ticket: Ticket, engine: Engine, now: float, out: list[Assignment]
+    ) -> bool:
+        pool.queue.remove(ticket)
+        self._let_go(pool, ticket, now)
+        ticket.waited_s += now - ticket.queued_at
+        self._turns += 1
+        out.append(Assignment(ticket, load.charge(engine, ticket, self._turns, now)))
+        if engine.is_on_trial:
+            self._registry.refresh(engine, now)
+        return True
+
+    def _step_aside(
+        self, pool: Pool, ticket: Ticket, now: float, out: list[Assignment], aside: list[Ticket]
+    ) -> bool:
+        """Let a repeat that finds no engine not block the others; refuse it if none is left."""
+        if not ticket.excluded:
+            return False
+        pool.queue.remove(ticket)
+        self._let_go(pool, ticket, now)
+        if pool.is_stranded(ticket, now):
+            out.append(Assignment(ticket, None, Refusal.NO_ENGINE_LEFT))
+        else:
+            aside.append(ticket)
+        return True
+
+    def _expire(self, pool: Pool, now: float, out: list[Assignment]) -> None:
+        for lane in (pool.queue.short, pool.queue.long):
+            while (head := lane.head()) is not None and head.expires_at <= now:
+                lane.remove(head)
+                self._let_go(pool, head, now)
+                out.append(Assignment(head, None, Refusal.WAITED_TOO_LONG))
+
+    def _adjust_fill(self, pool: Pool, now: float) -> None:
+        """Let long work fill the engines further the more of it waits."""
+        if pool.peak_per_s <= 0.0 or now < pool.fill_at:
+            return
+        limits = self._registry.settings.limits
+        fill = limits.fill(pool.queue.long.windows, pool.half_at, pool.peak_per_s)
+        if abs(fill - pool.fill) > _FILL_STEP * pool.fill:
+            pool.fill = fill
+            # Not sooner than half a base latency from now.
+            pool.fill_at = now + 0.5 * pool.half_at / pool.peak_per_s
+            for engine in pool.members.values():
+                self._registry.refresh(engine, now)
+
+    # Room for what does not fit between the rest.
+
+    def _hold(self, pool: Pool, ticket: Ticket, now: float) -> None:
+        """Keep the engine that will be free soonest for a ticket that fits in nowhere."""
+        if ticket.windows == 1 or pool.held is not None:
+            return
+        engine = pool.best()
+        if engine is None or engine.engine_id in ticket.excluded:
+            return
+        if ticket.windows <= engine.long_limit and now - ticket.enqueued_at < _PATIENCE_S:
+            return
+        pool.held = engine
+        engine.held_for = ticket
+        self._registry.refresh(engine, now)
+
+    def _let_go(self, pool: Pool, ticket: Ticket, now: float) -> None:
+        engine = pool.held
+        if engine is not None and engine.held_for is ticket:
+            pool.held = engine.held_for = None
+            self._registry.refresh(engine, now)
+
+
+def fits_held(engine: Engine, ticket: Ticket) -> bool:
+    """Whether a ticket may start on the engine found for it, or kept for it."""
+    if engine.held_for is None:
+        return True
+    return fits(engine, ticket, engine.long_limit) or engine.windows_in_flight == 0

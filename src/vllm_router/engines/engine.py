@@ -1,0 +1,196 @@
+"""One engine as the router knows it: what discovery said, its state, what it holds, has shown.
+
+Only the fleet writes here; others read. Counters, not lists: an engine does not know which requests
+it holds, only how many and how long they are.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NewType
+
+from vllm_router.engines.states import EngineState
+from vllm_router.policy.curve import ServiceCurve
+
+if TYPE_CHECKING:
+    from vllm_router.wire.exposition import EngineStats
+
+__all__ = ["Engine", "EngineId", "EngineSpec", "EngineState", "ProbeResult", "Transition"]
+
+EngineId = NewType("EngineId", str)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSpec:
+    """What discovery says of an engine.
+
+    Attributes:
+        engine_id: The url for a static engine, namespace/name/uid for a pod.
+        url: Scheme, host, port and maybe a path prefix; no slash at the end.
+        models: Names that it serves; None: it has to be asked.
+        model_type: As given to `--static-model-types`.
+        label: As given to `--static-model-labels`.
+        weight: Speed relative to other engines, above 0; a hint until its speed is measured.
+        gpu: Kind of GPU, for humans.
+    """
+
+    engine_id: EngineId
+    url: str
+    models: tuple[str, ...] | None = None
+    model_type: str = "transcription"
+    label: str | None = None
+    weight: float = 1.0
+    gpu: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeResult:
+    """The last probe of an engine.
+
+    Attributes:
+        is_ok: Whether it passed.
+        seconds: How long it took.
+        at: When it ended, monotonic seconds.
+        error: Why it failed, one sentence.
+    """
+
+    is_ok: bool
+    seconds: float
+    at: float
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """An engine's change of state; the caller logs one warning for each."""
+
+    engine_id: EngineId
+    before: EngineState
+    after: EngineState
+    why: str
+
+
+class Engine:
+    """One engine.
+
+    Attributes:
+        spec: What discovery said last.
+        state: Where it is in its life.
+        models: Names that it serves, as far as known.
+        in_flight: Requests charged to it.
+        windows_in_flight: Their windows of 30 s.
+        audio_s_in_flight: Their seconds of audio.
+        elsewhere: Windows that other routers have there, by the last scrape.
+        load: `windows_in_flight + elsewhere`.
+        stats: The last scrape; None: none, or it failed.
+        last_probe: The last probe; None: none yet.
+        last_error: The last thing that went wrong, one sentence; None: nothing did.
+        curve: How fast it has shown to be.
+        limit: Windows that it may have in service in all.
+        long_limit: Windows in service up to which it takes pieces of long audio.
+        cap: This router's own windows below which it takes short work now; 0: none.
+        long_cap: The same for pieces of long audio.
+        ready_since: When it last became ready; None: never.
+        ejected_until: End of its present or last ejection, monotonic seconds.
+        ejections: Ejections not yet forgiven.
+        is_on_trial: Takes one request at a time until it has answered one well.
+        is_warm: Has grown to its full limit since it came back.
+        is_withdrawn: Discovery no longer names it.
+    """
+
+    __slots__ = (
+        "area",
+        "area_at",
+        "audio_s_in_flight",
+        "cap",
+        "curve",
+        "ejected_until",
+        "ejections",
+        "elsewhere",
+        "failed_answers",
+        "failed_probes",
+        "held_for",
+        "in_flight",
+        "index",
+        "is_on_trial",
+        "is_warm",
+        "is_withdrawn",
+        "last_error",
+        "last_ok_at",
+        "last_probe",
+        "limit",
+        "load",
+        "long_cap",
+        "long_limit",
+        "models",
+        "next_window_s",
+        "order",
+        "out_since",
+        "pools",
+        "ready_since",
+        "slow_answers",
+        "spec",
+        "state",
+        "stats",
+        "trial_at",
+        "turn",
+        "usual_ratio",
+        "windows_in_flight",
+    )
+
+    def __init__(self, spec: EngineSpec, index: int) -> None:
+        self.spec = spec
+        self.index = index
+        self.order = 0
+        self.state = EngineState.DISCOVERED
+        self.models: tuple[str, ...] = spec.models or ()
+        self.in_flight = 0
+        self.windows_in_flight = 0
+        self.audio_s_in_flight = 0.0
+        self.elsewhere = 0.0
+        self.load = 0.0
+        self.stats: EngineStats | None = None
+        self.last_probe: ProbeResult | None = None
+        self.last_error: str | None = None
+        self.curve = ServiceCurve(spec.weight)
+        self.next_window_s = self.curve.window_s(1.0)
+        self.limit = 1.0
+        self.long_limit = 1.0
+        self.cap = 0.0
+        self.long_cap = 0.0
+        self.turn = 0
+        self.ready_since: float | None = None
+        self.out_since = 0.0
+        self.ejected_until = 0.0
+        self.ejections = 0
+        self.failed_answers = 0
+        self.failed_probes = 0
+        self.slow_answers = 0
+        self.usual_ratio = 0.0
+        self.last_ok_at: float | None = None
+        self.is_on_trial = False
+        self.is_warm = True
+        self.trial_at = 0.0
+        self.is_withdrawn = False
+        self.held_for: object | None = None
+        self.area = 0.0
+        self.area_at = 0.0
+        self.pools: tuple[Pool, ...] = ()
+
+    @property
+    def engine_id(self) -> EngineId:
+        """The engine's id, for short."""
+        return self.spec.engine_id
+
+    @property
+    def speed(self) -> float:
+        """Windows per second that it approaches when full, as learned."""
+        return self.curve.peak_per_s
+
+    def __repr__(self) -> str:
+        return (
+            f"<Engine {self.spec.engine_id} {self.state.value} in_flight={self.in_flight}"
+            f" windows={self.windows_in_flight}/{self.limit:.0f}>"
+        )
+
+
+if TYPE_CHECKING:
+    from vllm_router.engines.pool import Pool

@@ -1,0 +1,246 @@
+"""The fleet: which engine takes which work, and when.
+
+Without I/O: every method takes `now` in monotonic seconds and none awaits, so no lock is needed and
+a test or a simulation may run it in a time of its own. Decisions come out of `assign`; whoever
+drives the fleet calls it after `submit`, `finish` and every observation, and at `next_wakeup`.
+
+Bounds: O(log n) in engines and waiting tickets for submit, one assignment, withdraw and finish.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from random import Random
+
+from vllm_router.engines import load
+from vllm_router.engines.admission import admit
+from vllm_router.engines.changes import Change
+from vllm_router.engines.dispatcher import Dispatcher
+from vllm_router.engines.engine import Engine, EngineId, EngineState, ProbeResult, Transition
+from vllm_router.engines.judge import Judge, is_failure
+from vllm_router.engines.registry import FleetSettings, Registry
+from vllm_router.engines.states import Event
+from vllm_router.engines.work import Assignment, Charge, Outcome, OutcomeKind, Ticket, Urgency
+from vllm_router.policy.retry import RetryBudget
+from vllm_router.wire.exposition import EngineStats
+
+
+@dataclass(frozen=True, slots=True)
+class QueueView:
+    """What waits for a model, of one urgency.
+
+    Attributes:
+        model: The model.
+        urgency: Short requests or pieces of long ones.
+        count: Tickets.
+        audio_s: Their seconds of audio.
+        oldest_s: How long ago the oldest of them came in, seconds.
+    """
+
+    model: str
+    urgency: Urgency
+    count: int
+    audio_s: float
+    oldest_s: float
+
+
+class Fleet:
+    """All engines, all waiting work, and what connects them.
+
+    Args:
+        settings: What the operator decided.
+        rng: Source of chance for ties and draws.
+
+    Raises:
+        KeyError: the policy's name is not in the table.
+    """
+
+    def __init__(self, settings: FleetSettings | None = None, rng: Random | None = None) -> None:
+        self.settings = settings or FleetSettings()
+        self._registry = Registry(self.settings, rng or Random())  # noqa: S311 - ties, not secrets
+        self._budget = RetryBudget(self.settings.retry_share, self.settings.retry_floor_per_s)
+        self._judge = Judge(self._registry, self._budget)
+        self._dispatcher = Dispatcher(self._registry)
+
+    def __repr__(self) -> str:
+        return f"<Fleet {len(self._registry.engines)} engines, {self.waiting()} waiting>"
+
+    # What is there.
+
+    def engine(self, engine_id: EngineId) -> Engine | None:
+        """Return an engine by its id, or None."""
+        return self._registry.engines.get(engine_id)
+
+    def engines(self) -> Iterable[Engine]:
+        """Return every engine that is not gone."""
+        return self._registry.engines.values()
+
+    def models(self) -> tuple[str, ...]:
+        """Return the models that any engine serves, in any state but gone."""
+        return tuple(model for model, pool in self._registry.pools.items() if pool.members)
+
+    def is_ready(self, model: str | None = None) -> bool:
+        """Whether an engine is ready for a model, or for any model when none is named."""
+        pools = self._registry.pools
+        if model is not None:
+            return model in pools and pools[model].states[EngineState.READY] > 0
+        return any(pool.states[EngineState.READY] for pool in pools.values())
+
+    def waiting(self, model: str | None = None) -> int:
+        """Return how many tickets wait, for a model or in all."""
+        pools = self._registry.pools
+        if model is not None:
+            return len(pools[model].queue) if model in pools else 0
+        return sum(len(pool.queue) for pool in pools.values())
+
+    def queues(self, now: float | None = None) -> Iterator[QueueView]:
+        """Yield what waits, by model and urgency; without `now` the oldest's age is 0."""
+        for model, pool in self._registry.pools.items():
+            for urgency, lane in (
+                (Urgency.SHORT, pool.queue.short),
+                (Urgency.LONG, pool.queue.long),
+            ):
+                head = lane.head()
+                age_s = 0.0 if head is None or now is None else max(0.0, now - head.enqueued_at)
+                yield QueueView(model, urgency, lane.count, lane.audio_s, age_s)
+
+    # What is observed.
+
+    def apply(self, change: Change, now: float) -> tuple[Transition, ...]:
+        """Take a change from discovery in."""
+        return self._registry.apply(change, now)
+
+    def observe_models(self, engine_id: EngineId, models: tuple[str, ...], now: float) -> None:
+        """Note the models that an engine says it serves; unknown ids are ignored."""
+        engine = self.engine(engine_id)
+        if engine is not None and engine.models != models:
+            self._registry.set_models(engine, models, now)
+
+    def observe_stats(
+        self, engine_id: EngineId, stats: EngineStats | None, now: float
+    ) -> tuple[Transition, ...]:
+        """Note what a scrape says; None: it failed, and the others' load there is unknown."""
+        engine = self.engine(engine_id)
+        if engine is None:
+            return ()
+        engine.stats = stats
+        seen = stats.running + stats.waiting if stats is not None else 0.0
+        load.see_elsewhere(engine, max(0.0, seen - engine.windows_in_flight), now)
+        is_sleeping = stats is not None and stats.is_sleeping
+        moves: tuple[Transition, ...] = ()
+        if is_sleeping and engine.state is not EngineState.SLEEPING:
+            moves = self._registry.move(engine, Event.FELL_ASLEEP, now)
+        elif stats is not None and not is_sleeping and engine.state is EngineState.SLEEPING:
+            moves = self._registry.move(engine, Event.WOKE, now)
+        self._registry.refresh(engine, now)
+        return moves
+
+    def observe_probe(
+        self,
+        engine_id: EngineId,
+        ok: bool,
+        seconds: float,
+        error: str | None,
+        is_timeout: bool,
+        now: float,
+    ) -> tuple[Transition, ...]:
+        """Note the result of a probe that has just ended."""
+        engine = self.engine(engine_id)
+        if engine is None:
+            return ()
+        return self._judge.probed(
+            engine, ProbeResult(ok, seconds, now, error), is_timeout=is_timeout
+        )
+
+    # Work.
+
+    def admit(self, ticket: Ticket, now: float) -> None:
+        """Say whether a ticket may join the queue, without joining it.
+
+        Of a long audio in pieces the whole is asked for once, by a ticket with its full length; the
+        pieces are then submitted with `is_admitted`.
+
+        Raises:
+            QueueFull: the queue is too long, by its audio or by its expected wait.
+        """
+        admit(self._registry.pool(ticket.model), ticket, self.settings, now)
+
+    def submit(self, ticket: Ticket, now: float) -> None:
+        """Queue a ticket.
+
+        Raises:
+            QueueFull: see `admit`; never for a ticket that was admitted before.
+        """
+        pool = self._registry.pool(ticket.model)
+        if not ticket.is_admitted:
+            admit(pool, ticket, self.settings, now)
+            ticket.is_admitted = True
+            if self.settings.max_queue_wait_s is not None:
+                ticket.expires_at = now + self.settings.max_queue_wait_s
+            self._budget.earn(now)
+        self._dispatcher.add(pool, ticket, now)
+
+    def withdraw(self, ticket: Ticket, now: float) -> None:
+        """Take a ticket out of the queue at once; nothing happens if it does not wait."""
+        self._dispatcher.withdraw(ticket, now)
+
+    def assign(self, now: float) -> list[Assignment]:
+        """Return every decision that is possible now."""
+        return self._dispatcher.assign(now)
+
+    def next_wakeup(self, now: float) -> float | None:
+        """Return when `assign` is to be called again if nothing else happens; None: need not be."""
+        return self._dispatcher.next_wakeup(now)
+
+    def finish(self, charge: Charge, outcome: Outcome, now: float) -> tuple[Transition, ...]:
+        """Release a charge and judge its engine by the outcome; a second call does nothing."""
+        engine = charge.engine
+        if engine is None:
+            return ()
+        charge.engine = None
+        windows = load.release(charge, engine, now)
+        moves: tuple[Transition, ...] = ()
+        if outcome.kind is OutcomeKind.OK:
+            self._learn(engine, windows, outcome.total_s or now - charge.started_at, now)
+            moves = self._judge.answered_well(engine, charge, now)
+        elif outcome.kind is OutcomeKind.CLIENT_FAULT:
+            moves = self._judge.answered_well(engine, charge, now)
+        elif is_failure(outcome):
+            moves = self._judge.answered_badly(engine, charge.started_at, outcome, now)
+        if engine.is_withdrawn:
+            moves += self._registry.bury(engine, now)
+        if engine.is_on_trial or engine.held_for is not None:
+            self._registry.refresh(engine, now)
+        else:
+            for pool in engine.pools:
+                pool.place(engine)
+        return moves
+
+    def _learn(self, engine: Engine, windows: float, seconds: float, now: float) -> None:
+        peak, half = engine.curve.peak_per_s, engine.curve.half_at
+        if engine.curve.learn(windows, seconds, now):
+            self._registry.relearned(engine, peak, half, now)
+
+    def blame(self, engine_id: EngineId, outcome: Outcome, now: float) -> tuple[Transition, ...]:
+        """Count a failure that was left undecided when its charge was released."""
+        engine = self.engine(engine_id)
+        if engine is None:
+            return ()
+        return self._judge.answered_badly(engine, now, outcome, now)
+
+    def may_retry(self, now: float) -> bool:
+        """Whether one more attempt is within the retry budget; it is counted if so."""
+        return self._budget.spend(now)
+
+    # The operator's word.
+
+    def drain(self, engine_id: EngineId, now: float) -> tuple[Transition, ...]:
+        """Give an engine no new work; what it has finishes."""
+        engine = self.engine(engine_id)
+        return self._registry.move(engine, Event.DRAIN, now) if engine else ()
+
+    def resume(self, engine_id: EngineId, now: float) -> tuple[Transition, ...]:
+        """Take a drained engine back, by way of a probe; nothing happens if it is withdrawn."""
+        engine = self.engine(engine_id)
+        if engine is None or engine.is_withdrawn:
+            return ()
+        return self._registry.move(engine, Event.RESUME, now)

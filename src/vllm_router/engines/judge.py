@@ -1,0 +1,128 @@
+"""What answers and probes say about an engine, and what follows from it."""
+
+from vllm_router.engines.engine import Engine, EngineState, ProbeResult, Transition
+from vllm_router.engines.registry import Registry
+from vllm_router.engines.states import Event
+from vllm_router.engines.work import Charge, Outcome, OutcomeKind
+from vllm_router.policy.retry import RetryBudget
+
+_FAILURES = frozenset(
+    (
+        OutcomeKind.UNREACHABLE,
+        OutcomeKind.RESET,
+        OutcomeKind.BAD_STATUS,
+        OutcomeKind.TIMEOUT,
+    )
+)
+
+
+def is_failure(outcome: Outcome) -> bool:
+    """Whether an outcome speaks against the engine."""
+    return outcome.kind in _FAILURES
+
+
+class Judge:
+    """Counts the good and the bad of each engine and moves it when a streak is long enough.
+
+    Args:
+        registry: Where the engines are.
+        budget: Is granted a repeat for each request that an ejection cuts off.
+    """
+
+    def __init__(self, registry: Registry, budget: RetryBudget) -> None:
+        self._registry = registry
+        self._rules = registry.settings.health
+        self._budget = budget
+
+    def probed(
+        self, engine: Engine, result: ProbeResult, *, is_timeout: bool
+    ) -> tuple[Transition, ...]:
+        """Take the result of a probe in."""
+        now = result.at
+        if result.is_ok:
+            return self._probe_passed(engine, result)
+        began_at = now - result.seconds - self._rules.busy_grace_s
+        if is_timeout and engine.last_ok_at is not None and engine.last_ok_at >= began_at:
+            # Busy is not dead: it has answered a client meanwhile.
+            return ()
+        engine.last_probe = result
+        engine.last_error = result.error
+        engine.failed_probes += 1
+        why = f"probe failed: {result.error or 'no reason given'}"
+        if engine.state is EngineState.DISCOVERED:
+            return self._registry.move(engine, Event.PROBE_FAILED, now, why)
+        if engine.failed_probes < self._rules.strikes:
+            self._registry.refresh(engine, now)
+            return ()
+        return self._registry.move(
+            engine, Event.PROBES_FAILED, now, f"{engine.failed_probes} in a row: {why}"
+        )
+
+    def _probe_passed(self, engine: Engine, result: ProbeResult) -> tuple[Transition, ...]:
+        now = result.at
+        engine.last_probe = result
+        engine.failed_probes = 0
+        if engine.state is not EngineState.EJECTED:
+            return self._registry.move(engine, Event.PROBE_PASSED, now)
+        if now >= engine.ejected_until:
+            return self._registry.move(engine, Event.PROVED, now, "a probe passed after its time")
+        self._registry.refresh(engine, now)
+        return ()
+
+    def answered_well(self, engine: Engine, charge: Charge, now: float) -> tuple[Transition, ...]:
+        """Take an answer in that shows the engine works."""
+        engine.last_ok_at = now
+        engine.failed_probes = engine.failed_answers = 0
+        if engine.ejections and engine.state is EngineState.READY:
+            self._forgive(engine, now)
+        if not engine.is_on_trial or charge.started_at < engine.trial_at:
+            return ()
+        moves: tuple[Transition, ...] = ()
+        if engine.state is EngineState.EJECTED:
+            moves = self._registry.move(engine, Event.PROVED, now, "an answer was good")
+        engine.is_on_trial = False
+        self._registry.refresh(engine, now)
+        return moves
+
+    def _forgive(self, engine: Engine, now: float) -> None:
+        if now - engine.ejected_until >= self._rules.forgiven_after_s:
+            engine.ejections = 0
+
+    def answered_badly(
+        self, engine: Engine, started_at: float, outcome: Outcome, now: float
+    ) -> tuple[Transition, ...]:
+        """Take a failed answer in."""
+        engine.last_error = outcome.detail or outcome.kind.value
+        if started_at < engine.out_since or engine.state not in (
+            EngineState.READY,
+            EngineState.EJECTED,
+        ):
+            # Sent before it was taken out: what it says has already been acted on.
+            return ()
+        engine.failed_answers += 1
+        strikes = 1 if engine.is_on_trial else self._rules.strikes
+        if engine.failed_answers < strikes:
+            return ()
+        why = f"{engine.failed_answers} bad answers in a row, the last: {engine.last_error}"
+        return self._take_out(engine, why, now)
+
+    def _take_out(self, engine: Engine, why: str, now: float) -> tuple[Transition, ...]:
+        engine.is_on_trial = True
+        may_eject = all(
+            self._rules.may_eject(pool.states[EngineState.EJECTED], len(pool.members))
+            for pool in engine.pools
+        )
+        if engine.state is EngineState.READY and not may_eject:
+            # Panic: with most engines bad all are tried, one request at a time, rather than none.
+            engine.trial_at = now + self._rules.trial_pause_s
+            self._registry.refresh(engine, now)
+            return ()
+        engine.ejections += 1
+        engine.ejected_until = now + self._rules.ejection_for(engine.ejections)
+        engine.trial_at = engine.ejected_until
+        if engine.state is EngineState.EJECTED:
+            engine.out_since = now
+            self._registry.refresh(engine, now)
+            return ()
+        self._budget.grant(engine.in_flight, now)
+        return self._registry.move(engine, Event.ANSWERS_FAILED, now, why)

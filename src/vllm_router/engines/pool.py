@@ -1,0 +1,262 @@
+"""The engines that serve one model, indexed so that no decision walks through all of them.
+
+Engines with room stand in a list sorted by the policy's rank, searched by bisection. Engines with
+room for pieces of long audio stand in a second list in a fixed order: long work fills them one
+after the other (first fit), so that those further down stay quick for short requests. The order is
+a hash of the engine's id, the same in every router, so that routers which share nothing still fill
+the same engines first.
+
+Bounds: O(log n) comparisons and one memory move for each change of an engine.
+"""
+
+import hashlib
+from bisect import bisect_left, insort
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+from vllm_router.engines.engine import Engine, EngineId, EngineState
+from vllm_router.engines.ring import Ring
+from vllm_router.engines.work import Ticket
+from vllm_router.policy.balance import Policy
+from vllm_router.policy.balance.view import first_in_order
+from vllm_router.policy.drain import DrainRate
+from vllm_router.policy.queue import WorkQueue
+
+# Engines of equal rank are told apart by a random fraction far below any real difference.
+_TIE = 1e-9
+# A piece that finds no room on so many engines waits; the next answer changes the picture anyway.
+_MOST_TRIES = 32
+
+
+def fixed_order(engine_id: EngineId) -> int:
+    """Return a number for an engine's place among others, the same in every process."""
+    return int.from_bytes(hashlib.blake2b(engine_id.encode(), digest_size=7).digest(), "big")
+
+
+class Pool:
+    """One model's engines and its queue.
+
+    Args:
+        model: The model's name.
+        policy: How engines are chosen.
+        queue: The work that waits for them.
+        chance: Returns a number in [0, 1).
+
+    Attributes:
+        members: Every engine that serves the model and is not gone.
+        states: How many of them are in each state.
+        drain: How fast work gets done.
+        busy_since: Since when work has waited without a break; None: none waits.
+        fill: Long work may fill an engine up to so many times its `half_at`.
+        fill_at: When `fill` was last set, monotonic seconds.
+        peak_per_s: Windows per second that the engines in service approach together.
+        half_at: Sum of theirs.
+        load: Windows in service on all members.
+        held: The engine kept free for a ticket too large to fit in otherwise, if any.
+    """
+
+    __slots__ = (
+        "_by_order",
+        "_chance",
+        "_key_of",
+        "_keys",
+        "_long",
+        "_open",
+        "_ring",
+        "busy_since",
+        "drain",
+        "fill",
+        "fill_at",
+        "half_at",
+        "held",
+        "load",
+        "members",
+        "model",
+        "peak_per_s",
+        "policy",
+        "queue",
+        "states",
+    )
+
+    def __init__(
+        self, model: str, policy: Policy, queue: WorkQueue[Ticket], chance: Callable[[], float]
+    ) -> None:
+        self.model = model
+        self.policy = policy
+        self.queue = queue
+        self.members: dict[EngineId, Engine] = {}
+        self.states: Counter[EngineState] = Counter()
+        self.drain = DrainRate()
+        self.busy_since: float | None = None
+        self.fill = 0.0
+        self.fill_at = 0.0
+        self.peak_per_s = 0.0
+        self.half_at = 0.0
+        self.load = 0.0
+        self.held: Engine | None = None
+        self._chance = chance
+        self._keys: list[float] = []
+        self._open: list[Engine] = []
+        self._key_of: dict[int, float] = {}
+        self._long: list[int] = []
+        self._by_order: dict[int, Engine] = {}
+        self._ring = Ring()
+
+    def add(self, engine: Engine) -> None:
+        """Take an engine in."""
+        engine.order = fixed_order(engine.engine_id)
+        self.members[engine.engine_id] = engine
+        self.states[engine.state] += 1
+        self.load += engine.load
+        self._ring.add(engine)
+
+    def discard(self, engine: Engine) -> None:
+        """Let an engine go."""
+        if self.members.pop(engine.engine_id, None) is None:
+            return
+        self.states[engine.state] -= 1
+        self.load -= engine.load
+        self._close(engine)
+        self._close_long(engine)
+        self._ring.discard(engine)
+        if self.held is engine:
+            self.held = None
+
+    def place(self, engine: Engine) -> None:
+        """Put an engine where its rank and its room want it, after any change of either."""
+        self._close(engine)
+        if engine.windows_in_flight < engine.cap:
+            key = self.policy.rank(engine) + self._chance() * _TIE
+            at = bisect_left(self._keys, key)
+            self._keys.insert(at, key)
+            self._open.insert(at, engine)
+            self._key_of[engine.index] = key
+        if engine.windows_in_flight < engine.long_cap and engine.order not in self._by_order:
+            insort(self._long, engine.order)
+            self._by_order[engine.order] = engine
+
+    def _close(self, engine: Engine) -> None:
+        key = self._key_of.pop(engine.index, None)
+        if key is None:
+            return
+        at = bisect_left(self._keys, key)
+        while self._open[at] is not engine:
+            at += 1
+        del self._keys[at], self._open[at]
+
+    def _close_long(self, engine: Engine) -> None:
+        if self._by_order.pop(engine.order, None) is not None:
+            del self._long[bisect_left(self._long, engine.order)]
+
+    @property
+    def has_room(self) -> bool:
+        """Whether any engine would take a short request."""
+        return bool(self._open)
+
+    def best(self) -> Engine | None:
+        """Return the engine of the lowest rank that has room."""
+        return self._open[0] if self._open else None
+
+    def pick(self, ticket: Ticket) -> Engine | None:
+        """Return the engine that takes a ticket as short work, by the pool's policy; None: none."""
+        if not self._open:
+            return None
+        if self.policy.choose is first_in_order and ticket.windows == 1 and not ticket.excluded:
+            return self._open[0]
+        return self.policy.choose(_Choice(self, ticket, is_long=False), ticket.session_key)
+
+    def pick_long(self, ticket: Ticket) -> Engine | None:
+        """Return the engine that takes a ticket as long work; None: none has room for it."""
+        if self.policy.packs_long:
+            return self._first_fit(ticket)
+        if not self._open:
+            return None
+        return self.policy.choose(_Choice(self, ticket, is_long=True), ticket.session_key)
+
+    def _first_fit(self, ticket: Ticket) -> Engine | None:
+        at = tries = 0
+        while at < len(self._long) and tries < _MOST_TRIES:
+            engine = self._by_order[self._long[at]]
+            if engine.windows_in_flight >= engine.long_cap:
+                # Full since it was placed; it is placed again when something on it ends.
+                del self._by_order[self._long[at]], self._long[at]
+                continue
+            if fits(engine, ticket, engine.long_cap) and engine.engine_id not in ticket.excluded:
+                return engine
+            at += 1
+            tries += 1
+        return None
+
+    def is_stranded(self, ticket: Ticket, now: float) -> bool:
+        """Whether every engine that could take the ticket, now or soon, has failed on it."""
+        alive = self.states[EngineState.READY] + self.states[EngineState.EJECTED]
+        if len(ticket.excluded) < alive or not ticket.excluded:
+            return False
+        return not any(
+            engine.state is EngineState.READY
+            or (engine.state is EngineState.EJECTED and engine.ejected_until <= now + 5.0)
+            for engine_id, engine in self.members.items()
+            if engine_id not in ticket.excluded
+        )
+
+    def engine_at(self, place: int) -> Engine:
+        """Return one of the engines with room by its place in their order."""
+        return self._open[place]
+
+    def count_open(self) -> int:
+        """Return how many engines have room."""
+        return len(self._open)
+
+    def draw(self) -> float:
+        """Return a random number in [0, 1)."""
+        return self._chance()
+
+    def clockwise(self, key: str) -> Iterator[Engine]:
+        """Yield all members as they follow a key's point on the ring."""
+        return self._ring.clockwise(key)
+
+
+def fits(engine: Engine, ticket: Ticket, cap: float) -> bool:
+    """Whether a ticket may go to an engine whose windows may reach `cap`.
+
+    More windows than there is room for at all run when nothing else does.
+    """
+    held = engine.windows_in_flight
+    return held < cap and (held == 0 or held + ticket.windows <= cap)
+
+
+class _Choice:
+    """The engines of a pool that have room for one ticket."""
+
+    __slots__ = ("_is_long", "_pool", "_ticket")
+
+    def __init__(self, pool: Pool, ticket: Ticket, *, is_long: bool) -> None:
+        self._pool = pool
+        self._ticket = ticket
+        self._is_long = is_long
+
+    def _may_take(self, engine: Engine) -> bool:
+        cap = engine.long_cap if self._is_long else engine.cap
+        return fits(engine, self._ticket, cap) and engine.engine_id not in self._ticket.excluded
+
+    def in_order(self) -> Iterator[Engine]:
+        pool = self._pool
+        for place in range(min(pool.count_open(), _MOST_TRIES)):
+            engine = pool.engine_at(place)
+            if self._may_take(engine):
+                yield engine
+
+    def at_random(self) -> Engine | None:
+        pool = self._pool
+        for _ in range(4):
+            engine = pool.engine_at(int(pool.draw() * pool.count_open()))
+            if self._may_take(engine):
+                return engine
+        return next(self.in_order(), None)
+
+    def clockwise(self, key: str) -> Iterator[Engine]:
+        return (engine for engine in self._pool.clockwise(key) if self._may_take(engine))
+
+    def fair_load(self) -> float:
+        pool = self._pool
+        return pool.load / max(1, pool.states[EngineState.READY])

@@ -1,0 +1,258 @@
+"""All engines, the pools they belong to, and their way through the table of states.
+
+Every change of an engine that is not a charge or its release ends in `refresh`, which works out how
+much it may take now and puts it where that belongs in its pools.
+"""
+
+import heapq
+import math
+from dataclasses import dataclass, field
+from random import Random
+
+from vllm_router.engines.changes import Appeared, Change, Listing, Withdrawn
+from vllm_router.engines.engine import Engine, EngineId, EngineSpec, EngineState, Transition
+from vllm_router.engines.pool import Pool
+from vllm_router.engines.states import TRANSITIONS, Event
+from vllm_router.engines.work import Ticket
+from vllm_router.policy.balance import POLICIES
+from vllm_router.policy.health import HealthRules
+from vllm_router.policy.limit import LimitRules
+from vllm_router.policy.queue import WorkQueue
+
+
+@dataclass(frozen=True, slots=True)
+class FleetSettings:
+    """What an operator may decide about the fleet.
+
+    Attributes:
+        policy: A name in the table of policies.
+        max_windows: Windows of 30 s in service on an engine; None: learned (`auto`).
+        limit_share: The part of each engine's limit that this process may fill, above 0 and up to
+            1: 1/N for each of N worker processes.
+        max_queue_audio_s: Seconds of audio that may wait per model; None: any.
+        max_queue_wait_s: Expected or actual wait in seconds past which work is refused; None: any.
+        ageing_s: Wait in seconds after which long work may go before short work.
+        retry_share: Repeats per request of live traffic.
+        retry_floor_per_s: Repeats per second that are always allowed.
+        health: When engines are taken out.
+        limits: How the learned limits are used.
+    """
+
+    policy: str = "least-loaded"
+    max_windows: int | None = None
+    limit_share: float = 1.0
+    max_queue_audio_s: float | None = 36_000.0
+    max_queue_wait_s: float | None = 120.0
+    ageing_s: float = 30.0
+    retry_share: float = 0.2
+    retry_floor_per_s: float = 3.0
+    health: HealthRules = field(default_factory=HealthRules)
+    limits: LimitRules = field(default_factory=LimitRules)
+
+
+class Registry:
+    """The engines and pools.
+
+    Args:
+        settings: What the operator decided.
+        rng: Breaks ties.
+
+    Attributes:
+        engines: Every engine that is not gone.
+        pools: By model; a pool stays while it has members or work.
+    """
+
+    def __init__(self, settings: FleetSettings, rng: Random) -> None:
+        self.settings = settings
+        self.engines: dict[EngineId, Engine] = {}
+        self.pools: dict[str, Pool] = {}
+        self._policy = POLICIES[settings.policy]
+        self._rng = rng
+        self._indices = 0
+        self._timers: list[tuple[float, int, Engine]] = []
+        self._timer_count = 0
+
+    def pool(self, model: str) -> Pool:
+        """Return a model's pool, made when it is first asked for."""
+        pool = self.pools.get(model)
+        if pool is None:
+            queue: WorkQueue[Ticket] = WorkQueue(self.settings.ageing_s)
+            pool = Pool(model, self._policy, queue, self._rng.random)
+            pool.fill = self.settings.limits.least_fill
+            self.pools[model] = pool
+        return pool
+
+    def apply(self, change: Change, now: float) -> tuple[Transition, ...]:
+        """Take a change from discovery in; what was known of an engine survives it."""
+        match change:
+            case Appeared(spec):
+                return self._appeared(spec, now)
+            case Withdrawn(engine_id):
+                return self._withdrawn(engine_id, now)
+            case Listing(specs):
+                named = {spec.engine_id for spec in specs}
+                gone = [engine_id for engine_id in self.engines if engine_id not in named]
+                moves = [move for engine_id in gone for move in self._withdrawn(engine_id, now)]
+                for spec in specs:
+                    moves.extend(self._appeared(spec, now))
+                return tuple(moves)
+
+    def _appeared(self, spec: EngineSpec, now: float) -> tuple[Transition, ...]:
+        engine = self.engines.get(spec.engine_id)
+        if engine is None:
+            self._indices += 1
+            engine = Engine(spec, self._indices)
+            engine.area_at = now
+            self.engines[spec.engine_id] = engine
+            self.set_models(engine, spec.models or (), now)
+            return ()
+        if engine.spec != spec:
+            engine.spec = spec
+            if spec.models is not None:
+                self.set_models(engine, spec.models, now)
+        if not engine.is_withdrawn:
+            return ()
+        engine.is_withdrawn = False
+        return self.move(engine, Event.LISTED, now)
+
+    def _withdrawn(self, engine_id: EngineId, now: float) -> tuple[Transition, ...]:
+        engine = self.engines.get(engine_id)
+        if engine is None or engine.is_withdrawn:
+            return ()
+        engine.is_withdrawn = True
+        return self.move(engine, Event.WITHDRAWN, now) + self.bury(engine, now)
+
+    def bury(self, engine: Engine, now: float) -> tuple[Transition, ...]:
+        """Forget an engine that is withdrawn and holds nothing any more."""
+        if not engine.is_withdrawn or engine.in_flight:
+            return ()
+        moves = self.move(engine, Event.EMPTIED, now)
+        if engine.state is EngineState.GONE:
+            self.set_models(engine, (), now)
+            del self.engines[engine.engine_id]
+        return moves
+
+    def set_models(self, engine: Engine, models: tuple[str, ...], now: float) -> None:
+        """Say which models an engine serves."""
+        engine.models = models
+        for pool in engine.pools:
+            if pool.model not in models:
+                self._weigh(pool, engine, -1)
+                pool.discard(engine)
+                if not pool.members and not len(pool.queue):
+                    del self.pools[pool.model]
+        before = {pool.model for pool in engine.pools}
+        engine.pools = tuple(self.pool(model) for model in dict.fromkeys(models))
+        for pool in engine.pools:
+            if pool.model not in before:
+                pool.add(engine)
+                self._weigh(pool, engine, +1)
+        self.refresh(engine, now)
+
+    def move(
+        self, engine: Engine, event: Event, now: float, why: str | None = None
+    ) -> tuple[Transition, ...]:
+        """Let an event happen to an engine; nothing happens where the table has no entry."""
+        before = engine.state
+        after = TRANSITIONS.get((before, event))
+        if after is None:
+            return ()
+        for pool in engine.pools:
+            self._weigh(pool, engine, -1)
+        engine.state = after
+        for pool in engine.pools:
+            pool.states[before] -= 1
+            pool.states[after] += 1
+            self._weigh(pool, engine, +1)
+        if after is EngineState.READY:
+            self._enter_service(engine, now)
+        elif before is EngineState.READY:
+            engine.out_since = now
+        self.refresh(engine, now)
+        return (Transition(engine.engine_id, before, after, why or event.value),)
+
+    def _enter_service(self, engine: Engine, now: float) -> None:
+        engine.failed_probes = engine.failed_answers = engine.slow_answers = 0
+        # Only what has been out for a reason comes back slowly; a fleet that starts does not.
+        if engine.ready_since is not None:
+            engine.is_warm = False
+            engine.is_on_trial = True
+            engine.trial_at = now
+        engine.ready_since = now
+
+    def _weigh(self, pool: Pool, engine: Engine, sign: int) -> None:
+        if engine.state is EngineState.READY:
+            pool.peak_per_s += sign * engine.curve.peak_per_s
+            pool.half_at += sign * engine.curve.half_at
+
+    def relearned(self, engine: Engine, peak_before: float, half_before: float, now: float) -> None:
+        """Use a curve that was fitted anew."""
+        if engine.state is EngineState.READY:
+            for pool in engine.pools:
+                pool.peak_per_s += engine.curve.peak_per_s - peak_before
+                pool.half_at += engine.curve.half_at - half_before
+        self.refresh(engine, now)
+
+    def refresh(self, engine: Engine, now: float) -> None:
+        """Work out what an engine may take now, and place it in its pools."""
+        limits, health = self.settings.limits, self.settings.health
+        engine.next_window_s = engine.curve.window_s(engine.load + 1.0)
+        engine.limit = limits.limit(engine.curve, self.settings.max_windows)
+        engine.cap = engine.long_cap = 0.0
+        if engine.held_for is None and self._is_open(engine, now):
+            warmth = 1.0
+            if not engine.is_warm and engine.ready_since is not None:
+                warmth = health.warmth(now - engine.ready_since)
+                engine.is_warm = warmth >= 1.0
+                if not engine.is_warm:
+                    self.wake_at(now + health.slow_start_s / 20.0, engine)
+            allowed = max(1.0, engine.limit * warmth)
+            own = max(1.0, math.ceil(allowed * self.settings.limit_share))
+            engine.cap = min(own, allowed - engine.elsewhere)
+            if engine.is_on_trial:
+                engine.cap = min(engine.cap, 1.0) if engine.in_flight == 0 else 0.0
+        for pool in engine.pools:
+            if engine.cap > 0.0:
+                engine.long_limit = limits.long_limit(
+                    engine.curve, engine.limit, pool.fill, pool.half_at, pool.peak_per_s
+                )
+                share = self.settings.limit_share
+                allowed = max(1.0, engine.long_limit)
+                own = max(1.0, math.ceil(allowed * share))
+                engine.long_cap = min(engine.cap, own, allowed - engine.elsewhere)
+            pool.place(engine)
+
+    def _is_open(self, engine: Engine, now: float) -> bool:
+        if engine.is_on_trial and now < engine.trial_at:
+            self.wake_at(engine.trial_at, engine)
+            return False
+        if engine.state is EngineState.READY:
+            return True
+        # After its time an ejected engine is tried with a live request, once a probe has passed.
+        probe = engine.last_probe
+        if engine.state is not EngineState.EJECTED or probe is None or not probe.is_ok:
+            return False
+        if probe.at <= engine.out_since:
+            return False
+        if now < engine.ejected_until:
+            self.wake_at(engine.ejected_until, engine)
+            return False
+        engine.is_on_trial = True
+        return True
+
+    def wake_at(self, at: float, engine: Engine) -> None:
+        """Refresh an engine at a later time."""
+        self._timer_count += 1
+        heapq.heappush(self._timers, (at, self._timer_count, engine))
+
+    def next_timer(self) -> float | None:
+        """Return when an engine has to be looked at again."""
+        return self._timers[0][0] if self._timers else None
+
+    def run_timers(self, now: float) -> None:
+        """Refresh the engines whose time has come."""
+        due = set()
+        while self._timers and self._timers[0][0] <= now:
+            due.add(heapq.heappop(self._timers)[2])
+        for engine in due:
+            self.refresh(engine, now)

@@ -1,0 +1,81 @@
+"""The life of an engine as one table; the diagram in the docs is drawn from it.
+
+Refuses to know: why an event happened and what follows from a state.
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from types import MappingProxyType
+
+
+class EngineState(StrEnum):
+    """Where an engine is in its life."""
+
+    DISCOVERED = "discovered"  # listed, not yet heard of
+    PROBING = "probing"  # not trusted with work until a probe has passed
+    READY = "ready"  # takes work
+    EJECTED = "ejected"  # taken out by the answers it gave; comes back by itself
+    SLEEPING = "sleeping"  # put to sleep by its operator
+    DRAINING = "draining"  # no new work; running work finishes
+    GONE = "gone"
+
+
+class Event(StrEnum):
+    """What may happen to an engine."""
+
+    PROBE_PASSED = "probe passed"
+    PROBE_FAILED = "probe failed"
+    PROBES_FAILED = "three probes failed in a row"
+    ANSWERS_FAILED = "three answers failed in a row, or were far too slow"
+    PROVED = "time is over, and a probe or an answer was good"
+    FELL_ASLEEP = "put to sleep"
+    WOKE = "woken"
+    DRAIN = "drained by the operator"
+    RESUME = "resumed by the operator"
+    WITHDRAWN = "withdrawn by discovery"
+    LISTED = "listed again by discovery"
+    EMPTIED = "withdrawn and nothing in flight"
+
+
+_ALIVE = (
+    EngineState.DISCOVERED,
+    EngineState.PROBING,
+    EngineState.READY,
+    EngineState.EJECTED,
+    EngineState.SLEEPING,
+)
+
+TRANSITIONS: Mapping[tuple[EngineState, Event], EngineState] = MappingProxyType(
+    {
+        (EngineState.DISCOVERED, Event.PROBE_PASSED): EngineState.READY,
+        (EngineState.DISCOVERED, Event.PROBE_FAILED): EngineState.PROBING,
+        (EngineState.PROBING, Event.PROBE_PASSED): EngineState.READY,
+        (EngineState.READY, Event.PROBES_FAILED): EngineState.PROBING,
+        (EngineState.READY, Event.ANSWERS_FAILED): EngineState.EJECTED,
+        (EngineState.EJECTED, Event.PROVED): EngineState.READY,
+        (EngineState.EJECTED, Event.PROBES_FAILED): EngineState.PROBING,
+        **{
+            (state, Event.FELL_ASLEEP): EngineState.SLEEPING
+            for state in _ALIVE
+            if state is not EngineState.SLEEPING
+        },
+        (EngineState.SLEEPING, Event.WOKE): EngineState.PROBING,
+        **{(state, Event.DRAIN): EngineState.DRAINING for state in _ALIVE},
+        **{(state, Event.WITHDRAWN): EngineState.DRAINING for state in _ALIVE},
+        (EngineState.DRAINING, Event.RESUME): EngineState.PROBING,
+        (EngineState.DRAINING, Event.LISTED): EngineState.PROBING,
+        (EngineState.DRAINING, Event.EMPTIED): EngineState.GONE,
+    }
+)
+
+
+def state_diagram() -> str:
+    """Return the table as a Mermaid state diagram."""
+    lines = ["stateDiagram-v2", "    [*] --> discovered"]
+    labels: dict[tuple[EngineState, EngineState], list[str]] = {}
+    for (before, event), after in TRANSITIONS.items():
+        labels.setdefault((before, after), []).append(event.value)
+    for (before, after), events in labels.items():
+        lines.append(f"    {before.value} --> {after.value}: {' / '.join(events)}")
+    lines.append("    gone --> [*]")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,159 @@
+"""Work waiting for an engine, work charged to one, and how it ended.
+
+Refuses to know: sockets, uploads, clients. A ticket is all that the fleet sees of a request.
+"""
+
+import math
+from dataclasses import dataclass, field
+from enum import Enum, StrEnum
+from typing import TYPE_CHECKING
+
+from vllm_router.engines.engine import EngineId
+from vllm_router.policy.queue import Urgency
+
+if TYPE_CHECKING:
+    from vllm_router.engines.engine import Engine
+
+__all__ = [
+    "Assignment",
+    "Charge",
+    "Outcome",
+    "OutcomeKind",
+    "QueueFull",
+    "Refusal",
+    "Ticket",
+    "Urgency",
+    "windows_of",
+]
+
+# Whisper's quantum of work.
+WINDOW_S = 30.0
+
+
+def windows_of(audio_s: float) -> int:
+    """Return how many windows of 30 s an audio takes, at least 1."""
+    return max(1, math.ceil(audio_s / WINDOW_S))
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """One piece of work waiting for an engine; the fleet's from `submit` until it is assigned.
+
+    Attributes:
+        request_id: For the log.
+        model: The model's name as the engines know it.
+        audio_s: Seconds of audio, estimated when no header tells.
+        windows: Windows of 30 s.
+        urgency: Short requests go first.
+        enqueued_at: Monotonic seconds at which the request came; kept over repeats.
+        session_key: Requests of one key like to meet the same engine; None: no preference.
+        excluded: Engines that it has already failed on.
+        is_admitted: Past the door: neither refused for the queue's length nor for its own wait.
+        queued_at: When it last joined the queue, monotonic seconds.
+        waited_s: Seconds it has waited in the queue, over all its repeats.
+        expires_at: When it leaves the queue unserved, monotonic seconds; set when it is admitted.
+        place: The queue's own mark; 0 while the ticket does not wait.
+    """
+
+    request_id: str
+    model: str
+    audio_s: float
+    windows: int
+    urgency: Urgency
+    enqueued_at: float
+    session_key: str | None = None
+    excluded: set[EngineId] = field(default_factory=set)
+    is_admitted: bool = False
+    queued_at: float = 0.0
+    waited_s: float = 0.0
+    expires_at: float = math.inf
+    place: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Charge:
+    """A ticket's hold on an engine, released exactly once by `Fleet.finish`.
+
+    Attributes:
+        ticket: What is being done.
+        engine_id: Where.
+        started_at: Monotonic seconds.
+        windows: Windows charged.
+        audio_s: Seconds of audio charged.
+        engine: The engine until the release, then None.
+        area_before: The engine's window-seconds when this began.
+    """
+
+    ticket: Ticket
+    engine_id: EngineId
+    started_at: float
+    windows: int
+    audio_s: float
+    engine: "Engine | None" = field(repr=False)
+    area_before: float = field(repr=False, default=0.0)
+
+    @property
+    def is_released(self) -> bool:
+        """Whether `Fleet.finish` has seen it."""
+        return self.engine is None
+
+
+class OutcomeKind(StrEnum):
+    """How an attempt ended, as far as it speaks for or against the engine."""
+
+    OK = "ok"
+    CLIENT_FAULT = "client_fault"  # 4xx: an answer, and the engine works
+    UNDECIDED = "undecided"  # a first 500: the upload or the engine
+    UNREACHABLE = "unreachable"
+    RESET = "reset"
+    BAD_STATUS = "bad_status"  # 502, 503, 504, or a 500 that another engine did not repeat
+    TIMEOUT = "timeout"
+    CLIENT_LEFT = "client_left"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The end of an attempt.
+
+    Attributes:
+        kind: How it ended.
+        first_byte_s: Seconds from the start to the answer's first byte; None if none came.
+        total_s: Seconds from the start to the end; None: the fleet takes it from its own clock.
+        detail: One sentence for the log and the engines page.
+    """
+
+    kind: OutcomeKind
+    first_byte_s: float | None = None
+    total_s: float | None = None
+    detail: str | None = None
+
+
+class Refusal(Enum):
+    """Why a ticket leaves the queue without an engine."""
+
+    NO_ENGINE_LEFT = "it has failed on every engine there is"
+    WAITED_TOO_LONG = "it has waited longer than allowed"
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """A decision: the ticket runs (charge), or leaves the queue without (refusal)."""
+
+    ticket: Ticket
+    charge: Charge | None
+    refusal: Refusal | None = None
+
+
+class QueueFull(Exception):
+    """The queue may not take this work on.
+
+    Attributes:
+        retry_after_s: When the queue will have drained enough at its present rate.
+        reason: One plain sentence.
+    """
+
+    def __init__(self, retry_after_s: float, reason: str) -> None:
+        super().__init__(reason)
+        self.retry_after_s = retry_after_s
+        self.reason = reason

@@ -1,0 +1,28 @@
+"""How an engine is chosen: one file a policy, one line each in this table."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from vllm_router.policy.balance import (
+    least_loaded,
+    least_requests,
+    roundrobin,
+    session,
+    two_choices,
+)
+from vllm_router.policy.balance.view import Candidates, Load, Policy
+
+__all__ = ["POLICIES", "Candidates", "Load", "Policy"]
+
+POLICIES: Mapping[str, Policy] = MappingProxyType(
+    {
+        policy.name: policy
+        for policy in (
+            least_loaded.POLICY,
+            roundrobin.POLICY,
+            least_requests.POLICY,
+            two_choices.POLICY,
+            session.POLICY,
+        )
+    }
+)

@@ -1,0 +1,15 @@
+"""Least expected finish: the engine on which one more window would be done first.
+
+An engine's outstanding windows over its learned speed; a slow GPU with little to do loses against a
+fast one with more. Long work is packed, so that some engines stay quick.
+"""
+
+from vllm_router.policy.balance.view import Load, Policy
+
+
+def rank(engine: Load) -> float:
+    """Return the seconds after which one more window is expected back."""
+    return engine.next_window_s
+
+
+POLICY = Policy("least-loaded", rank, packs_long=True)

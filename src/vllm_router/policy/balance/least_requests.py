@@ -1,0 +1,11 @@
+"""Fewest requests in flight, whatever their length."""
+
+from vllm_router.policy.balance.view import Load, Policy
+
+
+def rank(engine: Load) -> float:
+    """Return the requests that this router has in flight there."""
+    return engine.in_flight
+
+
+POLICY = Policy("least-requests", rank)

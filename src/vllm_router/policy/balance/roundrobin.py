@@ -1,0 +1,11 @@
+"""Round robin: the engine whose last turn is the longest ago."""
+
+from vllm_router.policy.balance.view import Load, Policy
+
+
+def rank(engine: Load) -> float:
+    """Return the number of the engine's last turn; one that never had a turn is first."""
+    return engine.turn
+
+
+POLICY = Policy("roundrobin", rank)

@@ -1,0 +1,154 @@
+"""An engine's service curve, learned from the answers it gives.
+
+While c windows are in service, one window takes about `intercept_s + slope_s * c` seconds: a batch
+costs something by itself and something for each member. By Little's law the engine then finishes
+c / (intercept + slope * c) = peak * c / (c + half_at) windows per second, with peak = 1 / slope and
+half_at = intercept / slope. Both come from a straight line fitted through (c, seconds) of the
+windows answered of late.
+
+Descent. TCP Vegas (Brakmo and Peterson, 1995; as a limit for servers in Netflix's
+concurrency-limits) compares the latency seen with the least latency ever seen and takes their ratio
+for the part of the window that is not merely queueing. That ratio is here the elasticity of the
+throughput: of one percent more windows in service, so many percent come out as more windows per
+second. Vegas' weak spot is its base latency, the least ever seen: a batching engine has no flat
+stretch to see it on, and an engine that slows down keeps the old one for ever. So the base is the
+line's intercept, fitted with exponential forgetting, and there is no step size: the limit is where
+the fitted elasticity falls to a given value.
+
+Bounds: five sums and a handful of multiplications per answer.
+
+Refuses to know: clocks (`now` is an argument), engines, what the limit is used for.
+"""
+
+import math
+
+# An answer is forgotten with this time constant: an engine that slows down is known for what it is
+# well within a minute, and a quiet half minute does not erase what was learned.
+_MEMORY_S = 15.0
+# So many answers weigh fully; more would only slow the fit down.
+_MOST_ANSWERS = 400.0
+# The line is fitted anew after so many answers, so that the cost per answer stays small.
+_ANSWERS_PER_FIT = 8
+# Before anything is known: one H200 with large-v3 (measured; wire.local has the same figures).
+PRIOR_HALF_AT = 11.6
+PRIOR_PEAK_PER_S = 34.0
+# How far off the assumed shape may be, relative, before there is evidence.
+_PRIOR_SPREAD = 0.5
+# No GPU seen is outside; a fit that is, is noise.
+_LEAST_HALF_AT = 0.5
+_MOST_HALF_AT = 64.0
+
+
+class ServiceCurve:
+    """What is known of how an engine serves many windows at once.
+
+    Args:
+        weight: Speed relative to the prior, before anything has been measured.
+
+    Attributes:
+        intercept_s: Seconds of a window that do not depend on the others.
+        slope_s: Seconds that each window in service adds to all of them.
+        answers: Answers learned from, with forgetting.
+    """
+
+    __slots__ = (
+        "_fitted_at",
+        "_since_fit",
+        "_sum_c",
+        "_sum_cc",
+        "_sum_ct",
+        "_sum_t",
+        "_sum_tt",
+        "answers",
+        "intercept_s",
+        "slope_s",
+    )
+
+    def __init__(self, weight: float = 1.0) -> None:
+        self.slope_s = 1.0 / (PRIOR_PEAK_PER_S * weight)
+        self.intercept_s = PRIOR_HALF_AT * self.slope_s
+        self.answers = 0.0
+        self._sum_c = self._sum_t = self._sum_cc = self._sum_ct = self._sum_tt = 0.0
+        self._since_fit = 0
+        self._fitted_at: float | None = None
+
+    @property
+    def peak_per_s(self) -> float:
+        """Windows per second that are approached with very many in service."""
+        return 1.0 / self.slope_s
+
+    @property
+    def half_at(self) -> float:
+        """Windows in service at which half of the peak is reached."""
+        return self.intercept_s / self.slope_s
+
+    def window_s(self, windows: float) -> float:
+        """Return the seconds one window takes while so many are in service."""
+        return self.intercept_s + self.slope_s * windows
+
+    def rate_at(self, windows: float) -> float:
+        """Return windows per second while so many are in service."""
+        return windows / self.window_s(windows) if windows > 0 else 0.0
+
+    def limit_at(self, elasticity: float) -> float:
+        """Return the windows in service at which the throughput's elasticity is this, in (0, 1)."""
+        return self.half_at * (1.0 - elasticity) / elasticity
+
+    def learn(self, windows: float, seconds: float, now: float) -> bool:
+        """Take an answer in.
+
+        Args:
+            windows: Windows in service on the engine, the mean over the answer's time.
+            seconds: What the answer took.
+            now: Monotonic seconds.
+
+        Returns:
+            True if the curve was fitted anew.
+        """
+        self.answers += 1.0
+        self._sum_c += windows
+        self._sum_t += seconds
+        self._sum_cc += windows * windows
+        self._sum_ct += windows * seconds
+        self._sum_tt += seconds * seconds
+        self._since_fit += 1
+        if self._since_fit < _ANSWERS_PER_FIT and self._fitted_at is not None:
+            return False
+        self._fit()
+        self._forget(now)
+        return True
+
+    def _fit(self) -> None:
+        count = self.answers
+        mean_c, mean_t = self._sum_c / count, self._sum_t / count
+        if mean_t <= 0:
+            return
+        half = self.half_at
+        var_c = max(0.0, self._sum_cc / count - mean_c * mean_c)
+        cov = self._sum_ct / count - mean_c * mean_t
+        var_t = max(0.0, self._sum_tt / count - mean_t * mean_t)
+        # The same shape at another speed explains the mean; how much the slope seen may pull away
+        # from it depends on how much the number in service has varied against the noise.
+        assumed = mean_t / (mean_c + half)
+        noise = max(var_t - (cov * cov / var_c if var_c > 0 else 0.0), (0.1 * mean_t) ** 2)
+        pull = noise / (count * (_PRIOR_SPREAD * assumed) ** 2)
+        slope = (cov + pull * assumed) / (var_c + pull)
+        least = mean_t / (mean_c + _MOST_HALF_AT)
+        most = mean_t / (mean_c + _LEAST_HALF_AT)
+        self.slope_s = min(max(slope, least), most)
+        self.intercept_s = mean_t - self.slope_s * mean_c
+
+    def _forget(self, now: float) -> None:
+        if self._fitted_at is not None and now > self._fitted_at:
+            keep = math.exp((self._fitted_at - now) / _MEMORY_S)
+        else:
+            keep = 1.0
+        keep = min(keep, _MOST_ANSWERS / self.answers)
+        self.answers *= keep
+        self._sum_c *= keep
+        self._sum_t *= keep
+        self._sum_cc *= keep
+        self._sum_ct *= keep
+        self._sum_tt *= keep
+        self._since_fit = 0
+        self._fitted_at = now

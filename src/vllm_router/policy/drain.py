@@ -1,0 +1,42 @@
+"""How fast a queue drains at present."""
+
+import math
+
+# Long enough to average over the answers of a few files, short enough to be the present.
+_MEMORY_S = 5.0
+
+
+class DrainRate:
+    """Windows finished per second, forgetting exponentially."""
+
+    __slots__ = ("_at", "_since", "_sum")
+
+    def __init__(self) -> None:
+        self._sum = 0.0
+        self._at = 0.0
+        self._since: float | None = None
+
+    def note(self, windows: int, now: float) -> None:
+        """Count windows that are done."""
+        if self._since is None:
+            self._since = self._at = now
+        elif now > self._at:
+            self._sum *= math.exp((self._at - now) / _MEMORY_S)
+            self._at = now
+        self._sum += windows
+
+    def per_s(self, now: float) -> float:
+        """Return windows per second over the last few seconds; 0 before anything is done."""
+        if self._since is None:
+            return 0.0
+        # A sum that has only just begun is compared with the time it has had.
+        seen = 1.0 - math.exp(min(0.0, self._since - now) / _MEMORY_S)
+        left = self._sum * math.exp(min(0.0, self._at - now) / _MEMORY_S)
+        return left / (_MEMORY_S * max(seen, 0.02))
+
+
+def expected_wait_s(windows: float, per_s: float) -> float:
+    """Return how long it takes to work off so many windows; infinite when nothing gets done."""
+    if windows <= 0:
+        return 0.0
+    return windows / per_s if per_s > 0 else math.inf

@@ -1,0 +1,156 @@
+"""Who goes next when a slot frees: short before long, the longest wait first, nothing starved.
+
+One queue per model. Two heaps ordered by time of arrival, one for short work and one for pieces of
+long audio. A repeated attempt keeps its time of arrival and so comes to the front.
+
+Bounds: O(log n) for adding and taking; a withdrawn item is forgotten at once in the counts and
+dropped from its heap when it surfaces or when such leftovers are more than half of the heap.
+
+Refuses to know: engines, limits, clocks.
+"""
+
+import heapq
+from enum import Enum
+from typing import Generic, Protocol, TypeVar
+
+
+class Urgency(Enum):
+    """Whether work is a short request or part of something long."""
+
+    SHORT = "short"
+    LONG = "long"
+
+
+class Item(Protocol):
+    """What the queue reads of a piece of work; `place` is the queue's own, 0 while outside."""
+
+    enqueued_at: float
+    place: int
+
+    @property
+    def windows(self) -> int: ...  # noqa: D102
+    @property
+    def audio_s(self) -> float: ...  # noqa: D102
+    @property
+    def urgency(self) -> Urgency: ...  # noqa: D102
+
+
+ItemT = TypeVar("ItemT", bound=Item)
+
+
+class Lane(Generic[ItemT]):
+    """Work of one urgency in order of arrival.
+
+    Attributes:
+        count: Items waiting.
+        windows: Their windows of 30 s.
+        audio_s: Their seconds of audio.
+    """
+
+    __slots__ = ("_heap", "audio_s", "count", "windows")
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, ItemT]] = []
+        self.count = 0
+        self.windows = 0
+        self.audio_s = 0.0
+
+    def add(self, item: ItemT, place: int) -> None:
+        """Put an item in, at a place number never used before."""
+        item.place = place
+        heapq.heappush(self._heap, (item.enqueued_at, place, item))
+        self.count += 1
+        self.windows += item.windows
+        self.audio_s += item.audio_s
+
+    def head(self) -> ItemT | None:
+        """Return the item that came first, or None."""
+        heap = self._heap
+        while heap:
+            _, place, item = heap[0]
+            if item.place == place:
+                return item
+            heapq.heappop(heap)
+        return None
+
+    def remove(self, item: ItemT) -> None:
+        """Take an item out that is in."""
+        heap = self._heap
+        item.place = 0
+        self.count -= 1
+        self.windows -= item.windows
+        self.audio_s -= item.audio_s
+        if heap[0][2] is item:
+            heapq.heappop(heap)
+        elif len(heap) > 2 * self.count + 32:
+            self._heap = [entry for entry in heap if entry[2].place == entry[1]]
+            heapq.heapify(self._heap)
+        if not self.count:
+            # Rounding errors of a long day of adding and subtracting end here.
+            self.audio_s = 0.0
+
+
+class WorkQueue(Generic[ItemT]):
+    """The queue of one model.
+
+    Args:
+        ageing_s: Wait in seconds after which long work may go before short work.
+        aged_share: Of how many decisions at most one goes to aged long work while short work waits.
+            One in four keeps both sides moving even when either alone would fill the fleet.
+    """
+
+    __slots__ = ("_aged_share", "_places", "_since_aged", "ageing_s", "long", "short")
+
+    def __init__(self, ageing_s: float = 30.0, aged_share: int = 4) -> None:
+        self.ageing_s = ageing_s
+        self._aged_share = aged_share
+        self.short: Lane[ItemT] = Lane()
+        self.long: Lane[ItemT] = Lane()
+        self._places = 0
+        self._since_aged = 0
+
+    def __len__(self) -> int:
+        return self.short.count + self.long.count
+
+    @property
+    def windows(self) -> int:
+        """Windows of 30 s waiting."""
+        return self.short.windows + self.long.windows
+
+    @property
+    def audio_s(self) -> float:
+        """Seconds of audio waiting."""
+        return self.short.audio_s + self.long.audio_s
+
+    def lane(self, item: ItemT) -> Lane[ItemT]:
+        """Return the lane an item belongs to."""
+        return self.short if item.urgency is Urgency.SHORT else self.long
+
+    def add(self, item: ItemT) -> None:
+        """Queue an item; one that is already in stays where it is."""
+        if item.place:
+            return
+        self._places += 1
+        self.lane(item).add(item, self._places)
+
+    def remove(self, item: ItemT) -> bool:
+        """Take an item out, wherever it stands; False if it is not in."""
+        if not item.place:
+            return False
+        self.lane(item).remove(item)
+        return True
+
+    def took_short(self) -> None:
+        """Count a decision that went to short work."""
+        self._since_aged += 1
+
+    def took_aged(self) -> None:
+        """Count a decision that went to aged long work."""
+        self._since_aged = 0
+
+    def aged(self, now: float) -> ItemT | None:
+        """Return the long item that may go before short work now, or None."""
+        if self._since_aged < self._aged_share - 1 and self.short.count:
+            return None
+        head = self.long.head()
+        return head if head is not None and now - head.enqueued_at >= self.ageing_s else None
