@@ -1,0 +1,3 @@
+"""The client tests of tests/clients again, with real engines behind the router."""
+
+from tests.clients.test_curl import *  # noqa: F403
