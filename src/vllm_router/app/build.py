@@ -1,0 +1,219 @@
+"""The composition root: from settings to a running router's parts. Everything is wired here, once."""
+
+from __future__ import annotations
+
+import ssl
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+
+from vllm_router.app.access import Holder, KeyRing, digest
+from vllm_router.app.metrics import RouterMetrics, StateCollector
+from vllm_router.app.routes import Operations, build_routes
+from vllm_router.app.service import FleetObserver, Limits, RouterService
+from vllm_router.app.stats import RequestStats
+from vllm_router.app.watch import EngineWatch, WatchSettings
+from vllm_router.engines.engine import EngineState, Transition
+from vllm_router.engines.fleet import Fleet
+from vllm_router.engines.registry import FleetSettings
+from vllm_router.inbound.connection import Listener, Patience
+from vllm_router.outbound.discover_static import StaticDiscovery, static_specs
+from vllm_router.outbound.discovery import Discovery
+from vllm_router.outbound.http1 import Deadlines, HttpClient
+from vllm_router.outbound.probe import EngineInquiry
+from vllm_router.outbound.upload import Spool
+from vllm_router.proxy.dispatch import Dispatcher
+from vllm_router.proxy.relay import Relay
+from vllm_router.settings import Settings
+
+MIB = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Router:
+    """A router's parts, for whoever runs it.
+
+    Attributes:
+        listener: Makes the protocol of each client's connection.
+        service: Answers.
+        dispatcher: Brings uploads to engines.
+        discovery: Finds engines.
+        watch: Probes and reads them.
+        stats: What they answered of late.
+        metrics: What is counted.
+        spool: Holds uploads.
+        clients: Connections to engines, for uploads and for questions.
+        now: Monotonic seconds.
+    """
+
+    listener: Listener
+    service: RouterService
+    dispatcher: Dispatcher
+    discovery: Discovery
+    watch: EngineWatch
+    stats: RequestStats
+    metrics: RouterMetrics
+    spool: Spool
+    clients: tuple[HttpClient, ...]
+    now: Callable[[], float]
+
+
+def build_discovery(settings: Settings, now: Callable[[], float], rng: Random) -> Discovery:
+    """Return the source of engines that the settings name.
+
+    Raises:
+        ValueError: It cannot be used; one sentence says why.
+    """
+    if settings.service_discovery == "static":
+        count = len(settings.static_backends)
+        return StaticDiscovery(
+            static_specs(
+                settings.static_backends,
+                _for_each(settings.static_models, count),
+                _for_each(settings.static_model_types, count),
+                _for_each(settings.static_model_labels, count),
+            )
+        )
+    raise ValueError(f"--service-discovery {settings.service_discovery} is not there")
+
+
+def _for_each(values: tuple[str, ...], count: int) -> tuple[str, ...]:
+    return values * count if len(values) == 1 else values
+
+
+def build_router(
+    settings: Settings,
+    *,
+    discovery: Discovery | None = None,
+    now: Callable[[], float] = time.monotonic,
+    rng: Random | None = None,
+) -> Router:
+    """Wire a router. Needs no running event loop and opens nothing.
+
+    Args:
+        settings: What was asked for.
+        discovery: In place of the source that the settings name.
+        now: Monotonic seconds.
+        rng: Source of chance for ties and spreading; secrets have their own.
+
+    Raises:
+        ValueError: The settings cannot be carried out; one sentence says why.
+    """
+    chance = rng or Random()  # noqa: S311
+    discovery = discovery or build_discovery(settings, now, chance)
+    metrics = RouterMetrics()
+    stats = RequestStats(settings.request_stats_window, now)
+    limit = settings.engine_max_windows
+    fleet = Fleet(
+        FleetSettings(
+            policy=settings.routing_logic,
+            max_windows=None if limit == "auto" else limit,
+            max_queue_audio_s=settings.max_queue_audio_s,
+            max_queue_wait_s=settings.max_queue_wait_s,
+        ),
+        chance,
+    )
+    watches: list[EngineWatch] = []
+
+    def on_change(transition: Transition) -> None:
+        if transition.after is EngineState.GONE:
+            stats.forget(transition.engine_id)
+        for watch in watches:
+            watch.changed(transition)
+
+    observer = FleetObserver(metrics, stats, on_change)
+    dispatcher = Dispatcher(fleet, now, observer, settings.max_attempts)
+    engine_key = settings.engine_api_key
+    key = engine_key.get_secret_value() if engine_key is not None else None
+    tls = None
+    if settings.engine_ca_file is not None:
+        tls = ssl.create_default_context()
+        tls.load_verify_locations(settings.engine_ca_file)
+    uploads, questions = HttpClient(tls), HttpClient(tls)
+    inquiry = EngineInquiry(questions, key, settings.static_backend_health_check_timeout_seconds)
+    watch = EngineWatch(
+        dispatcher,
+        inquiry,
+        metrics,
+        WatchSettings(
+            settings.static_backend_health_check_interval,
+            settings.engine_stats_interval,
+            settings.static_backend_health_checks,
+        ),
+        now,
+        chance,
+    )
+    watches.append(watch)
+    spool = Spool(settings.spool_dir, int(settings.spool_memory_mb * MIB))
+    keys = KeyRing(
+        Holder(f"key-{i}", digest(secret.get_secret_value()))
+        for i, secret in enumerate(settings.api_key, 1)
+    )
+    admin_key = settings.admin_key
+    admin = KeyRing(
+        [Holder("admin", digest(admin_key.get_secret_value()))] if admin_key is not None else []
+    )
+    floors = Deadlines(
+        settings.connect_timeout_s, settings.write_timeout_s, settings.read_timeout_s
+    )
+
+    def is_draining() -> bool:
+        return service.is_draining
+
+    routes = build_routes(
+        Operations(
+            fleet=fleet,
+            aliases=dict(settings.static_aliases),
+            keys=keys,
+            admin=admin,
+            registry=metrics.registry,
+            status=discovery.status,
+            is_draining=is_draining,
+            now=now,
+            changed=dispatcher.changed,
+            started_at=time.time(),
+        ),
+        settings.root_path,
+    )
+    service = RouterService(
+        app=routes,
+        root_path=settings.root_path,
+        dispatcher=dispatcher,
+        relay=Relay(uploads, floors, key),
+        spool=spool,
+        limits=Limits(
+            int(settings.max_upload_mb * MIB),
+            int(settings.spool_max_mb * MIB),
+            settings.split_longer_than_s,
+        ),
+        aliases=dict(settings.static_aliases),
+        keys=keys,
+        metrics=metrics,
+        clock=now,
+        new_id=lambda: uuid.uuid4().hex,
+    )
+    patience = Patience(
+        settings.client_head_timeout_s,
+        settings.client_idle_timeout_s,
+        settings.client_body_timeout_s,
+    )
+    listener = Listener(service, patience, settings.max_connections)
+    metrics.registry.register(
+        StateCollector(
+            fleet, spool, lambda: [discovery.status], lambda: len(listener.connections), now
+        )
+    )
+    return Router(
+        listener=listener,
+        service=service,
+        dispatcher=dispatcher,
+        discovery=discovery,
+        watch=watch,
+        stats=stats,
+        metrics=metrics,
+        spool=spool,
+        clients=(uploads, questions),
+        now=now,
+    )

@@ -1,0 +1,238 @@
+"""Every route that takes no upload: models, health, engines, metrics, and the docs, on FastAPI."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import JSONResponse
+from fastapi_offline import FastAPIOffline
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+from starlette.exceptions import HTTPException
+
+from vllm_router import __version__
+from vllm_router.app.access import KeyRing
+from vllm_router.app.openapi import with_uploads
+from vllm_router.engines.engine import Engine, EngineId, Transition
+from vllm_router.engines.fleet import Fleet
+from vllm_router.errors import Forbidden, MethodNotAllowed, NotFound, RouterError, WrongKey
+from vllm_router.outbound.discovery import DiscoveryStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Operations:
+    """What the routes show and do.
+
+    Attributes:
+        fleet: The engines.
+        aliases: Further names of models.
+        keys: Who may ask for models.
+        admin: Who may drain engines; an open ring closes the routes.
+        registry: The metrics.
+        status: How the source of engines fares.
+        is_draining: Whether the process is shutting down.
+        now: Monotonic seconds.
+        changed: Told of what an operator's word has changed.
+        started_at: When the process started, in Unix seconds.
+    """
+
+    fleet: Fleet
+    aliases: Mapping[str, str]
+    keys: KeyRing
+    admin: KeyRing
+    registry: CollectorRegistry
+    status: DiscoveryStatus
+    is_draining: Callable[[], bool]
+    now: Callable[[], float]
+    changed: Callable[[tuple[Transition, ...]], None]
+    started_at: float
+
+
+def build_routes(operations: Operations, root_path: str = "") -> FastAPI:
+    """Return the application for every route but the uploads'."""
+    app = FastAPIOffline(
+        title="Whisper router",
+        version=__version__,
+        description="One OpenAI-compatible audio address in front of a fleet of Whisper engines.",
+        root_path=root_path,
+    )
+    _handle_errors(app)
+    _add_models(app, operations)
+    _add_health(app, operations)
+    _add_engines(app, operations)
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            servers = [{"url": root_path}] if root_path else None
+            app.openapi_schema = with_uploads(
+                get_openapi(
+                    title=app.title,
+                    version=app.version,
+                    description=app.description,
+                    routes=app.routes,
+                    servers=servers,
+                )
+            )
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's own documented way
+    return app
+
+
+def _answer(error: RouterError) -> Response:
+    headers = {k.decode(): v.decode() for k, v in error.headers()}
+    return Response(error.body(), error.status, headers, "application/json")
+
+
+def _handle_errors(app: FastAPI) -> None:
+    async def ours(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RouterError)
+        return _answer(error)
+
+    async def starlettes(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        path = request.url.path
+        if error.status_code == 405:
+            shown = _answer(MethodNotAllowed(f"{request.method} is not served at {path}."))
+            shown.headers.update(error.headers or {})
+            return shown
+        if error.status_code == 404:
+            return _answer(NotFound(f"There is nothing at {path}; /docs lists what there is."))
+        return _answer(RouterError(str(error.detail)))
+
+    async def invalid(request: Request, error: Exception) -> Response:
+        return _answer(NotFound(f"There is nothing at {request.url.path}."))
+
+    app.add_exception_handler(RouterError, ours)
+    app.add_exception_handler(HTTPException, starlettes)
+    app.add_exception_handler(RequestValidationError, invalid)
+
+
+def _require(ring: KeyRing, request: Request) -> None:
+    authorization = request.headers.get("authorization")
+    given = authorization.encode("latin-1") if authorization is not None else None
+    if not ring.is_open and ring.holder(given) is None:
+        raise WrongKey("Send a valid key as 'Authorization: Bearer KEY'.")
+
+
+def _add_models(app: FastAPI, operations: Operations) -> None:
+    def entries() -> list[dict[str, Any]]:
+        names = operations.fleet.models()
+        aliases = [a for a, m in operations.aliases.items() if m in names and a not in names]
+        created = int(operations.started_at)
+        return [
+            {
+                "id": name,
+                "object": "model",
+                "created": created,
+                "owned_by": "vllm",
+                "root": operations.aliases.get(name, name) if name in aliases else name,
+            }
+            for name in [*names, *aliases]
+        ]
+
+    @app.get("/v1/models", tags=["audio"], summary="Models and aliases served")
+    async def models(request: Request) -> Response:
+        _require(operations.keys, request)
+        return JSONResponse({"object": "list", "data": entries()})
+
+    @app.get("/v1/models/{model:path}", tags=["audio"], summary="One model")
+    async def model(model: str, request: Request) -> Response:
+        _require(operations.keys, request)
+        for entry in entries():
+            if entry["id"] == model:
+                return JSONResponse(entry)
+        raise NotFound(f"The model `{model[:200]}` does not exist.", param="model")
+
+
+def _add_health(app: FastAPI, operations: Operations) -> None:
+    @app.get("/health", tags=["operations"], summary="The process lives")
+    async def health() -> Response:
+        status = operations.status
+        discovery = {
+            "source": status.source,
+            "last_sync_age_s": round(status.age_s(operations.now()), 3),
+            "error": status.last_error,
+        }
+        return JSONResponse({"status": "ok", "discovery": discovery})
+
+    @app.get("/ready", tags=["operations"], summary="An engine is ready")
+    async def ready() -> Response:
+        if operations.is_draining():
+            return JSONResponse({"status": "shutting down"}, 503)
+        if not operations.fleet.is_ready():
+            return JSONResponse({"status": "no engine is ready"}, 503)
+        return JSONResponse({"status": "ready"})
+
+    @app.get("/version", tags=["operations"], summary="The router's version")
+    async def version() -> Response:
+        return JSONResponse({"version": __version__})
+
+    @app.get("/metrics", tags=["operations"], summary="Figures for Prometheus")
+    async def metrics(request: Request) -> Response:
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(operations.registry), media_type=content_type)
+
+
+def _add_engines(app: FastAPI, operations: Operations) -> None:
+    fleet = operations.fleet
+
+    @app.get("/engines", tags=["operations"], summary="Engines, their state and their load")
+    async def engines() -> Response:
+        return JSONResponse([engine_view(engine, operations.now()) for engine in fleet.engines()])
+
+    async def change(
+        engine_id: str, request: Request, act: Callable[[EngineId, float], tuple[Transition, ...]]
+    ) -> Response:
+        if operations.admin.is_open:
+            raise Forbidden("This route is closed; start the router with --admin-key to open it.")
+        _require(operations.admin, request)
+        engine = fleet.engine(EngineId(engine_id))
+        if engine is None:
+            raise NotFound(f"There is no engine `{engine_id[:200]}`; /engines lists them.")
+        operations.changed(act(engine.engine_id, operations.now()))
+        return JSONResponse(engine_view(engine, operations.now()))
+
+    # An engine's id is often a URL, with slashes of its own.
+    @app.post("/engines/{engine_id:path}/drain", tags=["operations"], summary="Give no new work")
+    async def drain(engine_id: str, request: Request) -> Response:
+        return await change(engine_id, request, fleet.drain)
+
+    @app.post("/engines/{engine_id:path}/resume", tags=["operations"], summary="Give work again")
+    async def resume(engine_id: str, request: Request) -> Response:
+        return await change(engine_id, request, fleet.resume)
+
+
+def engine_view(engine: Engine, now: float) -> dict[str, Any]:
+    """Return an engine as `/engines` shows it."""
+    probe = engine.last_probe
+    stats = engine.stats
+    wall = time.time() - now
+    return {
+        "engine_id": engine.engine_id,
+        "url": engine.spec.url,
+        "models": list(engine.models),
+        "label": engine.spec.label,
+        "gpu": engine.spec.gpu,
+        "state": engine.state.value,
+        "in_flight": engine.in_flight,
+        "audio_s_in_flight": round(engine.audio_s_in_flight, 3),
+        "windows_in_flight": engine.windows_in_flight,
+        "limit_windows": round(engine.limit, 1),
+        "running": None if stats is None else stats.running,
+        "waiting": None if stats is None else stats.waiting,
+        "last_probe": None
+        if probe is None
+        else {
+            "ok": probe.is_ok,
+            "seconds": round(probe.seconds, 4),
+            "at": round(wall + probe.at, 3),
+        },
+        "last_error": engine.last_error,
+    }

@@ -1,0 +1,161 @@
+"""One process's life: listen, discover, watch, serve, and stop without losing anything.
+
+SIGTERM or SIGINT: `/ready` turns 503 at once and uploads are refused with 503, so that whatever stands
+in front goes elsewhere; the socket stays open so that it can be told. Requests in flight finish within
+the drain timeout; then everything is closed. A second signal does not wait for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+import uvloop
+
+from vllm_router import __version__
+from vllm_router.app.build import Router, build_router
+from vllm_router.app.logs import set_up_logging
+from vllm_router.app.stats import stats_table
+from vllm_router.settings import Settings
+
+log = logging.getLogger("vllm_router")
+
+#: Waiting connections the kernel holds; a burst of a fleet's clients comes at once.
+BACKLOG = 4096
+#: How often patience is checked; a limit may be exceeded by this much.
+SWEEP_S = 1.0
+#: Time for answers just written to leave the process.
+LAST_WORDS_S = 0.2
+
+
+class CannotStart(Exception):
+    """The router cannot start; the message says why in one sentence."""
+
+
+def run(settings: Settings) -> None:
+    """Run one router until it is told to stop.
+
+    Raises:
+        CannotStart: The address or the settings cannot be used.
+    """
+    set_up_logging(settings.log_level, settings.log_format, with_access=settings.access_log)
+    try:
+        router = build_router(settings)
+    except ValueError as e:
+        raise CannotStart(str(e)) from e
+    listening = bind(settings.host, settings.port)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve(router, listening, settings))
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Return a socket bound to the address.
+
+    Raises:
+        CannotStart: It is taken, or not ours to take.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except (OSError, OverflowError) as e:
+        listening.close()
+        why = getattr(e, "strerror", None) or str(e)
+        raise CannotStart(f"--host {host} --port {port}: cannot listen there: {why}.") from e
+    listening.setblocking(False)
+    return listening
+
+
+async def serve(router: Router, listening: socket.socket, settings: Settings) -> None:
+    """Serve on a bound socket until a signal comes, then drain and close."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    hurry = asyncio.Event()
+
+    def on_signal() -> None:
+        (hurry if stop.is_set() else stop).set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    async with running(router, settings):
+        server = await loop.create_server(router.listener, sock=listening, backlog=BACKLOG)
+        host, port = listening.getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+        log.info("vllm-router %s listens on http://%s:%d", __version__, shown, port)
+        await stop.wait()
+        await drain(router, hurry, settings.drain_timeout_s)
+        server.close()
+        router.listener.abort()
+    log.info("stopped")
+
+
+async def drain(router: Router, hurry: asyncio.Event, timeout_s: float) -> None:
+    """Refuse new uploads and wait for those in flight."""
+    router.service.is_draining = True
+    router.metrics.is_draining.set(1)
+    router.listener.is_draining = True
+    log.info("stopping: %d uploads in flight", router.service.in_flight)
+    deadline = router.now() + timeout_s
+    while router.service.in_flight and router.now() < deadline and not hurry.is_set():
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await hurry.wait()
+    if router.service.in_flight:
+        log.warning("%d uploads in flight are cut off", router.service.in_flight)
+    router.listener.drain()
+    await asyncio.sleep(LAST_WORDS_S)
+
+
+@contextlib.asynccontextmanager
+async def running(router: Router, settings: Settings) -> AsyncIterator[None]:
+    """Keep everything going that a router does besides answering."""
+    async with asyncio.TaskGroup() as group:
+        router.watch.start(group)
+        tasks = [
+            group.create_task(_discover(router)),
+            group.create_task(_sweep(router)),
+        ]
+        if settings.log_stats:
+            tasks.append(group.create_task(_print_stats(router, settings.log_stats_interval)))
+        try:
+            yield
+        finally:
+            router.watch.stop()
+            for task in tasks:
+                task.cancel()
+            for client in router.clients:
+                client.close()
+            router.spool.close()
+
+
+async def _discover(router: Router) -> None:
+    async with aclosing(router.discovery.changes()) as changes:
+        async for change in changes:
+            router.dispatcher.changed(router.dispatcher.fleet.apply(change, router.now()))
+            router.watch.follow()
+            router.dispatcher.pump()
+
+
+async def _sweep(router: Router) -> None:
+    loop = asyncio.get_running_loop()
+    while True:
+        asked = loop.time()
+        await asyncio.sleep(SWEEP_S)
+        router.metrics.loop_lag_seconds.observe(max(0.0, loop.time() - asked - SWEEP_S))
+        router.listener.sweep()
+        for client in router.clients:
+            client.sweep()
+
+
+async def _print_stats(router: Router, interval_s: float) -> None:
+    fleet = router.dispatcher.fleet
+    while True:
+        await asyncio.sleep(interval_s)
+        table = stats_table(fleet.engines(), router.stats, router.dispatcher.waiting)
+        log.info("engines\n%s", table)

@@ -1,0 +1,368 @@
+"""What the sockets serve: upload routes on the direct path, every other route by the ASGI application.
+
+Checks what can be checked before a body is read, turns a whole upload into an answer, and writes metrics
+and one log line when a request has ended, whichever way. Never logs audio, prompts, words or keys.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from prometheus_client import Counter, Histogram
+
+from vllm_router.app.access import KeyRing
+from vllm_router.app.metrics import RouterMetrics, length_label
+from vllm_router.app.stats import RequestStats
+from vllm_router.engines.engine import Engine, EngineId, EngineState, Transition
+from vllm_router.engines.work import Charge, OutcomeKind, Ticket, Urgency, windows_of
+from vllm_router.errors import MethodNotAllowed, RouterError, ShuttingDown, WrongKey
+from vllm_router.inbound.asgi import ASGIApp, serve_asgi
+from vllm_router.inbound.exchange import Exchange
+from vllm_router.outbound.http1 import Answer, CallFailed
+from vllm_router.outbound.upload import Spool
+from vllm_router.proxy.dispatch import Dispatcher
+from vllm_router.proxy.facts import RequestFacts, Task, read_facts
+from vllm_router.proxy.intake import UploadIntake
+from vllm_router.proxy.relay import EditedUpload, Relay, engine_headers, pass_on
+from vllm_router.wire.bitrate import BitrateBook
+
+log = logging.getLogger("vllm_router")
+access_log = logging.getLogger("vllm_router.access")
+
+UPLOAD_ROUTES = {f"/v1/audio/{task.value}": task for task in Task}
+#: nginx's status for a client that left; it is only ever seen in metrics and logs.
+CLIENT_LEFT = 499
+_REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+
+
+@dataclass(slots=True)
+class Story:
+    """What is remembered of an upload's request, for its metrics and its line in the log.
+
+    Attributes:
+        request_id: The client's own, or made.
+        task: By the route.
+        model: As engines know it; "" while unknown.
+        audio_s: Seconds of audio; None while unknown.
+        engines: Those that it was given to.
+        queue_s: Seconds that it waited for engines.
+        whole_at: When the upload had come whole, monotonic seconds.
+        error: The code of the error answered.
+    """
+
+    request_id: str
+    task: Task
+    model: str = ""
+    audio_s: float | None = None
+    engines: list[str] = field(default_factory=list)
+    queue_s: float = 0.0
+    whole_at: float | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of uploads.
+
+    Attributes:
+        upload_bytes: The largest taken.
+        disk_bytes: What all together may have on disk.
+        short_s: Audio up to this length is short work.
+    """
+
+    upload_bytes: int
+    disk_bytes: int
+    short_s: float
+
+
+class RouterService:
+    """Serves one process's requests; see `inbound.connection.Service`.
+
+    Args:
+        app: The ASGI application for all routes but uploads.
+        root_path: Where a proxy in front has mounted the router.
+        dispatcher: Brings uploads to engines.
+        relay: Carries them.
+        spool: Holds them.
+        limits: Bounds them.
+        aliases: Further names of models.
+        keys: Who may ask.
+        metrics: What is counted.
+        clock: Monotonic seconds.
+        new_id: Makes request ids.
+    """
+
+    def __init__(
+        self,
+        *,
+        app: ASGIApp,
+        root_path: str,
+        dispatcher: Dispatcher,
+        relay: Relay,
+        spool: Spool,
+        limits: Limits,
+        aliases: Mapping[str, str],
+        keys: KeyRing,
+        metrics: RouterMetrics,
+        clock: Callable[[], float],
+        new_id: Callable[[], str],
+    ) -> None:
+        self._app = app
+        self._root_path = root_path.rstrip("/")
+        self._dispatcher = dispatcher
+        self._relay = relay
+        self._spool = spool
+        self._limits = limits
+        self._aliases = aliases
+        self._keys = keys
+        self._metrics = metrics
+        self._new_id = new_id
+        self._bitrates = BitrateBook()
+        self._counted: dict[tuple[str, str, int], Counter] = {}
+        self._timed: dict[tuple[str, str], tuple[Histogram, Histogram, Histogram, Counter]] = {}
+        self.now = clock
+        self.is_draining = False
+        self.in_flight = 0
+
+    # --- before the body
+
+    def open_intake(self, exchange: Exchange) -> UploadIntake | None:
+        """Return where an upload goes; see `inbound.connection.Service`."""
+        head = exchange.head
+        path = head.path
+        if self._root_path and path.startswith(self._root_path + "/"):
+            path = path[len(self._root_path) :]
+        task = UPLOAD_ROUTES.get(path)
+        if task is None:
+            return None
+        self.in_flight += 1
+        given = head.header(b"x-request-id")
+        if given is not None and _REQUEST_ID.fullmatch(given):
+            request_id = given.decode("ascii")
+        else:
+            request_id = self._new_id()
+        exchange.story = Story(request_id, task)
+        exchange.extra = [(b"x-request-id", request_id.encode())]
+        try:
+            if head.method != "POST":
+                exchange.extra.append((b"allow", b"POST"))
+                raise MethodNotAllowed(f"Send the audio to {path} with POST.")
+            if self.is_draining:
+                raise ShuttingDown("The router is shutting down; try again.", retry_after_s=1)
+            if not self._keys.is_open and self._keys.holder(head.header(b"authorization")) is None:
+                exchange.extra.append((b"www-authenticate", b"Bearer"))
+                raise WrongKey(
+                    "Send a valid key as 'Authorization: Bearer KEY'; the one given is "
+                    + ("missing." if head.header(b"authorization") is None else "not known.")
+                )
+            return UploadIntake(
+                self._spool,
+                head.header(b"content-type") or b"",
+                head.content_length,
+                self._limits.upload_bytes,
+                self._limits.disk_bytes,
+            )
+        except RouterError as e:
+            exchange.story.error = e.code
+            raise
+
+    # --- after it
+
+    async def answer(self, exchange: Exchange, body: bytes) -> None:
+        """Answer a request that brings no upload."""
+        await serve_asgi(self._app, exchange, body, self._root_path)
+
+    async def answer_upload(self, exchange: Exchange, intake: Any) -> None:
+        """Answer a request whose upload has come whole."""
+        story: Story = exchange.story
+        try:
+            form = await intake.form()
+            story.whole_at = self.now()
+            fleet = self._dispatcher.fleet
+            facts = read_facts(
+                story.task, form, intake.upload, fleet.models(), self._aliases, self._bitrates
+            )
+            story.model, story.audio_s = facts.model, facts.audio_s
+            await self._forward(exchange, facts, intake)
+        except RouterError as e:
+            story.error = e.code
+            raise
+
+    async def _forward(self, exchange: Exchange, facts: RequestFacts, intake: UploadIntake) -> None:
+        story: Story = exchange.story
+        edits = []
+        if facts.asked_model is not None and facts.asked_model != facts.model:
+            edits = facts.form.replaced("model", facts.model.encode())
+        body = EditedUpload(intake.upload, edits)
+        headers = engine_headers(exchange, story.request_id, self._relay.engine_key)
+        path = b"/v1/audio/" + facts.task.value.encode()
+
+        async def send(engine: Engine) -> Answer:
+            story.engines.append(engine.spec.engine_id)
+            return await self._relay.send(engine, path, headers, body, facts.audio_s)
+
+        ticket = Ticket(
+            request_id=story.request_id,
+            model=facts.model,
+            audio_s=facts.audio_s,
+            windows=windows_of(facts.audio_s),
+            urgency=Urgency.SHORT if facts.audio_s <= self._limits.short_s else Urgency.LONG,
+            enqueued_at=self.now(),
+        )
+        attempt = await self._dispatcher.attempt(ticket, send)
+        story.queue_s = attempt.waited_s
+        kind, detail = OutcomeKind.CLIENT_LEFT, None
+        try:
+            await pass_on(exchange, attempt)
+            kind = OutcomeKind.OK if attempt.answer.status < 400 else OutcomeKind.CLIENT_FAULT
+        except CallFailed as e:
+            kind, detail = OutcomeKind.RESET, str(e)
+            story.error = "engine_broke_off"
+            exchange.abort()
+        finally:
+            attempt.close(kind, detail)
+
+    # --- when it is over
+
+    def failed(self, exchange: Exchange, error: Exception) -> RouterError:
+        """Log a fault of our own and return what the client is told."""
+        log.error("a fault of the router at %r", exchange, exc_info=error)
+        return RouterError("The router failed at this request; it has been logged.")
+
+    def finished(self, exchange: Exchange) -> None:
+        """Count a request that has ended, and write its line."""
+        story: Story | None = exchange.story
+        if story is None:
+            return
+        self.in_flight -= 1
+        now = self.now()
+        total_s = now - exchange.started_at
+        status = CLIENT_LEFT if exchange.has_left or not exchange.status else exchange.status
+        self._metrics.upload_bytes.inc(exchange.received_bytes)
+        key = (story.model, story.task.value, status)
+        counted = self._counted.get(key)
+        if counted is None:
+            counted = self._metrics.requests.labels(story.model, story.task.value, str(status))
+            self._counted[key] = counted
+        counted.inc()
+        if status == 200 and story.audio_s is not None:
+            self._time(exchange, story, story.audio_s, now)
+        if access_log.isEnabledFor(logging.INFO):
+            self._log(exchange, story, status, total_s)
+
+    def _time(self, exchange: Exchange, story: Story, audio_s: float, now: float) -> None:
+        length = length_label(audio_s)
+        timed = self._timed.get((story.model, length))
+        if timed is None:
+            metrics = self._metrics
+            timed = self._timed[story.model, length] = (
+                metrics.request_seconds.labels(story.model, length),
+                metrics.first_byte_seconds.labels(story.model),
+                metrics.seconds_per_audio_second.labels(story.model),
+                metrics.audio_seconds.labels(story.model),
+            )
+        request_seconds, first_byte_seconds, ratio, audio_seconds = timed
+        request_seconds.observe(now - exchange.started_at)
+        audio_seconds.inc(audio_s)
+        whole_at, first_at = story.whole_at, exchange.first_byte_at
+        if whole_at is not None and first_at is not None:
+            first_byte_seconds.observe(first_at - whole_at)
+            if audio_s > 0:
+                ratio.observe((now - whole_at) / audio_s)
+
+    def _log(self, exchange: Exchange, story: Story, status: int, total_s: float) -> None:
+        first_s = None
+        if exchange.first_byte_at is not None:
+            first_s = exchange.first_byte_at - exchange.started_at
+        fields = {
+            "request_id": story.request_id,
+            "route": story.task.value,
+            "status": status,
+            "model": story.model or None,
+            "audio_s": None if story.audio_s is None else round(story.audio_s, 3),
+            "bytes": exchange.received_bytes,
+            "engines": story.engines,
+            "queue_s": round(story.queue_s, 4),
+            "first_byte_s": None if first_s is None else round(first_s, 4),
+            "total_s": round(total_s, 4),
+            "error": story.error,
+            "client": exchange.client,
+        }
+        access_log.info("request", extra={"fields": fields})
+
+
+class FleetObserver:
+    """Counts what happens to engines and work, and logs engines' flips.
+
+    Args:
+        metrics: What is counted.
+        stats: What engines answered of late.
+        on_change: Called for each transition, so that who watches an engine can look at once.
+    """
+
+    def __init__(
+        self,
+        metrics: RouterMetrics,
+        stats: RequestStats,
+        on_change: Callable[[Transition], None],
+    ) -> None:
+        self._metrics = metrics
+        self._stats = stats
+        self._on_change = on_change
+        self._attempts: dict[tuple[EngineId, OutcomeKind], Counter] = {}
+        self._waits: dict[tuple[str, Urgency], Histogram] = {}
+        self._audio: dict[EngineId, Counter] = {}
+
+    def attempted(self, charge: Charge, outcome: OutcomeKind, seconds: float) -> None:
+        """One attempt on an engine has ended."""
+        engine_id = charge.engine_id
+        counter = self._attempts.get((engine_id, outcome))
+        if counter is None:
+            counter = self._metrics.attempts.labels(engine_id, outcome.value)
+            self._attempts[engine_id, outcome] = counter
+        counter.inc()
+        if outcome is OutcomeKind.OK:
+            audio = self._audio.get(engine_id)
+            if audio is None:
+                audio = self._metrics.engine_audio_seconds.labels(engine_id)
+                self._audio[engine_id] = audio
+            audio.inc(charge.audio_s)
+            self._stats.note(engine_id, seconds, charge.audio_s)
+
+    def waited(self, ticket: Ticket, seconds: float) -> None:
+        """A ticket has left the queue for an engine."""
+        key = (ticket.model, ticket.urgency)
+        wait = self._waits.get(key)
+        if wait is None:
+            wait = self._metrics.queue_wait_seconds.labels(ticket.model, ticket.urgency.value)
+            self._waits[key] = wait
+        wait.observe(seconds)
+
+    def repeated(self, ticket: Ticket) -> None:
+        """A ticket goes to a further engine."""
+        self._metrics.retries.inc()
+
+    def changed(self, transition: Transition) -> None:
+        """An engine has changed its state."""
+        log.warning(
+            "engine %s: %s -> %s (%s)",
+            transition.engine_id,
+            transition.before.value,
+            transition.after.value,
+            transition.why,
+        )
+        if transition.after is EngineState.EJECTED:
+            self._metrics.ejections.labels(transition.engine_id).inc()
+        if transition.after is EngineState.GONE:
+            self._forget(transition.engine_id)
+        self._on_change(transition)
+
+    def _forget(self, engine_id: EngineId) -> None:
+        self._audio.pop(engine_id, None)
+        for key in [key for key in self._attempts if key[0] == engine_id]:
+            del self._attempts[key]
+        self._metrics.forget(engine_id)

@@ -1,0 +1,169 @@
+"""From the command line, the environment and a file to `Settings`; the only place that exits.
+
+Command line beats environment beats file. Whatever is wrong ends in one plain sentence that names the
+flag, and exit code 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import types
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, get_args
+
+import yaml
+from pydantic import SecretStr, ValidationError
+from pydantic.fields import FieldInfo
+
+from vllm_router import __version__
+from vllm_router.settings import Settings, WrongSetting
+
+ENVIRONMENT_PREFIX = "VLLM_ROUTER_"
+
+
+class WrongUse(Exception):
+    """The command cannot be carried out as given; the message is for the person who gave it."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise WrongUse(message[:1].upper() + message[1:].rstrip(".") + ".")
+
+
+def flag_of(field: str) -> str:
+    """Return the flag of a settings field."""
+    return "--" + field.replace("_", "-")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser, made from the settings' fields."""
+    parser = _Parser(
+        prog="vllm-router",
+        description="One OpenAI-compatible audio address in front of a fleet of Whisper engines.",
+        epilog=f"Each flag is also read from the environment: --log-level from "
+        f"{ENVIRONMENT_PREFIX}LOG_LEVEL. The command line wins over it, and it wins over the file.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"vllm-router {__version__}")
+    parser.add_argument("--config", metavar="FILE", help="YAML file with flags' names as keys.")
+    groups: dict[str, Any] = {}
+    for name, field in Settings.model_fields.items():
+        extra = field.json_schema_extra
+        assert isinstance(extra, dict)
+        title = str(extra["group"])
+        group = groups.get(title) or groups.setdefault(title, parser.add_argument_group(title))
+        text = (field.description or "").replace("%", "%%")
+        shown = default_text(field)
+        text += f" [{shown}]" if shown else ""
+        if field.annotation is bool:
+            action = argparse.BooleanOptionalAction
+            group.add_argument(flag_of(name), action=action, default=None, help=text)
+            continue
+        is_list = isinstance(field.default, tuple)
+        group.add_argument(
+            flag_of(name),
+            action="append" if is_list else "store",
+            default=None,
+            metavar=extra.get("metavar") or _metavar(field),
+            help=text,
+        )
+    return parser
+
+
+def default_text(field: FieldInfo) -> str:
+    """Return how a field's default is written on the command line; empty if it has none."""
+    default = field.default
+    if default is None or default == () or default == "":
+        return ""
+    if isinstance(default, bool):
+        return "on" if default else "off"
+    return f"{default:g}" if isinstance(default, float) else str(default)
+
+
+def _metavar(field: FieldInfo) -> str:
+    choices = [str(a) for a in get_args(field.annotation) if isinstance(a, str)]
+    if choices:
+        return "{" + ",".join(choices) + "}"
+    kind: Any = field.annotation
+    if isinstance(kind, types.UnionType):
+        kind = get_args(kind)[0]
+    return {int: "N", float: "N", Path: "PATH"}.get(kind, "TEXT")
+
+
+def read_settings(argv: Sequence[str], environment: Mapping[str, str]) -> Settings:
+    """Return the settings that the three sources give.
+
+    Raises:
+        WrongUse: Something is wrong; the message says what, naming the flag.
+    """
+    arguments = vars(build_parser().parse_args(argv))
+    config = arguments.pop("config") or environment.get(ENVIRONMENT_PREFIX + "CONFIG")
+    values = _read_file(Path(config)) if config else {}
+    values |= _read_environment(environment)
+    values |= {name: value for name, value in arguments.items() if value is not None}
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as e:
+        raise WrongUse(_sentence(e)) from e
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(path.read_text())
+    except OSError as e:
+        raise WrongUse(f"--config: '{path}' cannot be read: {e.strerror}.") from e
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        raise WrongUse(f"--config: '{path}' is not YAML: {' '.join(str(e).split())}.") from e
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise WrongUse(f"--config: '{path}' must be a mapping of flags' names to values.")
+    values = {str(key).removeprefix("--").replace("-", "_"): value for key, value in data.items()}
+    for name in values:
+        if name not in Settings.model_fields:
+            raise WrongUse(f"--config: '{path}' names a setting that does not exist: {name}.")
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    if key := environment.get("VLLM_API_KEY"):
+        values["engine_api_key"] = key
+    for name in Settings.model_fields:
+        text = environment.get(ENVIRONMENT_PREFIX + name.upper())
+        if text:
+            values[name] = text
+    return values
+
+
+def _sentence(e: ValidationError) -> str:
+    error = e.errors(include_url=False)[0]
+    cause = error.get("ctx", {}).get("error")
+    if isinstance(cause, WrongSetting):
+        return f"{flag_of(cause.field)} {cause.message}"
+    field = str(error["loc"][0])
+    if isinstance(cause, ValueError):
+        return f"{flag_of(field)}: {cause}."
+    given = error["input"]
+    shown = "" if isinstance(given, SecretStr) or "key" in field else f" '{given}'"
+    return f"{flag_of(field)}:{shown} is not usable: {error['msg'][:1].lower()}{error['msg'][1:]}."
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the router; exits with 0 after a clean stop and with 2 on wrong use."""
+    try:
+        settings = read_settings(sys.argv[1:] if argv is None else argv, os.environ)
+    except WrongUse as e:
+        print(f"vllm-router: {e}", file=sys.stderr)  # noqa: T201
+        sys.exit(2)
+    # Only now: a wrong flag should be told without loading the whole application.
+    from vllm_router.app.run import CannotStart, run
+
+    try:
+        run(settings)
+    except CannotStart as e:
+        print(f"vllm-router: {e}", file=sys.stderr)  # noqa: T201
+        sys.exit(2)

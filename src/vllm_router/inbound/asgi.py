@@ -1,0 +1,81 @@
+"""A bridge from one exchange to an ASGI application, for every route that carries no upload.
+
+Bodies are small and whole before the application is called, so `receive` has one message and then waits
+for the client to leave. Source: the ASGI HTTP specification, version 2.4.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from vllm_router.inbound.exchange import Exchange, Headers
+
+Message = MutableMapping[str, Any]
+ASGIApp = Callable[
+    [
+        MutableMapping[str, Any],
+        Callable[[], Awaitable[Message]],
+        Callable[[Message], Awaitable[None]],
+    ],
+    Awaitable[None],
+]
+
+#: The exchange frames the answer itself.
+_FRAMING = frozenset({b"content-length", b"transfer-encoding", b"connection"})
+
+
+async def serve_asgi(app: ASGIApp, exchange: Exchange, body: bytes, root_path: str = "") -> None:
+    """Let an ASGI application answer one exchange.
+
+    Args:
+        app: The application.
+        exchange: What to answer; left unanswered if the application raises before its first message.
+        body: The request's whole body.
+        root_path: Where a proxy in front has mounted us, for the links the application makes.
+    """
+    head = exchange.head
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "http_version": head.http_version,
+        "method": head.method,
+        "scheme": "http",
+        "path": head.path,
+        "raw_path": head.raw_path,
+        "query_string": head.query,
+        "root_path": root_path,
+        "headers": head.headers,
+        "client": (exchange.client, 0),
+        "server": None,
+        "state": {},
+    }
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+    started: list[tuple[int, Headers]] = []
+
+    async def receive() -> Message:
+        if messages:
+            return messages.pop()
+        # The connection cancels this task when the client leaves; until then there is nothing to say.
+        await asyncio.get_running_loop().create_future()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            kept = [(k, v) for k, v in message.get("headers", ()) if k.lower() not in _FRAMING]
+            started.append((message["status"], kept))
+            return
+        data, more = message.get("body", b""), message.get("more_body", False)
+        if exchange.status is None:
+            status, headers = started[0]
+            if not more:
+                exchange.respond(status, headers, data)
+                return
+            exchange.begin(status, headers)
+        exchange.write(data)
+        await exchange.drain()
+        if not more:
+            exchange.end()
+
+    await app(scope, receive, send)

@@ -1,0 +1,544 @@
+"""One client's connection: HTTP/1.1 requests in, one after the other, uploads read in place.
+
+An upload's bytes are received straight into the memory that will be sent to an engine; everything else is
+small and goes through one scratch buffer shared by all connections, so that an idle connection costs
+nothing. What a request means is the `Service`'s business. Bounds: the head's size and time, the patience
+with a silent client, and what is read ahead while an answer is under way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any, Protocol, cast
+
+from vllm_router.errors import BadRequest, HeadersTooLarge, RouterError, TooLarge, TooSlow
+from vllm_router.inbound.exchange import Exchange
+from vllm_router.inbound.head import MAX_HEAD_BYTES, BadHead, RequestHead, read_head
+from vllm_router.wire.chunked import BadChunk, ChunkedReader
+
+#: What a client may send ahead of its turn before it is left to wait.
+MAX_AHEAD_BYTES = 64 * 1024
+#: The body of any route that takes no upload.
+MAX_SMALL_BODY_BYTES = 1024 * 1024
+#: How long an answered client may go on sending before it is cut off: closing at once would reset the
+#: connection and could take the answer with it (RFC 9112, 9.6).
+LINGER_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a client may take, in seconds.
+
+    Attributes:
+        head_s: From a request's first byte to its head's end.
+        idle_s: Between requests.
+        body_s: Between two arrivals of a body's bytes, and between two of taking the answer's.
+    """
+
+    head_s: float = 15.0
+    idle_s: float = 75.0
+    body_s: float = 60.0
+
+
+class Intake(Protocol):
+    """Takes an upload's bytes. Methods may raise RouterError, which is answered at once."""
+
+    def block(self) -> tuple[bytearray, int]:
+        """Return the memory for the next bytes and the offset in it."""
+
+    def wrote(self, count: int) -> None:
+        """Say that bytes were put there."""
+
+    def append(self, data: memoryview) -> None:
+        """Take bytes that arrived elsewhere."""
+
+    @property
+    def must_flush(self) -> bool:
+        """Whether `flush` must be awaited before more bytes come."""
+
+    async def flush(self) -> None:
+        """Make room."""
+
+    def close(self) -> None:
+        """Release everything. May be called twice."""
+
+
+class Service(Protocol):
+    """What the connection serves."""
+
+    def now(self) -> float:
+        """Return monotonic seconds."""
+
+    def open_intake(self, exchange: Exchange) -> Intake | None:
+        """Return where a request's upload goes; None if its route takes none.
+
+        Raises:
+            RouterError: The request is refused before its body is read.
+        """
+
+    async def answer_upload(self, exchange: Exchange, intake: Any) -> None:
+        """Answer a request whose upload has come whole. The intake is closed by the caller."""
+
+    async def answer(self, exchange: Exchange, body: bytes) -> None:
+        """Answer any other request."""
+
+    def failed(self, exchange: Exchange, error: Exception) -> RouterError:
+        """Log a fault of our own and return what the client is told."""
+
+    def finished(self, exchange: Exchange) -> None:
+        """Take note that a request has ended, whichever way."""
+
+
+class _State(Enum):
+    HEAD = auto()
+    BODY = auto()
+    ANSWER = auto()
+    LINGER = auto()
+    CLOSED = auto()
+
+
+class Listener:
+    """What all connections of one process share.
+
+    Args:
+        service: Answers the requests.
+        patience: Time limits.
+        max_connections: Further connections are refused.
+    """
+
+    def __init__(
+        self, service: Service, patience: Patience | None = None, max_connections: int = 20_000
+    ) -> None:
+        self.service = service
+        self.patience = patience or Patience()
+        self.max_connections = max_connections
+        self.connections: set[Connection] = set()
+        self.is_draining = False
+        self.scratch = bytearray(256 * 1024)
+        self.scratch_view = memoryview(self.scratch)
+
+    def __call__(self) -> Connection:
+        """Return the protocol for a new connection, as `create_server` asks for it."""
+        return Connection(self)
+
+    def sweep(self) -> None:
+        """Close the connections whose patience has run out; to be called every second or so."""
+        now = self.service.now()
+        for connection in [c for c in self.connections if c.deadline < now]:
+            connection.expire()
+
+    def drain(self) -> None:
+        """Close idle connections now and the others after their answer."""
+        self.is_draining = True
+        for connection in list(self.connections):
+            connection.drain()
+
+    def abort(self) -> None:
+        """Cut every connection."""
+        for connection in list(self.connections):
+            connection.abort()
+
+
+class Connection(asyncio.BufferedProtocol):
+    """One client's connection."""
+
+    __slots__ = (
+        "_ahead",
+        "_chunks",
+        "_exchange",
+        "_head",
+        "_intake",
+        "_is_direct",
+        "_is_paused",
+        "_left",
+        "_listener",
+        "_service",
+        "_small",
+        "_state",
+        "_task",
+        "_transport",
+        "client",
+        "deadline",
+        "will_close",
+        "write_waiter",
+    )
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._service = listener.service
+        self._state = _State.HEAD
+        self._head = bytearray()
+        self._ahead = bytearray()
+        self._exchange: Exchange | None = None
+        self._intake: Intake | None = None
+        self._small: bytearray | None = None
+        self._chunks: ChunkedReader | None = None
+        self._left = 0
+        self._is_direct = False
+        self._is_paused = False
+        self._task: asyncio.Task[None] | None = None
+        self.client = ""
+        self.deadline = 0.0
+        self.will_close = False
+        self.write_waiter: asyncio.Future[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.client} {self._state.name} {self._exchange!r}>"
+
+    # --- what the loop calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102
+        self._transport = cast(asyncio.Transport, transport)
+        peer = transport.get_extra_info("peername")
+        self.client = peer[0] if isinstance(peer, tuple) else "local"
+        listener = self._listener
+        listener.connections.add(self)
+        self.deadline = self.now() + listener.patience.head_s
+        if len(listener.connections) > listener.max_connections:
+            self.abort()
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: D102
+        if self._state is _State.BODY and self._intake is not None and self._chunks is None:
+            try:
+                block, used = self._intake.block()
+            except RouterError as error:
+                # The bytes must go somewhere; the request is refused and they are dropped.
+                self._refuse(error)
+            else:
+                self._is_direct = True
+                return memoryview(block)[used : used + self._left]
+        return self._listener.scratch_view
+
+    def buffer_updated(self, count: int) -> None:  # noqa: D102
+        if self._is_direct:
+            self._is_direct = False
+            self.deadline = self.now() + self._listener.patience.body_s
+            self._left -= count
+            self._take_body(None, count)
+        else:
+            self._received(self._listener.scratch, self._listener.scratch_view, 0, count)
+
+    def eof_received(self) -> bool:  # noqa: D102
+        if self._state is _State.BODY:
+            self.will_close = True
+            self._refuse(BadRequest("the body ended before its declared length"))
+            return False
+        # A client may close its sending side and still wait for a small answer; of an upload's client
+        # that is the only sign of leaving, and the engine must be freed at once.
+        self.will_close = True
+        return self._state is _State.ANSWER and self._intake is None
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102
+        self._listener.connections.discard(self)
+        state, self._state = self._state, _State.CLOSED
+        self._resume_writers()
+        if self._task is not None:
+            if self._exchange is not None:
+                self._exchange.has_left = not self._exchange.is_complete
+            self._task.cancel()
+        elif state is _State.BODY:
+            if self._exchange is not None:
+                self._exchange.has_left = True
+            self._finish()
+
+    def pause_writing(self) -> None:  # noqa: D102
+        if self.write_waiter is None:
+            self.write_waiter = asyncio.get_running_loop().create_future()
+        self.deadline = self.now() + self._listener.patience.body_s
+
+    def resume_writing(self) -> None:  # noqa: D102
+        self._resume_writers()
+        if self._state is _State.ANSWER:
+            self.deadline = float("inf")
+
+    def _resume_writers(self) -> None:
+        waiter, self.write_waiter = self.write_waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    # --- what the exchange calls
+
+    def now(self) -> float:
+        """Return the service's clock."""
+        return self._service.now()
+
+    def write(self, data: bytes) -> None:
+        """Send bytes to the client."""
+        self._transport.write(data)
+
+    def may_keep_alive(self, exchange: Exchange) -> bool:
+        """Return whether another request may follow this one's answer."""
+        return (
+            exchange.head.is_keep_alive
+            and self._state is _State.ANSWER
+            and not self.will_close
+            and not self._listener.is_draining
+        )
+
+    def abort(self) -> None:
+        """Cut the connection at once."""
+        self._transport.abort()
+
+    # --- time
+
+    def expire(self) -> None:
+        """Act on a deadline that has passed."""
+        if self._state is _State.BODY:
+            self._refuse(TooSlow("the body stopped coming; send it without long pauses"))
+        elif self._state is _State.HEAD and self._head:
+            self._refuse_early(TooSlow("the request's head took too long to come"))
+        elif self._state is _State.HEAD:
+            self._transport.close()
+        else:
+            self.abort()
+
+    def drain(self) -> None:
+        """Close now if no request is under way, else after it."""
+        self.will_close = True
+        if self._state is _State.HEAD and not self._head:
+            self._transport.close()
+
+    # --- reading
+
+    def _received(self, data: bytearray, view: memoryview, at: int, end: int) -> None:
+        state = self._state
+        if state is _State.HEAD:
+            self._read_head(data, view, at, end)
+        elif state is _State.BODY:
+            self.deadline = self.now() + self._listener.patience.body_s
+            self._read_body(data, view, at, end)
+        elif state is _State.ANSWER:
+            self._ahead += view[at:end]
+            if len(self._ahead) > MAX_AHEAD_BYTES:
+                self._pause()
+
+    def _read_head(self, data: bytearray, view: memoryview, at: int, end: int) -> None:
+        held = self._head
+        if not held:
+            # Blank lines before a request are tolerated (RFC 9112, 2.2).
+            while at < end and data[at] in b"\r\n":
+                at += 1
+            if at == end:
+                return
+            self.deadline = self.now() + self._listener.patience.head_s
+            stop = data.find(b"\r\n\r\n", at, end)
+            if 0 <= stop - at <= MAX_HEAD_BYTES:
+                self._begin(bytes(view[at : stop + 4]), data, view, stop + 4, end)
+                return
+        before = len(held)
+        held += view[at : min(end, at + MAX_HEAD_BYTES + 4)]
+        stop = held.find(b"\r\n\r\n", max(0, before - 3))
+        if stop < 0 or stop > MAX_HEAD_BYTES:
+            if len(held) > MAX_HEAD_BYTES:
+                limit = f"the request's head is larger than {MAX_HEAD_BYTES} bytes"
+                self._refuse_early(HeadersTooLarge(limit))
+            return
+        head = bytes(held[: stop + 4])
+        held.clear()
+        self._begin(head, data, view, at + stop + 4 - before, end)
+
+    def _begin(self, raw: bytes, data: bytearray, view: memoryview, at: int, end: int) -> None:
+        try:
+            head = read_head(raw)
+        except BadHead as e:
+            self._refuse_early(BadRequest(str(e)))
+            return
+        self._exchange = exchange = Exchange(self, head, self.now())
+        self._state = _State.BODY
+        self.deadline = exchange.started_at + self._listener.patience.body_s
+        self._chunks = ChunkedReader() if head.is_chunked else None
+        self._left = head.content_length or 0
+        try:
+            self._intake = self._service.open_intake(exchange)
+        except RouterError as error:
+            self._refuse(error)
+            return
+        if self._intake is None:
+            self._small = bytearray()
+            if self._left > MAX_SMALL_BODY_BYTES:
+                self._refuse(TooLarge("this route takes no large body"))
+                return
+        if head.has_body:
+            if at == end and head.http_version == "1.1":
+                expect = head.header(b"expect")
+                if expect is not None and expect.lower() == b"100-continue":
+                    self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._read_body(data, view, at, end)
+        else:
+            self._body_complete(view, at, end)
+
+    def _read_body(self, data: bytearray, view: memoryview, at: int, end: int) -> None:
+        if self._chunks is None:
+            count = min(end - at, self._left)
+            self._left -= count
+            if count:
+                self._take_body(view[at : at + count], count)
+            if self._state is _State.ANSWER and at + count < end:
+                self._received(data, view, at + count, end)
+            return
+        try:
+            spans, stop = self._chunks.feed(data, at, end)
+        except BadChunk as e:
+            self._refuse(BadRequest(f"the body is not valid chunked coding: {e}"))
+            return
+        is_done = self._chunks.is_done
+        for first, last in spans:
+            self._take_body(view[first:last], last - first)
+            if self._state is not _State.BODY:
+                return
+        if is_done:
+            self._body_complete(view, stop, end)
+
+    def _take_body(self, data: memoryview | None, count: int) -> None:
+        """Hand `count` body bytes on; `data` None means that they already lie in the intake."""
+        exchange, intake = self._exchange, self._intake
+        assert exchange is not None
+        exchange.received_bytes += count
+        try:
+            if intake is None:
+                assert data is not None
+                assert self._small is not None
+                self._small += data
+                if len(self._small) > MAX_SMALL_BODY_BYTES:
+                    raise TooLarge("this route takes no large body")
+            elif data is None:
+                intake.wrote(count)
+            else:
+                intake.append(data)
+        except RouterError as error:
+            self._refuse(error)
+            return
+        if self._chunks is None and not self._left:
+            self._body_complete(self._listener.scratch_view, 0, 0)
+        elif intake is not None and intake.must_flush and not self._is_paused:
+            self._pause()
+            self._task = asyncio.get_running_loop().create_task(intake.flush())
+            self._task.add_done_callback(self._flushed)
+
+    def _flushed(self, task: asyncio.Task[None]) -> None:
+        self._task = None
+        if self._state is not _State.BODY:
+            self._finish()
+            return
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._refuse(self._shown(error))
+            return
+        self._resume()
+
+    def _body_complete(self, view: memoryview, at: int, end: int) -> None:
+        exchange = self._exchange
+        assert exchange is not None
+        if self._task is not None:
+            # The last bytes came with a flush under way, which a chunked body may do: wait for it.
+            self._task.remove_done_callback(self._flushed)
+            self._task.add_done_callback(lambda task: self._complete_after(task))
+            self._ahead += view[at:end]
+            return
+        self._state = _State.ANSWER
+        self.deadline = float("inf")
+        self._ahead += view[at:end]
+        if self._intake is not None:
+            answer = self._service.answer_upload(exchange, self._intake)
+        else:
+            answer = self._service.answer(exchange, bytes(self._small or b""))
+        self._task = asyncio.get_running_loop().create_task(answer)
+        self._task.add_done_callback(self._answered)
+
+    def _complete_after(self, task: asyncio.Task[None]) -> None:
+        self._flushed(task)
+        if self._state is _State.BODY:
+            self._body_complete(self._listener.scratch_view, 0, 0)
+
+    def _answered(self, task: asyncio.Task[None]) -> None:
+        exchange = self._exchange
+        assert exchange is not None
+        self._task = None
+        if not task.cancelled() and (error := task.exception()) is not None:
+            if exchange.status is None and self._state is _State.ANSWER:
+                exchange.refuse(self._shown(error))
+            else:
+                self._service.failed(exchange, cast(Exception, error))
+        if self._state is _State.ANSWER and not exchange.is_complete:
+            self.abort()
+        self._finish()
+        if self._state is _State.ANSWER:
+            self._next()
+
+    def _shown(self, error: BaseException) -> RouterError:
+        if isinstance(error, RouterError):
+            return error
+        assert self._exchange is not None
+        return self._service.failed(self._exchange, cast(Exception, error))
+
+    def _next(self) -> None:
+        if self.will_close:
+            self._linger(0)
+            return
+        self._state = _State.HEAD
+        self.deadline = self.now() + self._listener.patience.idle_s
+        self._resume()
+        if self._ahead:
+            data, self._ahead = self._ahead, bytearray()
+            self._received(data, memoryview(data), 0, len(data))
+
+    # --- ending
+
+    def _refuse(self, error: RouterError) -> None:
+        """Answer an error while the body is still coming."""
+        exchange = self._exchange
+        assert exchange is not None
+        is_flushing = self._task is not None
+        if self._left > 0 or self._chunks is not None or is_flushing:
+            self.will_close = True
+        self._state = _State.ANSWER
+        exchange.refuse(error)
+        if not is_flushing:
+            self._finish()
+        if self.will_close:
+            self._linger(LINGER_S)
+        else:
+            self._next()
+
+    def _refuse_early(self, error: RouterError) -> None:
+        """Answer an error to what cannot even be called a request."""
+        head = RequestHead("GET", "", b"", b"", [], None, False, False, "1.1")
+        self._exchange = Exchange(self, head, self.now())
+        self.will_close = True
+        self._exchange.refuse(error)
+        self._finish()
+        self._linger(LINGER_S)
+
+    def _linger(self, seconds: float) -> None:
+        """Close, giving a client that is still sending the time to read its answer first."""
+        self._state = _State.LINGER
+        self.deadline = self.now() + seconds
+        if seconds <= 0:
+            self._transport.close()
+            return
+        self._resume()
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+
+    def _finish(self) -> None:
+        """Release what the request held and have it noted, once."""
+        exchange, self._exchange = self._exchange, None
+        intake, self._intake = self._intake, None
+        self._small = self._chunks = None
+        self._left = 0
+        if intake is not None:
+            intake.close()
+        if exchange is not None:
+            self._service.finished(exchange)
+
+    def _pause(self) -> None:
+        if not self._is_paused:
+            self._is_paused = True
+            self._transport.pause_reading()
+
+    def _resume(self) -> None:
+        if self._is_paused:
+            self._is_paused = False
+            if self._state is not _State.CLOSED and not self._transport.is_closing():
+                self._transport.resume_reading()

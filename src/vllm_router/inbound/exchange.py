@@ -1,0 +1,157 @@
+"""One request and its answer, as the code that answers sees it.
+
+An `Exchange` writes exactly one response: whole by `respond`, or `begin`, `write` and `end`. It knows the
+rules of HTTP/1.1's answers (lengths, chunks, keeping the connection) and nothing of routes or engines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from vllm_router.errors import RouterError
+
+if TYPE_CHECKING:
+    from vllm_router.inbound.connection import Connection
+    from vllm_router.inbound.head import RequestHead
+
+Headers = list[tuple[bytes, bytes]]
+
+_STATUS_LINES = {s.value: b"HTTP/1.1 %d %b\r\n" % (s, s.phrase.encode()) for s in HTTPStatus}
+_NO_BODY = frozenset({204, 304})
+
+
+def status_line(status: int) -> bytes:
+    """Return the first line of an answer; an engine may answer with a status nobody has named."""
+    return _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+
+
+class Exchange:
+    """A request's head, and the way to answer it.
+
+    Attributes:
+        head: The request's head.
+        client: The client's address, for the log.
+        started_at: Monotonic seconds at the head's end.
+        first_byte_at: When the answer's first byte was written; None before.
+        status: The status answered; None while nothing was.
+        sent_bytes: Body bytes of the answer so far.
+        is_complete: Whether the answer was written to its end.
+        has_left: Whether the client is gone.
+        extra: Headers for whichever answer it will be.
+        story: What the service wants to remember of it; inbound never looks inside.
+    """
+
+    __slots__ = (
+        "_connection",
+        "_is_chunked",
+        "client",
+        "extra",
+        "first_byte_at",
+        "has_left",
+        "head",
+        "is_complete",
+        "received_bytes",
+        "sent_bytes",
+        "started_at",
+        "status",
+        "story",
+    )
+
+    def __init__(self, connection: Connection, head: RequestHead, started_at: float) -> None:
+        self._connection = connection
+        self._is_chunked = False
+        self.head = head
+        self.client = connection.client
+        self.started_at = started_at
+        self.first_byte_at: float | None = None
+        self.status: int | None = None
+        self.sent_bytes = 0
+        self.received_bytes = 0
+        self.is_complete = False
+        self.has_left = False
+        self.extra: Headers = []
+        self.story: Any = None
+
+    def __repr__(self) -> str:
+        return f"<Exchange {self.head.method} {self.head.path} -> {self.status}>"
+
+    def respond(self, status: int, headers: Headers, body: bytes = b"") -> None:
+        """Answer at once and whole; a Content-Length is added."""
+        head = self._head(status, headers, len(body))
+        if self.head.method == "HEAD" or status in _NO_BODY:
+            body = b""
+        self.sent_bytes = len(body)
+        self._connection.write(head + body)
+        self.is_complete = True
+
+    def refuse(self, error: RouterError) -> None:
+        """Answer with an error in OpenAI's shape."""
+        headers: Headers = [(b"content-type", b"application/json"), *error.headers()]
+        self.respond(error.status, headers, error.body())
+
+    def begin(self, status: int, headers: Headers, length: int | None = None) -> None:
+        """Answer the head only; `write` and `end` follow.
+
+        Args:
+            status: HTTP status.
+            headers: Without framing headers, which are added here.
+            length: The body's bytes if known; None sends chunks.
+        """
+        self._is_chunked = length is None and self.head.http_version == "1.1"
+        self._connection.write(self._head(status, headers, length))
+
+    def _head(self, status: int, headers: Headers, length: int | None) -> bytes:
+        if self.status is not None:
+            raise RuntimeError("an exchange has one answer")
+        self.status = status
+        self.first_byte_at = self._connection.now()
+        keep_alive = self._connection.may_keep_alive(self)
+        lines = [status_line(status)]
+        lines += [b"%b: %b\r\n" % header for header in headers]
+        lines += [b"%b: %b\r\n" % header for header in self.extra]
+        if length is not None:
+            if status not in _NO_BODY:
+                lines.append(b"content-length: %d\r\n" % length)
+        elif self._is_chunked:
+            lines.append(b"transfer-encoding: chunked\r\n")
+        else:
+            # HTTP/1.0 knows no chunks: the end of the connection is the end of the body.
+            keep_alive = False
+        if not keep_alive:
+            self._connection.will_close = True
+            lines.append(b"connection: close\r\n")
+        elif self.head.http_version == "1.0":
+            lines.append(b"connection: keep-alive\r\n")
+        lines.append(b"\r\n")
+        return b"".join(lines)
+
+    def write(self, data: bytes) -> None:
+        """Pass body bytes on, at once."""
+        if not data or self.head.method == "HEAD":
+            return
+        self.sent_bytes += len(data)
+        if self._is_chunked:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        self._connection.write(data)
+
+    async def drain(self) -> None:
+        """Wait until the client has taken most of what was written.
+
+        A client that takes nothing for the connection's patience is cut off, which ends this by
+        cancellation.
+        """
+        waiter = self._connection.write_waiter
+        if waiter is not None:
+            await asyncio.shield(waiter)
+
+    def end(self) -> None:
+        """End a body begun with `begin`."""
+        if self._is_chunked and self.head.method != "HEAD":
+            self._connection.write(b"0\r\n\r\n")
+        self.is_complete = True
+
+    def abort(self) -> None:
+        """Cut the connection: the only honest end for a body that cannot be completed."""
+        self._connection.abort()

@@ -1,0 +1,611 @@
+"""The upload path's HTTP/1.1 client: pooled connections to engines, answers parsed by httptools.
+
+An upload goes out as one gathered write of the memory it lies in, or piece by piece from the disk. The
+answer comes back whole (an engine that breaks off in its middle has then cost the client nothing) unless
+it is an event stream or large, which are passed on as they arrive. A pooled connection that turns out to
+be closed before the first byte of an answer is not a failed engine: the request goes out once more on a
+new one. Knows nothing of engines' states, models or forms.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+from urllib.parse import urlsplit
+
+import httptools
+
+Headers = list[tuple[bytes, bytes]]
+Buffers = Sequence[bytes | memoryview]
+
+#: vLLM's uvicorn closes idle connections after 5 s: leave them before that, and the race with it.
+IDLE_S = 4.0
+#: Idle connections kept for one engine; a burst's worth.
+MAX_IDLE = 64
+#: An answer's head; nginx gives upstreams 4 to 8 KiB.
+MAX_HEAD_BYTES = 64 * 1024
+#: An answer up to this size is taken whole before its first byte is passed on.
+WHOLE_BYTES = 2 * 1024 * 1024
+#: What may wait of a streamed answer before the engine is left to wait.
+AHEAD_BYTES = 256 * 1024
+#: What may wait unsent towards an engine when a spooled upload is sent piece by piece.
+WRITE_AHEAD_BYTES = 256 * 1024
+
+
+class CallFailed(Exception):
+    """A call to an engine failed; the kinds say what was known then."""
+
+
+class NotConnected(CallFailed):
+    """Nothing was sent: the engine could not be reached."""
+
+
+class ConnectionBroke(CallFailed):
+    """The engine broke the connection before its answer was complete."""
+
+
+class BadAnswer(CallFailed):
+    """What came is not HTTP, or beyond the bounds."""
+
+
+class CallTimedOut(CallFailed):
+    """The engine took longer than the deadline to take the upload or to answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """Bounds of one call, in seconds.
+
+    Attributes:
+        connect_s: To reach the engine.
+        write_s: Without the engine taking any more of the upload.
+        read_s: From the upload's last byte to the answer's first, and between two arrivals after it.
+    """
+
+    connect_s: float
+    write_s: float
+    read_s: float
+
+
+class Body(Protocol):
+    """A request's body; can be sent more than once."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Its length."""
+
+    def in_memory(self) -> Buffers | None:
+        """Return its bytes where they lie, or None if they must be read from somewhere."""
+
+    def pieces(self) -> AsyncIterator[Buffers]:
+        """Yield its bytes in pieces."""
+
+
+class BytesBody:
+    """A body that is one bytes object."""
+
+    __slots__ = ("_data", "size_bytes")
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.size_bytes = len(data)
+
+    def in_memory(self) -> Buffers:
+        """Return the bytes."""
+        return (self._data,) if self._data else ()
+
+    async def pieces(self) -> AsyncIterator[Buffers]:
+        """Yield the bytes."""
+        yield self.in_memory()
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where an engine listens, read once from its URL."""
+
+    host: str
+    port: int
+    is_tls: bool
+    prefix: bytes
+    host_header: bytes
+
+    @classmethod
+    def of(cls, url: str) -> Origin:
+        """Read an http or https URL, with or without a path in front of the API's own."""
+        parts = urlsplit(url)
+        is_tls = parts.scheme == "https"
+        port = parts.port or (443 if is_tls else 80)
+        host = parts.hostname or ""
+        name = f"[{host}]" if ":" in host else host
+        default = parts.port is None
+        return cls(
+            host=host,
+            port=port,
+            is_tls=is_tls,
+            prefix=parts.path.rstrip("/").encode(),
+            host_header=(name if default else f"{name}:{port}").encode(),
+        )
+
+
+class Answer:
+    """An engine's answer: its head, and its body whole or as it comes.
+
+    Attributes:
+        status: HTTP status.
+        headers: Lower-case names and values, in order.
+        body: The whole body; None when it is streamed by `chunks`.
+    """
+
+    __slots__ = ("_connection", "body", "headers", "status")
+
+    def __init__(
+        self, connection: _EngineConnection, status: int, headers: Headers, body: bytes | None
+    ) -> None:
+        self._connection = connection
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+    def header(self, name: bytes) -> bytes:
+        """Return a header's value by its lower-case name, empty if it is not there."""
+        for key, value in self.headers:
+            if key == name:
+                return value
+        return b""
+
+    async def chunks(self) -> AsyncGenerator[bytes]:
+        """Yield a streamed body's bytes as they arrive.
+
+        Raises:
+            ConnectionBroke: It broke off.
+            CallTimedOut: Nothing came for the read deadline.
+            BadAnswer: The framing is broken.
+        """
+        if self.body is not None:
+            yield self.body
+            return
+        while chunk := await self._connection.next_chunk():
+            yield chunk
+
+    def close(self) -> None:
+        """Give the connection back, or cut it if the answer was not taken to its end."""
+        self._connection.release()
+
+
+class HttpClient:
+    """Calls engines and keeps their connections.
+
+    Args:
+        tls: For https URLs; None takes the system's authorities.
+    """
+
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
+        self._idle: dict[Origin, deque[_EngineConnection]] = {}
+        self._open: set[_EngineConnection] = set()
+
+    @property
+    def open_connections(self) -> int:
+        """Connections to engines, idle ones included."""
+        return len(self._open)
+
+    async def call(
+        self,
+        origin: Origin,
+        method: bytes,
+        path: bytes,
+        headers: Headers,
+        body: Body,
+        deadlines: Deadlines,
+        *,
+        whole_bytes: int = WHOLE_BYTES,
+    ) -> Answer:
+        """Send one request and return its answer once it is whole, or its head if it is streamed.
+
+        The caller closes the answer. Cancelling cuts the connection, by which an engine notices that
+        nobody waits any longer.
+
+        Args:
+            origin: The engine.
+            method: Such as b"POST".
+            path: Behind the engine's prefix.
+            headers: Without Host and Content-Length.
+            body: What to send.
+            deadlines: Bounds.
+            whole_bytes: A body up to this size is awaited whole, unless it is an event stream.
+
+        Raises:
+            NotConnected: The engine was not reached; nothing was sent.
+            ConnectionBroke: It broke off before the answer was complete.
+            BadAnswer: What it answered is not HTTP.
+            CallTimedOut: A deadline passed.
+        """
+        lines = [
+            b"%b %b%b HTTP/1.1\r\nhost: %b\r\n" % (method, origin.prefix, path, origin.host_header)
+        ]
+        lines += [b"%b: %b\r\n" % header for header in headers]
+        if body.size_bytes or method == b"POST":
+            lines.append(b"content-length: %d\r\n" % body.size_bytes)
+        lines.append(b"\r\n")
+        head = b"".join(lines)
+        connection = self._take(origin)
+        if connection is not None:
+            try:
+                return await connection.call(head, body, deadlines, whole_bytes)
+            except ConnectionBroke:
+                if not connection.is_stale:
+                    raise
+        connection = await self._connect(origin, deadlines.connect_s)
+        return await connection.call(head, body, deadlines, whole_bytes)
+
+    def _take(self, origin: Origin) -> _EngineConnection | None:
+        idle = self._idle.get(origin)
+        if not idle:
+            return None
+        oldest_s = asyncio.get_running_loop().time() - IDLE_S
+        while idle:
+            connection = idle.pop()
+            if connection.is_usable and connection.idle_since > oldest_s:
+                return connection
+            connection.abort()
+        return None
+
+    async def _connect(self, origin: Origin, connect_s: float) -> _EngineConnection:
+        loop = asyncio.get_running_loop()
+        tls: Any = None
+        if origin.is_tls:
+            tls = self._tls or ssl.create_default_context()
+        try:
+            async with asyncio.timeout(connect_s):
+                _, connection = await loop.create_connection(
+                    lambda: _EngineConnection(self, origin), origin.host, origin.port, ssl=tls
+                )
+        except TimeoutError as e:
+            raise NotConnected(f"no connection within {connect_s:g} s") from e
+        except ssl.SSLError as e:
+            raise NotConnected(f"TLS failed: {e.reason or e}") from e
+        except OSError as e:
+            raise NotConnected(f"connection failed: {_plain(e)}") from e
+        return connection
+
+    def sweep(self) -> None:
+        """Close the connections that have been idle too long; to be called every second or so."""
+        oldest_s = asyncio.get_running_loop().time() - IDLE_S
+        for origin, idle in list(self._idle.items()):
+            while idle and idle[0].idle_since < oldest_s:
+                idle.popleft().abort()
+            if not idle:
+                del self._idle[origin]
+
+    def close(self) -> None:
+        """Cut every connection."""
+        for connection in list(self._open):
+            connection.abort()
+        self._idle.clear()
+
+    # --- what a connection says of itself
+
+    def opened(self, connection: _EngineConnection) -> None:
+        """Note a new connection."""
+        self._open.add(connection)
+
+    def closed(self, connection: _EngineConnection) -> None:
+        """Forget a connection."""
+        self._open.discard(connection)
+
+    def keep(self, origin: Origin, connection: _EngineConnection) -> None:
+        """Take back a connection that may carry another request."""
+        idle = self._idle.setdefault(origin, deque())
+        if len(idle) >= MAX_IDLE:
+            idle.popleft().abort()
+        idle.append(connection)
+
+
+def _plain(e: OSError) -> str:
+    # uvloop and getaddrinfo put the words in different places.
+    return e.strerror or str(e) or type(e).__name__
+
+
+class _EngineConnection(asyncio.Protocol):
+    """One connection to an engine, carrying one call at a time."""
+
+    __slots__ = (
+        "_body",
+        "_body_bytes",
+        "_chunk_waiter",
+        "_client",
+        "_deadlines",
+        "_error",
+        "_head_bytes",
+        "_headers",
+        "_is_complete",
+        "_is_head_done",
+        "_is_interim",
+        "_is_keep_alive",
+        "_is_reading_paused",
+        "_is_sent",
+        "_is_streamed",
+        "_is_until_close",
+        "_last_arrival",
+        "_loop",
+        "_origin",
+        "_parser",
+        "_timer",
+        "_transport",
+        "_waiter",
+        "_whole_bytes",
+        "_write_waiter",
+        "calls",
+        "idle_since",
+        "is_stale",
+    )
+
+    def __init__(self, client: HttpClient, origin: Origin) -> None:
+        self._client = client
+        self._origin = origin
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._chunk_waiter: asyncio.Future[None] | None = None
+        self._write_waiter: asyncio.Future[None] | None = None
+        self._error: CallFailed | None = None
+        self.calls = 0
+        self.idle_since = 0.0
+        self.is_stale = False
+        self._reset()
+
+    def __repr__(self) -> str:
+        return f"<connection to {self._origin.host}:{self._origin.port}, {self.calls} calls>"
+
+    def _reset(self) -> None:
+        self._parser: Any = None
+        self._headers: Headers = []
+        self._head_bytes = 0
+        self._body: list[bytes] = []
+        self._body_bytes = 0
+        self._is_head_done = False
+        self._is_complete = False
+        self._is_interim = False
+        self._is_keep_alive = False
+        self._is_reading_paused = False
+        self._is_sent = False
+        self._is_streamed = False
+        self._is_until_close = False
+        self._last_arrival = 0.0
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether another call may be sent on it."""
+        return self._error is None and not self._transport.is_closing()
+
+    # --- what the loop calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=WRITE_AHEAD_BYTES)
+        self._client.opened(self)
+
+    def data_received(self, data: bytes) -> None:  # noqa: D102
+        if self._parser is None:
+            # Between calls an engine has nothing to say.
+            self._fail(BadAnswer("the engine sent bytes that nobody asked for"))
+            return
+        self._last_arrival = self._loop.time()
+        if not self._is_head_done:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._fail(BadAnswer("the engine wants another protocol"))
+            return
+        except httptools.HttpParserError as e:
+            self._fail(BadAnswer(f"the engine's answer is not valid HTTP: {e}"))
+            return
+        if not self._is_head_done and self._head_bytes > MAX_HEAD_BYTES:
+            self._fail(BadAnswer("the engine's answer has a head without end"))
+        elif self._waiter is not None and not self._waiter.done():
+            if self._is_complete or self._is_streamed:
+                self._waiter.set_result(None)
+        elif self._is_streamed:
+            self._wake_reader()
+            if self._body_bytes > AHEAD_BYTES and not self._is_reading_paused:
+                self._is_reading_paused = True
+                self._transport.pause_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102
+        self._client.closed(self)
+        if self._is_until_close and self._parser is not None and exc is None:
+            self._is_complete = True
+        words = (
+            "the engine closed the connection" if exc is None else f"the connection broke: {exc}"
+        )
+        if self._is_head_done and not self._is_complete:
+            words = "the engine broke off in its answer"
+        self._fail(ConnectionBroke(words))
+
+    def eof_received(self) -> bool:  # noqa: D102
+        return False
+
+    def pause_writing(self) -> None:  # noqa: D102
+        if self._write_waiter is None:
+            self._write_waiter = self._loop.create_future()
+
+    def resume_writing(self) -> None:  # noqa: D102
+        waiter, self._write_waiter = self._write_waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    # --- what the parser calls
+
+    def on_header(self, name: bytes, value: bytes) -> None:  # noqa: D102
+        self._headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:  # noqa: D102
+        status = self._parser.get_status_code()
+        self._is_interim = 100 <= status < 200
+        if self._is_interim:
+            return
+        self._is_head_done = True
+        has_length = is_stream = False
+        for name, value in self._headers:
+            if name == b"content-length" or name == b"transfer-encoding":
+                has_length = True
+            elif name == b"content-type":
+                is_stream = value.lower().startswith(b"text/event-stream")
+        self._is_until_close = not has_length and status not in (204, 304)
+        self._is_streamed = is_stream
+
+    def on_body(self, data: bytes) -> None:  # noqa: D102
+        self._body.append(data)
+        self._body_bytes += len(data)
+        if self._body_bytes > self._whole_bytes:
+            self._is_streamed = True
+
+    def on_message_complete(self) -> None:  # noqa: D102
+        if self._is_interim:
+            self._headers = []
+            self._is_interim = False
+        else:
+            self._is_complete = True
+            self._is_keep_alive = self._parser.should_keep_alive()
+
+    # --- one call
+
+    async def call(self, head: bytes, body: Body, deadlines: Deadlines, whole_bytes: int) -> Answer:
+        """Carry one call; see `HttpClient.call`."""
+        self._reset()
+        self._whole_bytes = whole_bytes
+        self._deadlines = deadlines
+        self._parser = httptools.HttpResponseParser(self)
+        self._waiter = waiter = self._loop.create_future()
+        self.calls += 1
+        try:
+            await self._send(head, body, waiter)
+            if not waiter.done():
+                self._last_arrival = self._loop.time()
+                self._arm(deadlines.read_s)
+                await waiter
+            if self._error is not None and not self._is_complete and not self._is_streamed:
+                raise self._error
+        except BaseException:
+            self.is_stale = self.calls > 1 and self._head_bytes == 0
+            self.abort()
+            raise
+        self._waiter = None
+        whole = None
+        if self._is_complete:
+            whole = b"".join(self._body)
+            self._body = []
+        return Answer(self, self._parser.get_status_code(), self._headers, whole)
+
+    async def _send(self, head: bytes, body: Body, waiter: asyncio.Future[None]) -> None:
+        buffers = body.in_memory()
+        if buffers is not None:
+            self._transport.writelines([head, *buffers])
+            self._is_sent = await self._is_taken(waiter)
+            return
+        self._transport.write(head)
+        pieces = body.pieces()
+        try:
+            async for piece in pieces:
+                self._transport.writelines(piece)
+                if not await self._is_taken(waiter):
+                    return
+            self._is_sent = True
+        finally:
+            await cast(Any, pieces).aclose()
+
+    async def _is_taken(self, waiter: asyncio.Future[None]) -> bool:
+        """Wait for the engine to take what was written; False if it answered or broke before that."""
+        if self._write_waiter is not None:
+            self._arm(self._deadlines.write_s)
+            await asyncio.wait((waiter, self._write_waiter), return_when=asyncio.FIRST_COMPLETED)
+            self._disarm()
+        return not waiter.done()
+
+    async def next_chunk(self) -> bytes:
+        """Return the next bytes of a streamed body, empty at its end."""
+        while not self._body:
+            if self._is_complete:
+                return b""
+            if self._error is not None:
+                raise self._error
+            self._chunk_waiter = self._loop.create_future()
+            await self._chunk_waiter
+        data = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        self._body = []
+        self._body_bytes = 0
+        if self._is_reading_paused and not self._transport.is_closing():
+            self._is_reading_paused = False
+            self._transport.resume_reading()
+        return data
+
+    def _wake_reader(self) -> None:
+        waiter, self._chunk_waiter = self._chunk_waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def _fail(self, error: CallFailed) -> None:
+        if self._error is None:
+            self._error = error
+        self._disarm()
+        if not self._transport.is_closing():
+            self._transport.abort()
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+        self.resume_writing()
+        self._wake_reader()
+
+    def _arm(self, seconds: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(seconds, self._expire)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _expire(self) -> None:
+        self._timer = None
+        if self._is_sent:
+            left_s = self._last_arrival + self._deadlines.read_s - self._loop.time()
+            if left_s > 0.001:
+                self._arm(left_s)
+                return
+            words = f"no answer for {self._deadlines.read_s:g} s"
+        else:
+            words = f"the engine took no more of the upload for {self._deadlines.write_s:g} s"
+        self._fail(CallTimedOut(words))
+
+    def release(self) -> None:
+        """Give the connection back for the next call, or cut it if this one is not over."""
+        self._disarm()
+        is_called, self._parser = self._parser is not None, None
+        self._body = []
+        if (
+            is_called
+            and self._is_complete
+            and self._is_sent
+            and self._is_keep_alive
+            and self._write_waiter is None
+            and self.is_usable
+        ):
+            self.idle_since = self._loop.time()
+            self._client.keep(self._origin, self)
+        else:
+            self.abort()
+
+    def abort(self) -> None:
+        """Cut the connection. May be called twice."""
+        self._disarm()
+        self._parser = None
+        self._waiter = None
+        if self._error is None:
+            self._error = ConnectionBroke("the connection was cut")
+        if not self._transport.is_closing():
+            self._transport.abort()

@@ -1,0 +1,162 @@
+"""Asking an engine how it is: a probe, its models, its metrics. Each call has a deadline.
+
+A probe that transcribes a short silence is the honest one: `/health` answers while an engine hangs.
+What follows from an answer is the fleet's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+
+from vllm_router.outbound.http1 import (
+    Answer,
+    BytesBody,
+    CallFailed,
+    CallTimedOut,
+    Deadlines,
+    Headers,
+    HttpClient,
+    Origin,
+)
+from vllm_router.wire.exposition import BadExposition, EngineStats, read_engine_stats
+from vllm_router.wire.wav import silence
+
+#: Long enough to be a window's worth of encoder work, short enough to cost next to nothing.
+PROBE_S = 0.1
+#: A list of models is short; a metrics page has some 100 KB. An engine may not fill our memory.
+MAX_ANSWER_BYTES = 4 * 1024 * 1024
+_BOUNDARY = b"vllm-router-probe-5b1f0c1d"
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """How a probe went.
+
+    Attributes:
+        error: One sentence, or None if the engine is well.
+        is_timeout: Whether it failed for being slow, which a busy engine may be.
+    """
+
+    error: str | None
+    is_timeout: bool = False
+
+
+class EngineInquiry:
+    """Asks engines.
+
+    Args:
+        client: Makes the calls; its own, so that uploads never wait behind questions.
+        engine_key: The key that engines ask for.
+        timeout_s: Deadline of each question.
+    """
+
+    def __init__(self, client: HttpClient, engine_key: str | None, timeout_s: float) -> None:
+        self._client = client
+        self._timeout_s = timeout_s
+        self._deadlines = Deadlines(timeout_s, timeout_s, timeout_s)
+        self._silence = silence(PROBE_S)
+        self._headers: Headers = []
+        if engine_key is not None:
+            self._headers.append((b"authorization", b"Bearer " + engine_key.encode()))
+
+    async def _ask(self, url: str, method: bytes, path: bytes, body: bytes = b"") -> Answer:
+        headers = self._headers
+        if body:
+            kind = b"multipart/form-data; boundary=" + _BOUNDARY
+            headers = [*headers, (b"content-type", kind)]
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                answer = await self._client.call(
+                    Origin.of(url),
+                    method,
+                    path,
+                    headers,
+                    BytesBody(body),
+                    self._deadlines,
+                    whole_bytes=MAX_ANSWER_BYTES,
+                )
+        except TimeoutError as e:
+            raise CallTimedOut(f"no answer within {self._timeout_s:g} s") from e
+        answer.close()
+        if answer.body is None:
+            raise CallFailed("the answer is too large")
+        return answer
+
+    async def health(self, url: str) -> Probe:
+        """Ask for /health."""
+        return await self._probe(url, b"GET", b"/health", b"")
+
+    async def transcribe_silence(self, url: str, model: str) -> Probe:
+        """Let the engine transcribe a tenth of a second of silence."""
+        body = _form({"model": model, "response_format": "json", "temperature": "0"}, self._silence)
+        return await self._probe(url, b"POST", b"/v1/audio/transcriptions", body)
+
+    async def _probe(self, url: str, method: bytes, path: bytes, body: bytes) -> Probe:
+        try:
+            answer = await self._ask(url, method, path, body)
+        except CallTimedOut as e:
+            return Probe(str(e), is_timeout=True)
+        except CallFailed as e:
+            return Probe(str(e))
+        if answer.status in (401, 403):
+            return Probe(f"it answered {answer.status}: check --engine-api-key")
+        if answer.status != 200:
+            return Probe(f"it answered {answer.status} to {path.decode()}")
+        return Probe(None)
+
+    async def models(self, url: str) -> tuple[str, ...]:
+        """Return the models that an engine says it serves.
+
+        Raises:
+            CallFailed: It does not say.
+        """
+        answer = await self._ask(url, b"GET", b"/v1/models")
+        if answer.status in (401, 403):
+            raise CallFailed(f"it answered {answer.status} to /v1/models: check --engine-api-key")
+        if answer.status != 200 or answer.body is None:
+            raise CallFailed(f"it answered {answer.status} to /v1/models")
+        return read_models(answer.body)
+
+    async def stats(self, url: str) -> EngineStats:
+        """Return an engine's load, from its /metrics.
+
+        Raises:
+            CallFailed: It does not tell.
+        """
+        answer = await self._ask(url, b"GET", b"/metrics")
+        if answer.status != 200 or answer.body is None:
+            raise CallFailed(f"it answered {answer.status} to /metrics")
+        try:
+            return read_engine_stats(answer.body)
+        except BadExposition as e:
+            raise CallFailed(f"its /metrics cannot be read: {e}") from e
+
+
+def read_models(body: bytes) -> tuple[str, ...]:
+    """Return the ids in an OpenAI list of models.
+
+    Raises:
+        CallFailed: It is not such a list, or an unreasonable one.
+    """
+    try:
+        listed = json.loads(body)["data"]
+        names = tuple(dict.fromkeys(item["id"] for item in listed))
+    except (ValueError, LookupError, TypeError, RecursionError) as e:
+        raise CallFailed("its /v1/models is not a list of models") from e
+    if len(names) > 1000 or not all(isinstance(n, str) and 0 < len(n) <= 500 for n in names):
+        raise CallFailed("its /v1/models is not a reasonable list of models")
+    return names
+
+
+def _form(fields: dict[str, str], audio: bytes) -> bytes:
+    parts = [
+        b'--%b\r\nContent-Disposition: form-data; name="%b"\r\n\r\n%b\r\n'
+        % (_BOUNDARY, name.encode(), value.encode())
+        for name, value in fields.items()
+    ]
+    head = b'--%b\r\nContent-Disposition: form-data; name="file"; filename="silence.wav"\r\n'
+    parts += [head % _BOUNDARY, b"Content-Type: audio/wav\r\n\r\n", audio]
+    parts.append(b"\r\n--%b--\r\n" % _BOUNDARY)
+    return b"".join(parts)

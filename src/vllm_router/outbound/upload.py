@@ -1,0 +1,362 @@
+"""A client's upload as the bytes it was: in pooled memory first, in an unlinked file past a bound.
+
+Memory is bounded for the whole process, not per request: blocks of one size are taken from a `BlockPool`
+and given back, so that a storm of uploads can neither grow the heap nor fragment it. What no longer fits
+goes to a file without a name, written by worker threads so that a slow disk never stops the event loop.
+An `Upload` can be read any number of times, by several engines one after the other. Nothing here knows
+of HTTP or forms.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from vllm_router.wire.multipart import Edit
+
+#: One block holds a short clip's share of a socket read; loopback and LAN deliver up to 64 KiB at once.
+BLOCK_BYTES = 64 * 1024
+#: What may wait for the disk per upload: enough that writes are few, little enough times the uploads.
+STAGED_BLOCKS = 4
+#: What is read from the disk at a time when an engine is given a spooled upload.
+READ_BYTES = 256 * 1024
+#: One upload may fill this part of the pool before it goes to disk, so that one large file does not
+#: push the short clips of everybody else there.
+UPLOAD_SHARE = 8
+
+
+class SpoolFailed(Exception):
+    """The disk under the spool refused; the message says which folder and why."""
+
+
+class BlockPool:
+    """Memory for uploads, bounded, reused.
+
+    Args:
+        capacity_bytes: What all uploads together may hold in memory.
+    """
+
+    def __init__(self, capacity_bytes: int) -> None:
+        self.capacity_blocks = max(1, capacity_bytes // BLOCK_BYTES)
+        self.blocks_out = 0
+        self._free: list[bytearray] = []
+
+    @property
+    def bytes_out(self) -> int:
+        """Bytes of memory that uploads hold now."""
+        return self.blocks_out * BLOCK_BYTES
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a further block stays within the capacity."""
+        return self.blocks_out < self.capacity_blocks
+
+    def take(self) -> bytearray:
+        """Return a block. Whether there is room is the caller's question; staging may go past it."""
+        self.blocks_out += 1
+        return self._free.pop() if self._free else bytearray(BLOCK_BYTES)
+
+    def give(self, blocks: list[bytearray]) -> None:
+        """Take blocks back."""
+        self.blocks_out -= len(blocks)
+        room = self.capacity_blocks - self.blocks_out - len(self._free)
+        if room > 0:
+            self._free += blocks[:room]
+
+
+class Spool:
+    """Makes uploads and owns what they share: the pool, the folder and the disk's threads.
+
+    Args:
+        folder: Where files without names are made; None for the system's temporary folder.
+        memory_bytes: What all uploads together may hold in memory.
+    """
+
+    def __init__(self, folder: Path | None, memory_bytes: int) -> None:
+        self.pool = BlockPool(memory_bytes)
+        self.folder = Path(folder or tempfile.gettempdir())
+        self.bytes_on_disk = 0
+        self.open_uploads = 0
+        self.upload_blocks = max(2, self.pool.capacity_blocks // UPLOAD_SHARE)
+        self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="spool")
+
+    def upload(self) -> Upload:
+        """Return a new, empty upload; the caller closes it."""
+        return Upload(self, self._threads)
+
+    def open_file(self) -> int:
+        """Return a descriptor of a new file, mode 0600, that has no name and vanishes when closed.
+
+        Raises:
+            SpoolFailed: The folder does not take files.
+        """
+        try:
+            return os.open(self.folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError as e:
+            raise SpoolFailed(f"the spool folder {self.folder} is not there") from e
+        except OSError:
+            # Some file systems (overlay on old kernels, NFS) know no O_TMPFILE.
+            return self._open_unlinked()
+
+    def _open_unlinked(self) -> int:
+        try:
+            fd, name = tempfile.mkstemp(prefix="upload-", dir=self.folder)
+            os.unlink(name)
+        except OSError as e:
+            raise SpoolFailed(f"the spool folder {self.folder} refuses: {e.strerror}") from e
+        return fd
+
+    def close(self) -> None:
+        """Stop the threads; uploads must have been closed before."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+class Upload:
+    """The bytes of one upload. Written once from the front, then read as often as needed.
+
+    The writer asks `room()` for memory, fills its beginning, and says how much with `wrote()`, which
+    answers where the new bytes lie. When `is_staged_full`, it must wait for `flush()` before going on.
+    """
+
+    __slots__ = (
+        "_block",
+        "_blocks",
+        "_disk_bytes",
+        "_fd",
+        "_file_start",
+        "_spool",
+        "_staged",
+        "_staged_bytes",
+        "_threads",
+        "_used",
+        "is_closed",
+        "size_bytes",
+    )
+
+    def __init__(self, spool: Spool, threads: ThreadPoolExecutor) -> None:
+        self._spool = spool
+        self._threads = threads
+        self._blocks: list[bytearray] = []
+        self._staged: list[bytearray] = []
+        self._staged_bytes = 0
+        self._block: bytearray | None = None
+        self._used = BLOCK_BYTES
+        self._fd: int | None = None
+        self._file_start = 0
+        self._disk_bytes = 0
+        self.size_bytes = 0
+        self.is_closed = False
+        spool.open_uploads += 1
+
+    def __repr__(self) -> str:
+        where = "memory" if self._fd is None else "memory and disk"
+        return f"<Upload {self.size_bytes} bytes in {where}{', closed' if self.is_closed else ''}>"
+
+    @property
+    def is_on_disk(self) -> bool:
+        """Whether a part of it went past the memory bound."""
+        return self._fd is not None
+
+    def block(self) -> tuple[bytearray, int]:
+        """Return the block that takes the next bytes, and where in it they go.
+
+        Raises:
+            SpoolFailed: The disk was needed and could not be had.
+        """
+        if self._used == BLOCK_BYTES:
+            self._next_block()
+        assert self._block is not None
+        return self._block, self._used
+
+    def _next_block(self) -> None:
+        spool = self._spool
+        if self._fd is None and (
+            not spool.pool.has_room or len(self._blocks) >= spool.upload_blocks
+        ):
+            self._fd = spool.open_file()
+            self._file_start = self.size_bytes
+        self._block = spool.pool.take()
+        self._used = 0
+        (self._blocks if self._fd is None else self._staged).append(self._block)
+
+    def wrote(self, count: int) -> tuple[bytearray, int]:
+        """Say that `count` bytes were put where `block()` said; return the block and their end."""
+        assert self._block is not None
+        self._used += count
+        self.size_bytes += count
+        if self._fd is not None:
+            self._staged_bytes += count
+        return self._block, self._used
+
+    def append(self, data: bytes | memoryview) -> Iterator[tuple[bytearray, int, int]]:
+        """Copy bytes in, yielding each place (block, start, end) where they went."""
+        at = 0
+        while at < len(data):
+            block, used = self.block()
+            count = min(len(data) - at, BLOCK_BYTES - used)
+            block[used : used + count] = data[at : at + count]
+            self.wrote(count)
+            yield block, used, used + count
+            at += count
+
+    @property
+    def is_staged_full(self) -> bool:
+        """Whether the writer must let the disk catch up."""
+        return len(self._staged) >= STAGED_BLOCKS and self._used == BLOCK_BYTES
+
+    async def flush(self) -> None:
+        """Bring everything staged to the disk.
+
+        Raises:
+            SpoolFailed: The disk is full or broken.
+        """
+        if not self._staged_bytes or self._fd is None:
+            return
+        blocks, size = self._staged, self._staged_bytes
+        self._staged, self._staged_bytes = [], 0
+        self._block, self._used = None, BLOCK_BYTES
+        offset = self._disk_bytes
+        self._disk_bytes += size
+        self._spool.bytes_on_disk += size
+        loop = asyncio.get_running_loop()
+        job = loop.run_in_executor(self._threads, _write, os.dup(self._fd), blocks, size, offset)
+        try:
+            await job
+        except OSError as e:
+            raise SpoolFailed(f"the spool folder {self._spool.folder} refuses: {e.strerror}") from e
+        finally:
+            # If the client left, the thread may still read these blocks: what it then writes goes to
+            # its own copy of the descriptor, of a file that nobody will read.
+            self._spool.pool.give(blocks)
+
+    @property
+    def _memory_bytes(self) -> int:
+        return self.size_bytes if self._fd is None else self._file_start
+
+    def read(self, start: int, count: int) -> bytes | memoryview:
+        """Return bytes that are in memory or, past that, read from the disk, fewer at the end.
+
+        Blocks for the disk: for a form's head and tail, which are small and just written.
+        """
+        end = min(self.size_bytes, start + count)
+        first = start // BLOCK_BYTES
+        if end <= self._memory_bytes and (end - 1) // BLOCK_BYTES == first and end > start:
+            at = start - first * BLOCK_BYTES
+            return memoryview(self._blocks[first])[at : at + end - start]
+        out = bytearray()
+        for piece in self._memory(start, min(end, self._memory_bytes)):
+            out += piece
+        if end > self._memory_bytes and self._fd is not None:
+            begin = max(start, self._file_start)
+            out += os.pread(self._fd, end - begin, begin - self._file_start)
+        return bytes(out)
+
+    def _memory(self, start: int, end: int) -> Iterator[memoryview]:
+        while start < end:
+            index, at = divmod(start, BLOCK_BYTES)
+            count = min(end - start, BLOCK_BYTES - at)
+            yield memoryview(self._blocks[index])[at : at + count]
+            start += count
+
+    def spans(self, edits: list[Edit]) -> list[tuple[int, int] | bytes]:
+        """Return the upload with the edits made, as ranges of itself and new bytes, in order."""
+        out: list[tuple[int, int] | bytes] = []
+        at = 0
+        for edit in sorted(edits, key=lambda e: e.start):
+            if edit.start > at:
+                out.append((at, edit.start))
+            if edit.data:
+                out.append(edit.data)
+            at = max(at, edit.end)
+        if at < self.size_bytes:
+            out.append((at, self.size_bytes))
+        return out
+
+    def memory_of(self, spans: list[tuple[int, int] | bytes]) -> list[bytes | memoryview] | None:
+        """Return the spans' bytes for one gathered write, or None if some are on disk."""
+        out: list[bytes | memoryview] = []
+        for span in spans:
+            if isinstance(span, bytes):
+                out.append(span)
+            elif span[1] > self._memory_bytes:
+                return None
+            else:
+                out.extend(self._memory(*span))
+        return out
+
+    async def pieces(
+        self, spans: list[tuple[int, int] | bytes]
+    ) -> AsyncIterator[list[bytes | memoryview]]:
+        """Yield the spans' bytes in pieces fit for writing one after the other.
+
+        Raises:
+            SpoolFailed: The disk could not be read.
+        """
+        for span in spans:
+            if isinstance(span, bytes):
+                yield [span]
+                continue
+            start, end = span
+            in_memory = min(end, self._memory_bytes)
+            if start < in_memory:
+                yield list(self._memory(start, in_memory))
+                start = in_memory
+            while start < end:
+                count = min(READ_BYTES, end - start)
+                yield [await self._from_disk(start - self._file_start, count)]
+                start += count
+
+    async def _from_disk(self, offset: int, count: int) -> bytes:
+        assert self._fd is not None
+        loop = asyncio.get_running_loop()
+        fd = os.dup(self._fd)
+        job = loop.run_in_executor(self._threads, _read, fd, count, offset)
+        try:
+            data = await job
+        except OSError as e:
+            raise SpoolFailed(
+                f"the spool in {self._spool.folder} is unreadable: {e.strerror}"
+            ) from e
+        if len(data) != count:
+            raise SpoolFailed(f"the spool in {self._spool.folder} has lost bytes")
+        return data
+
+    def close(self) -> None:
+        """Give everything back. May be called twice."""
+        if self.is_closed:
+            return
+        self.is_closed = True
+        self._spool.open_uploads -= 1
+        self._spool.pool.give(self._blocks)
+        self._spool.pool.give(self._staged)
+        self._blocks, self._staged, self._block = [], [], None
+        if self._fd is not None:
+            self._spool.bytes_on_disk -= self._disk_bytes
+            os.close(self._fd)
+            self._fd = None
+
+
+def _write(fd: int, blocks: list[bytearray], size: int, offset: int) -> None:
+    # The descriptor is the thread's own copy: the upload may be closed meanwhile.
+    try:
+        for block in blocks:
+            count = min(size, BLOCK_BYTES)
+            view = memoryview(block)[:count]
+            while view:
+                written = os.pwrite(fd, view, offset)
+                view = view[written:]
+                offset += written
+            size -= count
+    finally:
+        os.close(fd)
+
+
+def _read(fd: int, count: int, offset: int) -> bytes:
+    try:
+        return os.pread(fd, count, offset)
+    finally:
+        os.close(fd)

@@ -1,0 +1,292 @@
+"""One piece of work to an engine: wait for a slot, attempt, repeat elsewhere or fail.
+
+The fleet decides who runs where; this module turns its decisions into awaits and what happened on the
+wire into outcomes. A transcription has no side effect, so a POST may be repeated until the first byte of
+an answer has gone to the client. An `Attempt` owns its charge and its connection and releases both once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Protocol
+
+from vllm_router.engines.engine import Engine, EngineId, Transition
+from vllm_router.engines.fleet import Fleet
+from vllm_router.engines.work import Charge, Outcome, OutcomeKind, QueueFull, Refusal, Ticket
+from vllm_router.errors import (
+    EngineFailed,
+    EngineTooSlow,
+    NoEngineReady,
+    QueueIsFull,
+    RouterError,
+)
+from vllm_router.outbound.http1 import (
+    Answer,
+    BadAnswer,
+    CallFailed,
+    CallTimedOut,
+    ConnectionBroke,
+    NotConnected,
+)
+
+log = logging.getLogger(__name__)
+
+#: What a gateway between us and the engine, or the engine while it stops, answers.
+_REPEATED = frozenset({502, 503, 504})
+#: A hung engine takes its whole deadline each time: once more elsewhere, not twice.
+_MAX_TIMEOUTS = 2
+RETRY_AFTER_S = 5.0
+
+_KINDS: dict[type[CallFailed], OutcomeKind] = {
+    NotConnected: OutcomeKind.UNREACHABLE,
+    ConnectionBroke: OutcomeKind.RESET,
+    BadAnswer: OutcomeKind.RESET,
+    CallTimedOut: OutcomeKind.TIMEOUT,
+}
+
+Send = Callable[[Engine], Awaitable[Answer]]
+
+
+class Observer(Protocol):
+    """Who wants to know what happens to engines and work."""
+
+    def attempted(self, charge: Charge, outcome: OutcomeKind, seconds: float) -> None:
+        """One attempt on an engine has ended, after so many seconds."""
+
+    def waited(self, ticket: Ticket, seconds: float) -> None:
+        """A ticket has left the queue for an engine."""
+
+    def repeated(self, ticket: Ticket) -> None:
+        """A ticket goes to a further engine."""
+
+    def changed(self, transition: Transition) -> None:
+        """An engine has changed its state."""
+
+
+class Attempt:
+    """An engine at work on something: its answer, and what is to be released.
+
+    Attributes:
+        engine_id: The engine.
+        answer: Its answer; may still be streaming.
+        first_byte_s: Seconds from the charge to the answer.
+        waited_s: Seconds spent in the queue, for all attempts together.
+    """
+
+    __slots__ = ("_charge", "_dispatcher", "answer", "engine_id", "first_byte_s", "waited_s")
+
+    def __init__(
+        self, dispatcher: Dispatcher, charge: Charge, answer: Answer, waited_s: float
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._charge = charge
+        self.answer = answer
+        self.engine_id = charge.engine_id
+        self.waited_s = waited_s
+        self.first_byte_s = dispatcher.now() - charge.started_at
+
+    def close(self, kind: OutcomeKind, detail: str | None = None) -> None:
+        """Release the engine and the connection. Only the first call counts."""
+        if self._charge.is_released:
+            return
+        self.answer.close()
+        self._dispatcher.finish(self._charge, Outcome(kind, self.first_byte_s, None, detail))
+
+
+class Dispatcher:
+    """Brings work and engines together.
+
+    Args:
+        fleet: Decides.
+        now: Monotonic seconds.
+        observer: Is told.
+        max_attempts: Engines that one piece of work may be given to.
+    """
+
+    def __init__(
+        self, fleet: Fleet, now: Callable[[], float], observer: Observer, max_attempts: int
+    ) -> None:
+        self.fleet = fleet
+        self.now = now
+        self._observer = observer
+        self._max_attempts = max_attempts
+        self._waiting: dict[Ticket, asyncio.Future[Charge | Refusal]] = {}
+        self._wakeup: asyncio.TimerHandle | None = None
+
+    @property
+    def waiting(self) -> int:
+        """Pieces of work in the queues."""
+        return len(self._waiting)
+
+    async def slot(self, ticket: Ticket) -> Charge:
+        """Wait for an engine.
+
+        Returns:
+            The charge, for the caller to hand to `finish`.
+
+        Raises:
+            QueueIsFull: The queue takes no more, or it took too long.
+            NoEngineReady: Nothing can take it now.
+            EngineFailed: No engine is left on which it has not failed.
+        """
+        now = self.now()
+        if not self.fleet.is_ready(ticket.model):
+            raise NoEngineReady(
+                f"No engine is ready for the model `{ticket.model}` now; try again soon.",
+                retry_after_s=RETRY_AFTER_S,
+            )
+        try:
+            self.fleet.submit(ticket, now)
+        except QueueFull as e:
+            raise QueueIsFull(e.reason, retry_after_s=e.retry_after_s) from e
+        future: asyncio.Future[Charge | Refusal] = asyncio.get_running_loop().create_future()
+        self._waiting[ticket] = future
+        self.pump()
+        try:
+            decision = future.result() if future.done() else await future
+        except asyncio.CancelledError:
+            self._abandon(ticket, future)
+            raise
+        if isinstance(decision, Refusal):
+            raise self._refused(ticket, decision)
+        self._observer.waited(ticket, decision.started_at - now)
+        return decision
+
+    def _abandon(self, ticket: Ticket, future: asyncio.Future[Charge | Refusal]) -> None:
+        if self._waiting.pop(ticket, None) is not None:
+            self.fleet.withdraw(ticket, self.now())
+            self.pump()
+        elif future.done() and not future.cancelled():
+            # The engine was given in the same moment as the client left.
+            decision = future.result()
+            if isinstance(decision, Charge):
+                self.finish(decision, Outcome(OutcomeKind.CLIENT_LEFT))
+
+    def _refused(self, ticket: Ticket, refusal: Refusal) -> RouterError:
+        if refusal is Refusal.NO_ENGINE_LEFT:
+            return EngineFailed("No further engine is ready to take the upload.")
+        return QueueIsFull(
+            "The upload has waited longer than allowed for a free engine.",
+            retry_after_s=RETRY_AFTER_S,
+        )
+
+    def pump(self) -> None:
+        """Carry out every decision that is possible now; to be called when anything has changed."""
+        now = self.now()
+        for assignment in self.fleet.assign(now):
+            future = self._waiting.pop(assignment.ticket)
+            decision = assignment.charge or assignment.refusal or Refusal.NO_ENGINE_LEFT
+            if not future.done():
+                future.set_result(decision)
+            elif isinstance(decision, Charge):
+                self.finish(decision, Outcome(OutcomeKind.CLIENT_LEFT))
+        if self._wakeup is not None:
+            self._wakeup.cancel()
+            self._wakeup = None
+        if self._waiting:
+            at = self.fleet.next_wakeup(now)
+            if at is not None:
+                loop = asyncio.get_running_loop()
+                self._wakeup = loop.call_later(max(0.001, at - now), self.pump)
+
+    def finish(self, charge: Charge, outcome: Outcome) -> None:
+        """Release a charge, tell who wants to know, and give the slot to the next."""
+        if charge.is_released:
+            return
+        now = self.now()
+        self._observer.attempted(charge, outcome.kind, now - charge.started_at)
+        self.changed(self.fleet.finish(charge, outcome, now))
+        if self._waiting:
+            self.pump()
+
+    def changed(self, transitions: Iterable[Transition]) -> None:
+        """Pass engines' changes of state on; a change may free or strand what waits."""
+        for transition in transitions:
+            self._observer.changed(transition)
+
+    async def attempt(self, ticket: Ticket, send: Send) -> Attempt:
+        """Get an engine's answer to a piece of work, from another engine where one fails.
+
+        Args:
+            ticket: The work.
+            send: Makes the call to the engine it is given.
+
+        Returns:
+            The attempt that got an answer for the client; the caller closes it.
+
+        Raises:
+            RouterError: It could not be had.
+        """
+        failures: list[str] = []
+        timeouts = 0
+        waited_s = 0.0
+        doubted: EngineId | None = None
+        while True:
+            asked_at = self.now()
+            try:
+                charge = await self.slot(ticket)
+            except EngineFailed as e:
+                if not failures:
+                    raise
+                raise _failed(failures, timeouts) from e
+            waited_s += charge.started_at - asked_at
+            answer, kind, failure = await self._once(charge, send)
+            if answer is not None and not failure:
+                if doubted is not None:
+                    first = Outcome(OutcomeKind.BAD_STATUS, None, None, "500 where others had none")
+                    self.changed(self.fleet.blame(doubted, first, self.now()))
+                return Attempt(self, charge, answer, waited_s)
+            failures.append(f"{charge.engine_id}: {failure}")
+            ticket.excluded.add(charge.engine_id)
+            timeouts += kind is OutcomeKind.TIMEOUT
+            may_repeat = (
+                len(failures) < self._max_attempts
+                and timeouts < _MAX_TIMEOUTS
+                and self.fleet.may_retry(self.now())
+            )
+            if answer is not None:
+                if kind is OutcomeKind.UNDECIDED and (doubted is not None or not may_repeat):
+                    # Two engines say the same: it is the upload, and the client sees their answer.
+                    return Attempt(self, charge, answer, waited_s)
+                doubted = charge.engine_id if kind is OutcomeKind.UNDECIDED else doubted
+                answer.close()
+            self.finish(charge, Outcome(kind, None, None, failure))
+            if not may_repeat:
+                raise _failed(failures, timeouts)
+            log.info("request %s goes to another engine: %s", ticket.request_id, failures[-1])
+            self._observer.repeated(ticket)
+
+    async def _once(self, charge: Charge, send: Send) -> tuple[Answer | None, OutcomeKind, str]:
+        """Make one call; return its answer, what it says of the engine, and its failure if any."""
+        engine = charge.engine
+        assert engine is not None
+        try:
+            answer = await send(engine)
+        except CallFailed as e:
+            return None, _KINDS[type(e)], str(e)
+        except asyncio.CancelledError:
+            self.finish(charge, Outcome(OutcomeKind.CLIENT_LEFT))
+            raise
+        except BaseException:
+            self.finish(charge, Outcome(OutcomeKind.CANCELLED))
+            raise
+        return answer, *_judge(answer)
+
+
+def _failed(failures: list[str], timeouts: int) -> RouterError:
+    words = "; ".join(failures)
+    if timeouts == len(failures):
+        return EngineTooSlow(f"No engine answered in time ({words}).")
+    return EngineFailed(f"Every engine that was tried failed ({words}).")
+
+
+def _judge(answer: Answer) -> tuple[OutcomeKind, str]:
+    """Return what an answer says of its engine, and why it must be repeated, empty if not."""
+    status = answer.status
+    if status in _REPEATED:
+        return OutcomeKind.BAD_STATUS, f"it answered {status}"
+    if status == 500:
+        return OutcomeKind.UNDECIDED, "it answered 500"
+    return (OutcomeKind.OK if status < 400 else OutcomeKind.CLIENT_FAULT), ""

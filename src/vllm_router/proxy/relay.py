@@ -1,0 +1,170 @@
+"""One upload to one engine and its answer back: what is sent, what is passed on, what is left out.
+
+The upload goes out as the bytes it was, with edits to a few fields at the most. Engines get the client's
+end-to-end headers but for those that could matter there (`WITHHELD`); clients get the engine's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+from vllm_router.engines.engine import Engine
+from vllm_router.inbound.exchange import Exchange
+from vllm_router.outbound.http1 import Answer, Buffers, Deadlines, Headers, HttpClient, Origin
+from vllm_router.outbound.upload import Upload
+from vllm_router.proxy.dispatch import Attempt
+from vllm_router.wire.multipart import Edit
+
+#: RFC 9110, 7.6.1, and what proxies have always treated alike.
+HOP_BY_HOP = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+#: Headers of a client that never reach an engine: its credentials, what we frame or name ourselves,
+#: what claims to come from a proxy, and what steers vLLM itself.
+WITHHELD = HOP_BY_HOP | {
+    b"accept-encoding",
+    b"authorization",
+    b"content-length",
+    b"cookie",
+    b"expect",
+    b"forwarded",
+    b"host",
+    b"via",
+    b"x-api-key",
+    b"x-data-parallel-rank",
+    b"x-engine-id",
+    b"x-forwarded-for",
+    b"x-forwarded-host",
+    b"x-forwarded-port",
+    b"x-forwarded-prefix",
+    b"x-forwarded-proto",
+    b"x-priority",
+    b"x-real-ip",
+    b"x-request-id",
+    b"x-stream-format",
+}
+#: Headers of an engine that never reach a client: what we frame or name ourselves.
+REPLACED = HOP_BY_HOP | {b"content-length", b"x-request-id", b"x-engine-id"}
+
+#: What an engine may take for each second of audio: 0.5 times real time is slower than any engine
+#: worth having, so a longer wait means that it hangs.
+ANSWER_S_PER_AUDIO_S = 2.0
+
+
+class EditedUpload:
+    """An upload's bytes with edits made, as the body of a request."""
+
+    __slots__ = ("_spans", "_upload", "size_bytes")
+
+    def __init__(self, upload: Upload, edits: list[Edit]) -> None:
+        self._upload = upload
+        self._spans = upload.spans(edits)
+        self.size_bytes = upload.size_bytes + sum(
+            len(edit.data) - (edit.end - edit.start) for edit in edits
+        )
+
+    def in_memory(self) -> Buffers | None:
+        """Return its bytes where they lie, or None if some are on disk."""
+        return self._upload.memory_of(self._spans)
+
+    def pieces(self) -> AsyncIterator[Buffers]:
+        """Yield its bytes in pieces."""
+        return self._upload.pieces(self._spans)
+
+
+def engine_headers(
+    exchange: Exchange, request_id: str, engine_key: str | None, content_type: bytes | None = None
+) -> Headers:
+    """Return the headers that an engine gets with a request.
+
+    Args:
+        exchange: The client's request.
+        request_id: Sent as X-Request-Id.
+        engine_key: Sent as a bearer token.
+        content_type: In place of the client's, for a body that is not the client's.
+    """
+    hidden = WITHHELD
+    headers = exchange.head.headers
+    named = exchange.head.header(b"connection")
+    if named is not None and named.lower() not in (b"keep-alive", b"close"):
+        hidden = hidden | {name.strip().lower() for name in named.split(b",")}
+    out = [header for header in headers if header[0] not in hidden]
+    if content_type is not None:
+        out = [header for header in out if header[0] != b"content-type"]
+        out.append((b"content-type", content_type))
+    out.append((b"x-request-id", request_id.encode("latin-1")))
+    if engine_key is not None:
+        out.append((b"authorization", b"Bearer " + engine_key.encode()))
+    return out
+
+
+async def pass_on(exchange: Exchange, attempt: Attempt) -> None:
+    """Answer a client with what an engine answered: status, headers and body as they are.
+
+    The caller closes the attempt. An answer that breaks off after its first byte has gone out can
+    only be cut: that is how HTTP says that it is not whole.
+    """
+    answer = attempt.answer
+    headers = [header for header in answer.headers if header[0] not in REPLACED]
+    headers.append((b"x-engine-id", attempt.engine_id.encode("utf-8", "replace")))
+    if answer.body is not None:
+        exchange.respond(answer.status, headers, answer.body)
+        return
+    length = answer.header(b"content-length")
+    exchange.begin(answer.status, headers, int(length) if length.isdigit() else None)
+    async with aclosing(answer.chunks()) as chunks:
+        async for chunk in chunks:
+            exchange.write(chunk)
+            await exchange.drain()
+    exchange.end()
+
+
+class Relay:
+    """Carries uploads to engines.
+
+    Args:
+        client: Makes the calls.
+        floors: The least deadlines; the wait for an answer grows with the audio.
+        engine_key: The key that engines ask for.
+    """
+
+    def __init__(self, client: HttpClient, floors: Deadlines, engine_key: str | None) -> None:
+        self._client = client
+        self._floors = floors
+        self.engine_key = engine_key
+        self._origins: dict[str, Origin] = {}
+
+    def origin(self, engine: Engine) -> Origin:
+        """Return where an engine listens."""
+        url = engine.spec.url
+        origin = self._origins.get(url)
+        if origin is None:
+            # Pods come and go; what is derived from their URLs must not pile up.
+            if len(self._origins) > 10_000:
+                self._origins.clear()
+            origin = self._origins[url] = Origin.of(url)
+        return origin
+
+    def deadlines(self, audio_s: float) -> Deadlines:
+        """Return the bounds of a call that carries so much audio."""
+        floors = self._floors
+        read_s = max(floors.read_s, audio_s * ANSWER_S_PER_AUDIO_S)
+        return Deadlines(floors.connect_s, floors.write_s, read_s)
+
+    async def send(
+        self, engine: Engine, path: bytes, headers: Headers, body: EditedUpload, audio_s: float
+    ) -> Answer:
+        """Send an upload to an engine; errors as `HttpClient.call`."""
+        deadlines = self.deadlines(audio_s)
+        return await self._client.call(self.origin(engine), b"POST", path, headers, body, deadlines)

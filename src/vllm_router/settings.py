@@ -1,0 +1,343 @@
+"""Every setting, once: its flag, its type, its unit, its default and the reason for it.
+
+Flags, environment variables, the configuration file's keys and the documentation's table are all made
+from `Settings`. Values are checked here and nowhere else; reading argv and files is `cli`'s business.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    model_validator,
+)
+
+_URL = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?(/[^?#\s]*)?")
+
+
+class WrongSetting(ValueError):
+    """A setting cannot be used.
+
+    Attributes:
+        field: The name of the field at fault.
+        message: One plain sentence.
+    """
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+        self.message = message
+
+
+def _listed(value: Any) -> Any:
+    """Split "a,b" and ["a,b", "c"] alike, as flags and environment variables bring them."""
+    if isinstance(value, str):
+        value = [value]
+    if isinstance(value, list | tuple):
+        items = [part.strip() for item in value for part in str(item).split(",")]
+        return tuple(item for item in items if item)
+    return value
+
+
+def _paired(value: Any) -> Any:
+    """Read "alias:model" pairs; a model's name may itself hold colons."""
+    if isinstance(value, dict):
+        return tuple(value.items())
+    pairs = []
+    for item in _listed(value):
+        alias, colon, model = item.partition(":")
+        if not colon or not alias or not model:
+            raise ValueError(f"'{item}' is not of the form alias:model")
+        pairs.append((alias, model))
+    return tuple(pairs)
+
+
+def _urls(value: tuple[str, ...]) -> tuple[str, ...]:
+    for url in value:
+        if not _URL.fullmatch(url):
+            raise ValueError(f"'{url}' is not a URL such as http://10.0.0.1:8000")
+        port = re.search(r":(\d+)(?:/|$)", url.partition("://")[2])
+        if port and not 0 < int(port[1]) < 65536:
+            raise ValueError(f"'{url}' has a port that does not exist")
+    clean = tuple(url.rstrip("/") for url in value)
+    if len(set(clean)) < len(clean):
+        raise ValueError("names the same engine twice")
+    return clean
+
+
+def _limit(value: Any) -> Any:
+    if value in ("auto", None):
+        return "auto"
+    return value
+
+
+Listed = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+Keys = Annotated[tuple[SecretStr, ...], BeforeValidator(_listed)]
+Urls = Annotated[tuple[str, ...], BeforeValidator(_listed), AfterValidator(_urls)]
+Aliases = Annotated[tuple[tuple[str, str], ...], BeforeValidator(_paired)]
+Seconds = Annotated[float, Field(gt=0, le=7 * 86400, allow_inf_nan=False)]
+
+
+def _field(group: str, default: Any, text: str, metavar: str | None = None, **bounds: Any) -> Any:
+    extra: dict[str, Any] = {"group": group}
+    if metavar:
+        extra["metavar"] = metavar
+    return Field(default, description=text, json_schema_extra=extra, **bounds)
+
+
+class Settings(BaseModel):
+    """The router's settings. Each field's description is its documentation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    host: str = _field("Address", "0.0.0.0", "Address to listen on.")  # noqa: S104
+    port: int = _field(
+        "Address", 8001, "Port to listen on; engines usually have 8000.", ge=0, le=65535
+    )
+    root_path: str = _field(
+        "Address", "", "Path under which a proxy in front has mounted the router, such as /asr."
+    )
+    workers: int = _field(
+        "Address", 1, "Processes sharing the port; one carries thousands of uploads per second.",
+        ge=1, le=64,
+    )
+
+    service_discovery: Literal["static", "k8s", "file", "dns"] = _field(
+        "Engines", "static", "Where engines are found."
+    )
+    static_backends: Urls = _field(
+        "Engines", (), "Engines' URLs, separated by commas.", "URL,URL"
+    )
+    static_models: Listed = _field(
+        "Engines", (),
+        "Each engine's model, in the order of the engines, or one for all; several models of one "
+        "engine are joined by '|'. Without it every engine is asked.",
+        "MODEL,MODEL",
+    )
+    static_model_types: Listed = _field(
+        "Engines", (), "Each engine's kind of model; 'transcription' is the one served here.",
+        "TYPE,TYPE",
+    )
+    static_model_labels: Listed = _field(
+        "Engines", (), "Each engine's label, shown in /engines.", "LABEL,LABEL"
+    )
+    static_aliases: Aliases = _field(
+        "Engines", (), "Further names for models, such as whisper-1:openai/whisper-small.",
+        "ALIAS:MODEL",
+    )
+    static_backend_health_checks: bool = _field(
+        "Engines", False,
+        "Probe engines by transcribing 0.1 s of silence, which notices an engine that hangs; "
+        "otherwise by GET /health.",
+    )
+    static_backend_health_check_interval: Seconds = _field(
+        "Engines", 10.0, "Seconds between two probes of an engine."
+    )
+    static_backend_health_check_timeout_seconds: Seconds = _field(
+        "Engines", 10.0, "Seconds after which a probe counts as failed."
+    )
+    engine_stats_interval: Seconds = _field(
+        "Engines", 10.0, "Seconds between two readings of an engine's /metrics."
+    )
+    engine_api_key: SecretStr | None = _field(
+        "Engines", None, "Key given to engines; also read from VLLM_API_KEY.", "KEY"
+    )
+    engine_ca_file: Path | None = _field(
+        "Engines", None, "Authorities (PEM) for engines with https URLs, besides the system's.",
+        "FILE",
+    )
+
+    k8s_namespace: str | None = _field(
+        "Kubernetes", None, "Namespace of the engines' pods; by default the router's own."
+    )
+    k8s_label_selector: str = _field(
+        "Kubernetes", "", "Labels of the engines' pods or services, such as app=whisper.", "SELECTOR"
+    )
+    k8s_port: str | None = _field(
+        "Kubernetes", None, "Engines' port, by number or name; by default the pod's first.", "PORT"
+    )
+    k8s_service_discovery_type: Literal["pod-ip", "endpoint-slice"] = _field(
+        "Kubernetes", "pod-ip", "Watch pods, or the endpoint slices of a service."
+    )
+    k8s_watcher_timeout_seconds: Seconds = _field(
+        "Kubernetes", 60.0, "Seconds after which a silent watch is made anew."
+    )
+    discovery_file: Path | None = _field(
+        "Engines", None, "YAML list of engines for --service-discovery file; edits take effect.",
+        "FILE",
+    )
+    dns_name: str | None = _field(
+        "Engines", None,
+        "Name to resolve for --service-discovery dns: name:port for addresses, or an SRV name.",
+        "NAME",
+    )
+    dns_refresh_s: Seconds = _field("Engines", 10.0, "Seconds between two look-ups of --dns-name.")
+
+    routing_logic: Literal[
+        "least-loaded", "roundrobin", "least-requests", "two-choices", "session"
+    ] = _field(
+        "Balancing", "least-loaded", "How an engine is chosen; see docs/balancing.md."
+    )
+    session_key: str | None = _field(
+        "Balancing", None, "Request header whose value keeps to one engine with 'session'.", "HEADER"
+    )
+    engine_max_windows: Annotated[
+        Literal["auto"] | Annotated[int, Field(ge=1, le=100_000)], BeforeValidator(_limit)
+    ] = _field(
+        "Balancing", "auto",
+        "Windows of 30 s that one engine works on at a time; 'auto' learns it from what it does.",
+        "N|auto",
+    )
+    max_queue_audio_s: Annotated[float, Field(gt=0)] = _field(
+        "Balancing", 360_000.0,
+        "Audio seconds that may wait per model before uploads are refused with 429.",
+    )
+    max_queue_wait_s: Seconds = _field(
+        "Balancing", 600.0, "Seconds that an upload may have to wait before it is refused with 429."
+    )
+    hedge_after: Annotated[
+        Literal["off", "auto"] | Seconds, Field(union_mode="left_to_right")
+    ] = _field(
+        "Balancing", "off",
+        "Send a short upload to a second engine too when its answer takes longer than this many "
+        "seconds; 'auto' takes the fleet's 95th percentile.",
+        "S|auto|off",
+    )
+    max_attempts: int = _field(
+        "Balancing", 3, "Engines that one upload may be given to before it fails.", ge=1, le=10
+    )
+
+    split: Literal["auto", "always", "off"] = _field(
+        "Long audio", "auto",
+        "Cut long audio in silence and spread it over all engines; 'always' cuts whatever is over "
+        "one window.",
+    )
+    split_longer_than_s: Seconds = _field(
+        "Long audio", 60.0, "Audio longer than this is cut with --split auto."
+    )
+    skip_silence: bool = _field("Long audio", True, "Send no piece that holds only silence.")
+    partial_ok: bool = _field(
+        "Long audio", False,
+        "Answer what could be transcribed when a piece fails for good, naming what is missing.",
+    )
+    max_audio_s: Annotated[float, Field(gt=0)] = _field(
+        "Long audio", 86_400.0, "Longest audio taken, in seconds; a bound against lying files."
+    )
+    decode_workers: int = _field(
+        "Long audio", 2, "Processes that decode long audio.", ge=1, le=64
+    )
+    stream_format: Literal["openai", "vllm"] = _field(
+        "Long audio", "openai", "Events of streamed answers; a request's X-Stream-Format wins."
+    )
+    subtitle_max_line_chars: int = _field(
+        "Long audio", 42, "Characters in a subtitle's line.", ge=10, le=500
+    )
+    subtitle_max_lines: int = _field("Long audio", 2, "Lines in a subtitle's cue.", ge=1, le=10)
+
+    api_key: Keys = _field(
+        "Access", (), "Key that clients must present; repeat the flag for several.", "KEY"
+    )
+    api_key_file: Path | None = _field(
+        "Access", None,
+        "File with a key a line, or name:key to name its holder in metrics; re-read on change.",
+        "FILE",
+    )
+    admin_key: SecretStr | None = _field(
+        "Access", None, "Key for draining engines; those routes are closed without one.", "KEY"
+    )
+    key_max_audio_s: Annotated[float, Field(gt=0)] | None = _field(
+        "Access", None, "Audio seconds that one key may have in flight."
+    )
+    key_audio_s_per_minute: Annotated[float, Field(gt=0)] | None = _field(
+        "Access", None, "Audio seconds that one key may send per minute."
+    )
+
+    max_upload_mb: Annotated[float, Field(gt=0)] = _field(
+        "Uploads", 10_240.0, "Largest upload in MiB; ten hours of CD-quality WAV are 6,000."
+    )
+    spool_dir: Path | None = _field(
+        "Uploads", None, "Folder for what of uploads is not held in memory; the system's by default.",
+        "DIR",
+    )
+    spool_memory_mb: Annotated[float, Field(ge=1)] = _field(
+        "Uploads", 48.0, "MiB of memory that all uploads together may hold."
+    )
+    spool_max_mb: Annotated[float, Field(gt=0)] = _field(
+        "Uploads", 102_400.0, "MiB of disk that all uploads together may hold."
+    )
+    max_connections: int = _field(
+        "Uploads", 20_000, "Clients' connections held at a time.", ge=1
+    )
+    client_head_timeout_s: Seconds = _field(
+        "Uploads", 15.0, "Seconds that a client may take to send a request's head."
+    )
+    client_body_timeout_s: Seconds = _field(
+        "Uploads", 60.0, "Seconds that a client may be silent while its upload is coming."
+    )
+    client_idle_timeout_s: Seconds = _field(
+        "Uploads", 75.0, "Seconds that an idle connection is kept."
+    )
+    connect_timeout_s: Seconds = _field("Timeouts", 5.0, "Seconds to reach an engine.")
+    read_timeout_s: Seconds = _field(
+        "Timeouts", 120.0,
+        "Seconds to wait for an engine's answer, and twice the audio's length if that is more.",
+    )
+    write_timeout_s: Seconds = _field(
+        "Timeouts", 60.0, "Seconds that an engine may go without taking more of an upload."
+    )
+    drain_timeout_s: Seconds = _field(
+        "Timeouts", 300.0, "Seconds that requests in flight may take to end after SIGTERM."
+    )
+
+    log_level: Literal["debug", "info", "warning", "error"] = _field(
+        "Seeing", "info", "What is logged."
+    )
+    log_format: Literal["text", "json"] = _field("Seeing", "text", "How it is logged.")
+    access_log: bool = _field("Seeing", True, "Log a line for each finished upload.")
+    log_stats: bool = _field("Seeing", False, "Print a table of the engines at an interval.")
+    log_stats_interval: Seconds = _field("Seeing", 10.0, "Seconds between two such tables.")
+    request_stats_window: Seconds = _field(
+        "Seeing", 60.0, "Seconds over which the table's rates and percentiles are taken."
+    )
+
+    @model_validator(mode="after")
+    def _agree(self) -> Settings:
+        if self.service_discovery == "static":
+            self._agree_static()
+        elif self.service_discovery == "file" and self.discovery_file is None:
+            raise WrongSetting("discovery_file", "is needed with --service-discovery file.")
+        elif self.service_discovery == "dns" and self.dns_name is None:
+            raise WrongSetting("dns_name", "is needed with --service-discovery dns.")
+        elif self.service_discovery == "k8s" and not self.k8s_label_selector:
+            raise WrongSetting("k8s_label_selector", "is needed with --service-discovery k8s.")
+        for field in ("discovery_file", "api_key_file", "engine_ca_file"):
+            path: Path | None = getattr(self, field)
+            if path is not None and not path.is_file():
+                raise WrongSetting(field, f"'{path}' is not a file that can be read.")
+        if self.spool_dir is not None and not self.spool_dir.is_dir():
+            raise WrongSetting("spool_dir", f"'{self.spool_dir}' is not a folder.")
+        if self.routing_logic == "session" and not self.session_key:
+            raise WrongSetting("session_key", "is needed with --routing-logic session.")
+        return self
+
+    def _agree_static(self) -> None:
+        count = len(self.static_backends)
+        if not count:
+            raise WrongSetting(
+                "static_backends",
+                "names no engine; give at least one URL, such as http://localhost:8000.",
+            )
+        for field in ("static_models", "static_model_types", "static_model_labels"):
+            given = len(getattr(self, field))
+            if given not in (0, 1, count):
+                raise WrongSetting(
+                    field, f"names {given}, but there are {count} engines; give one for each."
+                )

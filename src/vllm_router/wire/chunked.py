@@ -1,0 +1,105 @@
+"""Incremental decoding of HTTP/1.1's chunked transfer coding (RFC 9112, section 7.1).
+
+Says where content lies in the bytes it is fed and copies none of it. Strict: anything that two
+implementations might read differently is refused, since that is what request smuggling lives from.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import Enum, auto
+
+#: A chunk's size line with its extensions: nobody sends any; h11 and nginx have similar bounds.
+MAX_LINE_BYTES = 1024
+#: All trailer lines together.
+MAX_TRAILER_BYTES = 8 * 1024
+
+_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?[ \t]*")
+
+
+class BadChunk(ValueError):
+    """The body breaks the rules of the chunked coding."""
+
+
+class _State(Enum):
+    SIZE = auto()
+    DATA = auto()
+    DATA_END = auto()
+    TRAILER = auto()
+    DONE = auto()
+
+
+class ChunkedReader:
+    """Finds the content in a chunked body fed in pieces."""
+
+    __slots__ = ("_left", "_line", "_state", "_trailer_bytes")
+
+    def __init__(self) -> None:
+        self._state = _State.SIZE
+        self._left = 0
+        self._line = bytearray()
+        self._trailer_bytes = 0
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the body has ended."""
+        return self._state is _State.DONE
+
+    def feed(
+        self, data: bytes | bytearray, start: int, end: int
+    ) -> tuple[list[tuple[int, int]], int]:
+        """Read `data[start:end]`.
+
+        Returns:
+            The places in `data` that hold content, in order, and the offset where reading stopped:
+            `end`, or just past the body's last byte when it ended in here.
+
+        Raises:
+            BadChunk: A rule or bound is broken.
+        """
+        spans: list[tuple[int, int]] = []
+        at = start
+        while at < end and self._state is not _State.DONE:
+            if self._state is _State.DATA:
+                stop = min(end, at + self._left)
+                spans.append((at, stop))
+                self._left -= stop - at
+                at = stop
+                if not self._left:
+                    self._state = _State.DATA_END
+            else:
+                at = self._read_line(data, at, end)
+        return spans, at
+
+    def _read_line(self, data: bytes | bytearray, at: int, end: int) -> int:
+        line = self._line
+        found = data.find(b"\n", at, min(end, at + MAX_LINE_BYTES + 2))
+        stop = min(end, at + MAX_LINE_BYTES + 2) if found < 0 else found + 1
+        line += data[at:stop]
+        if len(line) > MAX_LINE_BYTES:
+            raise BadChunk("a chunk's size line is too long")
+        if found < 0:
+            return stop
+        if not line.endswith(b"\r\n"):
+            raise BadChunk("a chunk's line does not end with CRLF")
+        self._take_line(bytes(line[:-2]))
+        line.clear()
+        return stop
+
+    def _take_line(self, line: bytes) -> None:
+        if self._state is _State.DATA_END:
+            if line:
+                raise BadChunk("a chunk is longer than its declared size")
+            self._state = _State.SIZE
+        elif self._state is _State.SIZE:
+            match = _SIZE.fullmatch(line)
+            if not match:
+                raise BadChunk("a chunk has no readable size")
+            self._left = int(match[1], 16)
+            self._state = _State.DATA if self._left else _State.TRAILER
+        elif not line:
+            self._state = _State.DONE
+        else:
+            self._trailer_bytes += len(line)
+            if self._trailer_bytes > MAX_TRAILER_BYTES:
+                raise BadChunk("the trailer is too long")

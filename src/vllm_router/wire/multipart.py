@@ -1,0 +1,326 @@
+"""Incremental reading of `multipart/form-data`, and editing it without touching the rest.
+
+The reader is fed the body as it arrives and never copies or keeps the file: it remembers where each part
+begins and ends. An upload can so be passed on as the bytes it was, with a few fields replaced by `Edit`s.
+Small fields are kept whole, within bounds. Rules from RFC 7578 and RFC 2046; the limits are argued where
+they stand.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum, auto
+
+#: A part's headers: browsers and SDKs send about 150 bytes; python-multipart stops at 8 KiB too.
+MAX_PART_HEAD_BYTES = 8 * 1024
+#: vLLM knows 30 fields; a list may repeat one a few times.
+MAX_PARTS = 256
+#: All fields but the file together. A prompt is a few hundred words; context lists may be longer.
+MAX_FIELD_BYTES = 1024 * 1024
+#: RFC 2046 allows 70; some clients are longer.
+MAX_BOUNDARY_BYTES = 256
+
+_PARAMETER = re.compile(
+    rb';\s*([!#$%&\'*+\-.^_`|~0-9A-Za-z]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;"]*))'
+)
+
+
+class BadForm(ValueError):
+    """The body is not a well-formed multipart form; the message says where."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part of a form, by its place in the body.
+
+    Attributes:
+        name: Field name.
+        filename: The file name given, None for a plain field.
+        content_type: The part's own content type, None when not given.
+        start: Offset of its first content byte in the body.
+        end: Offset just past its last content byte.
+        value: The content of a plain field; None for the file, which is never kept here.
+    """
+
+    name: str
+    filename: str | None
+    content_type: bytes | None
+    start: int
+    end: int
+    value: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A form that has been read to its end.
+
+    Attributes:
+        parts: In the order sent.
+        close_at: Offset of the CRLF before the closing boundary: where a new part may be inserted.
+        boundary: The boundary, without its dashes.
+    """
+
+    parts: tuple[Part, ...]
+    close_at: int
+    boundary: bytes
+
+    def value(self, name: str) -> bytes | None:
+        """Return a plain field's bytes; the last one wins, as in Starlette, which vLLM reads with."""
+        found = None
+        for part in self.parts:
+            if part.name == name and part.value is not None:
+                found = part.value
+        return found
+
+    def values(self, name: str) -> list[bytes]:
+        """Return every value of a field that may be repeated."""
+        return [p.value for p in self.parts if p.name == name and p.value is not None]
+
+    def file(self, name: str = "file") -> Part | None:
+        """Return the file part of that name, the last one if repeated."""
+        found = None
+        for part in self.parts:
+            if part.name == name and part.filename is not None:
+                found = part
+        return found
+
+    def replaced(self, name: str, value: bytes) -> list[Edit]:
+        """Return the edits that give every field of that name a new value, or add it if absent."""
+        edits = [Edit(p.start, p.end, value) for p in self.parts if p.name == name]
+        return edits or [self.added(name, value)]
+
+    def added(self, name: str, value: bytes) -> Edit:
+        """Return the edit that adds one plain field at the end."""
+        head = b'\r\n--%b\r\nContent-Disposition: form-data; name="%b"\r\n\r\n'
+        return Edit(self.close_at, self.close_at, head % (self.boundary, name.encode()) + value)
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """Put `data` in the place of the body's bytes from `start` to `end`."""
+
+    start: int
+    end: int
+    data: bytes
+
+
+def boundary_of(content_type: bytes) -> bytes | None:
+    """Return the boundary named by a Content-Type, or None if it is not multipart/form-data.
+
+    Raises:
+        BadForm: It is multipart/form-data with a missing or impossible boundary.
+    """
+    kind, _, _ = content_type.partition(b";")
+    if kind.strip().lower() != b"multipart/form-data":
+        return None
+    for name, quoted, plain in _PARAMETER.findall(content_type[len(kind) :]):
+        if name.lower() == b"boundary":
+            boundary = bytes(_unquoted(quoted) if quoted else plain)
+            if (
+                not 0 < len(boundary) <= MAX_BOUNDARY_BYTES
+                or b"\r" in boundary
+                or b"\n" in boundary
+            ):
+                break
+            return boundary
+    raise BadForm("the Content-Type names no usable boundary")
+
+
+class _State(Enum):
+    CONTENT = auto()  # inside a part, or in the preamble before the first
+    BOUNDARY = auto()  # just behind a boundary: "--" ends the form, CRLF starts a part
+    HEAD = auto()  # in a part's headers
+    END = auto()  # behind the closing boundary; an epilogue is ignored
+
+
+class FormReader:
+    """Reads one form from consecutive pieces of its body.
+
+    Args:
+        boundary: As `boundary_of` returns it.
+    """
+
+    __slots__ = (
+        "_boundary",
+        "_carry",
+        "_close_at",
+        "_delimiter",
+        "_field_bytes",
+        "_head",
+        "_kept",
+        "_offset",
+        "_part",
+        "_parts",
+        "_state",
+    )
+
+    def __init__(self, boundary: bytes) -> None:
+        self._boundary = boundary
+        self._delimiter = b"\r\n--" + boundary
+        # The first boundary may stand at the very beginning: read on as if a CRLF had come before.
+        self._carry = b"\r\n"
+        self._state = _State.CONTENT
+        self._offset = 0
+        self._head = bytearray()
+        self._kept: bytearray | None = None
+        self._part: tuple[str, str | None, bytes | None, int] | None = None
+        self._parts: list[Part] = []
+        self._field_bytes = 0
+        self._close_at = 0
+
+    @property
+    def parts(self) -> list[Part]:
+        """The parts that are complete so far."""
+        return self._parts
+
+    def feed(self, data: bytes | bytearray, start: int, end: int) -> None:
+        """Read `data[start:end]`, the body's next bytes.
+
+        Raises:
+            BadForm: The body breaks the rules or a bound.
+        """
+        at = start
+        while at < end:
+            state = self._state
+            if state is _State.CONTENT:
+                taken = self._content(data, at, end)
+            elif state is _State.HEAD:
+                taken = self._part_head(data, at, end)
+            elif state is _State.BOUNDARY:
+                taken = self._behind_boundary(data, at, end)
+            else:
+                taken = end - at
+            self._offset += taken
+            at += taken
+
+    def finish(self) -> Form:
+        """Return the form once the body has ended.
+
+        Raises:
+            BadForm: The closing boundary has not come.
+        """
+        if self._state is not _State.END:
+            raise BadForm("the form ends before its closing boundary")
+        return Form(tuple(self._parts), self._close_at, self._boundary)
+
+    def _content(self, data: bytes | bytearray, at: int, end: int) -> int:
+        delimiter = self._delimiter
+        carry = self._carry
+        if carry:
+            # A boundary may lie across two pieces: look where they meet.
+            reach = len(delimiter) - 1
+            window = carry + data[at : min(end, at + reach)]
+            found = window.find(delimiter)
+            if found >= 0:
+                behind = found + len(delimiter) - len(carry)
+                self._keep(data, at, at + max(0, found - len(carry)))
+                self._close_part(self._offset + found - len(carry))
+                return behind
+            if end - at < reach:
+                self._carry = bytes(window[-reach:])
+                self._keep(data, at, end)
+                return end - at
+        found = data.find(delimiter, at, end)
+        if found >= 0:
+            self._keep(data, at, found)
+            self._close_part(self._offset + found - at)
+            return found - at + len(delimiter)
+        self._carry = bytes(data[max(at, end - len(delimiter) + 1) : end])
+        self._keep(data, at, end)
+        return end - at
+
+    def _keep(self, data: bytes | bytearray, at: int, end: int) -> None:
+        if self._kept is None or end <= at:
+            return
+        self._field_bytes += end - at
+        if self._field_bytes > MAX_FIELD_BYTES:
+            raise BadForm(f"the fields besides the file are larger than {MAX_FIELD_BYTES} bytes")
+        self._kept += data[at:end]
+
+    def _close_part(self, end: int) -> None:
+        self._carry = b""
+        self._state = _State.BOUNDARY
+        # A closing boundary ends the form just before its own CRLF.
+        self._close_at = end
+        if self._part is None:
+            return
+        name, filename, content_type, start = self._part
+        value = None
+        if self._kept is not None:
+            # A boundary across two pieces leaves its first bytes kept.
+            value = bytes(self._kept[: end - start])
+        self._parts.append(Part(name, filename, content_type, start, end, value))
+        self._part = self._kept = None
+        if len(self._parts) > MAX_PARTS:
+            raise BadForm(f"the form has more than {MAX_PARTS} parts")
+
+    def _behind_boundary(self, data: bytes | bytearray, at: int, end: int) -> int:
+        head = self._head
+        before = len(head)
+        # "--" or CRLF, with blanks allowed before the CRLF (RFC 2046's transport padding).
+        head += data[at : min(end, at + 64)]
+        if head.startswith(b"--"):
+            self._state = _State.END
+            head.clear()
+            return 2 - before
+        line_end = head.find(b"\r\n")
+        if line_end < 0:
+            if len(head) > 64 or head.strip(b" \t\r-"):
+                raise BadForm(f"a boundary at byte {self._offset} is not followed by a line end")
+            return len(head) - before
+        if head[:line_end].strip(b" \t"):
+            raise BadForm(f"a boundary at byte {self._offset} is not followed by a line end")
+        head.clear()
+        # The line end is part of the head: a part without headers has only the empty line.
+        head += b"\r\n"
+        self._state = _State.HEAD
+        return line_end + 2 - before
+
+    def _part_head(self, data: bytes | bytearray, at: int, end: int) -> int:
+        head = self._head
+        before = len(head)
+        head += data[at : min(end, at + MAX_PART_HEAD_BYTES)]
+        stop = head.find(b"\r\n\r\n", max(0, before - 3))
+        if stop < 0:
+            if len(head) > MAX_PART_HEAD_BYTES:
+                raise BadForm(f"a part's headers are larger than {MAX_PART_HEAD_BYTES} bytes")
+            return len(head) - before
+        taken = stop + 4 - before
+        name, filename, content_type = _read_part_head(bytes(head[2:stop]))
+        head.clear()
+        self._part = (name, filename, content_type, self._offset + taken)
+        self._kept = bytearray() if filename is None else None
+        self._state = _State.CONTENT
+        return taken
+
+
+def _read_part_head(head: bytes) -> tuple[str, str | None, bytes | None]:
+    name = filename = extended = None
+    content_type = None
+    for line in head.split(b"\r\n"):
+        key, _, value = line.partition(b":")
+        key = key.strip().lower()
+        if key == b"content-type":
+            content_type = value.strip()
+        elif key == b"content-disposition":
+            kind, _, _ = value.partition(b";")
+            if kind.strip().lower() != b"form-data":
+                raise BadForm("a part's Content-Disposition is not form-data")
+            for parameter, quoted, plain in _PARAMETER.findall(value[len(kind) :]):
+                key = parameter.lower()
+                text = _unquoted(quoted) if quoted else plain
+                if key == b"name":
+                    name = text.decode("utf-8", "replace")
+                elif key == b"filename":
+                    filename = text.decode("utf-8", "replace")
+                elif key == b"filename*":
+                    extended = text.decode("latin-1")
+    if name is None:
+        raise BadForm("a part has no name")
+    return name, filename if filename is not None else extended, content_type
+
+
+def _unquoted(text: bytes) -> bytes:
+    # Browsers send %22 for a quote; older clients a backslash. A lone backslash is a Windows path.
+    return text.replace(b'\\"', b'"')
