@@ -6,7 +6,9 @@
 - --port={{ $router.port }}
 - --service-discovery={{ $discovery.type }}
 {{- if eq $discovery.type "k8s" }}
-- {{ printf "--k8s-namespace=%v" (include "router.k8sNamespace" .) | quote }}
+{{- with $discovery.k8s.namespace }}
+- --k8s-namespace={{ . }}
+{{- end }}
 - {{ printf "--k8s-label-selector=%v" (include "router.k8sLabelSelector" .) | quote }}
 {{- with $discovery.k8s.port }}
 - {{ printf "--k8s-port=%v" . | quote }}

@@ -1,0 +1,6 @@
+# vLLM with what it needs to decode audio, which the official image leaves out.
+# docker build -f deploy/engine.Dockerfile -t registry.example.com/vllm-openai-audio:v0.32.0 .
+ARG VLLM=0.32.0
+FROM docker.io/vllm/vllm-openai:v${VLLM}
+ARG VLLM
+RUN uv pip install --system --no-cache "vllm[audio]==${VLLM}"
