@@ -56,7 +56,7 @@ async def test_a_killed_engine_resets_work_under_way() -> None:
     async with serve_simulated() as engine:
         await engine.order(hang="answer")
         task = asyncio.create_task(post(engine))
-        while not engine.log.audio():  # noqa: ASYNC110
+        while not engine.log.audio():
             await asyncio.sleep(0.01)
         await engine.kill()
         with pytest.raises(httpx.ReadError):
@@ -69,10 +69,10 @@ async def test_a_client_that_leaves_frees_its_windows() -> None:
     async with serve_simulated() as engine:
         await engine.order(sleeping=True)
         task = asyncio.create_task(post(engine))
-        while not engine.running:  # noqa: ASYNC110
+        while not engine.running:
             await asyncio.sleep(0.01)
         task.cancel()
-        while engine.running:  # noqa: ASYNC110
+        while engine.running:
             await asyncio.sleep(0.01)
         assert engine.in_hand == 0
         assert engine.log.audio()[0].outcome == "client left"
@@ -81,5 +81,5 @@ async def test_a_client_that_leaves_frees_its_windows() -> None:
 async def test_idle_connections_are_closed_after_a_while() -> None:
     async with serve_simulated(keep_alive_s=0.05) as engine, httpx.AsyncClient() as client:
         await client.get(engine.url + "/health")
-        while engine.open_connections:  # noqa: ASYNC110
+        while engine.open_connections:
             await asyncio.sleep(0.01)

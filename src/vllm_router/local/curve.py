@@ -115,13 +115,15 @@ class Curve:
         self._schedule()
 
     def _rate(self) -> float:
+        """Return the progress a second of each window."""
+        if self.running == 0:
+            return 0.0
         shape = self._shape
         return self._speed * shape.peak_windows_per_s / (self.running + shape.half_at)
 
     def _advance(self) -> None:
         now = self._loop.time()
-        if self.running:
-            self._progress += (now - self._updated_at) * self._rate()
+        self._progress += (now - self._updated_at) * self._rate()
         self._updated_at = now
 
     def _admit(self) -> None:

@@ -328,13 +328,18 @@ class SimulatedEngine:
             self.log.clear()
             await exchange.respond(204)
         elif head.path == "/simulate/log":
-            await exchange.respond_json(200, self._logged(parse_qs(head.query)))
+            query = parse_qs(head.query)
+            limit = query.get("limit", ["100"])[0]
+            if limit.isdecimal() and int(limit) > 0:
+                found = self._logged(query.get("path", [""])[0], int(limit))
+                await exchange.respond_json(200, found)
+            else:
+                refusal = ApiError(400, "limit must be a number over 0")
+                await exchange.respond_json(400, refusal.body())
         else:
             await exchange.respond_json(404, ApiError(404, "Not Found", "Not Found").body())
 
-    def _logged(self, query: dict[str, list[str]]) -> list[dict[str, object]]:
-        path = query.get("path", [""])[0]
-        limit = int(query.get("limit", ["100"])[0])
+    def _logged(self, path: str, limit: int) -> list[dict[str, object]]:
         found = [one for one in self.log if not path or one.path == path]
         return [one.to_json() for one in found[-limit:]]
 

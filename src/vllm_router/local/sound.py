@@ -50,16 +50,17 @@ def _frames(data: bytes | bytearray) -> Iterator[Samples]:
         told_s = float((stream.duration or 0) * (stream.time_base or 0))
         if told_s > MAX_AUDIO_S:
             raise too_long(told_s)
-        resampler = av.AudioResampler(format="flt", layout="mono", rate=RATE_HZ)
+        # Channels are averaged afterwards: the resampler's own mix to mono is louder than that.
+        resampler = av.AudioResampler(format="fltp", rate=RATE_HZ)
         count = 0
         for frame in container.decode(stream):
             for piece in resampler.resample(frame):
                 count += piece.samples
-                yield piece.to_ndarray()[0]
+                yield piece.to_ndarray().mean(axis=0)
             if count > MAX_AUDIO_S * RATE_HZ:
                 raise too_long(count / RATE_HZ)
         for piece in resampler.resample(None):
-            yield piece.to_ndarray()[0]
+            yield piece.to_ndarray().mean(axis=0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,116 @@
+"""vLLM's routes, asked over a socket."""
+
+from collections.abc import AsyncIterator, Sequence
+
+import httpx
+import pytest
+
+from vllm_router.local.answers import Chunk
+from vllm_router.local.api import Api, Listener
+from vllm_router.local.ask import Ask
+from vllm_router.local.serving import Port, serve_simulated
+from vllm_router.wire.wav import silence
+
+PATH = "/v1/audio/transcriptions"
+UPLOAD = {"file": ("a.wav", silence(1.0), "audio/wav")}
+
+
+async def test_the_key_is_wanted_on_v1_alone() -> None:
+    async with (
+        serve_simulated(time_scale=1000, api_key="secret") as engine,
+        httpx.AsyncClient(base_url=engine.url) as client,
+    ):
+        for path in ("/health", "/metrics", "/version", "/load"):
+            assert (await client.get(path)).status_code == 200
+        for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "secret"}):
+            answer = await client.get("/v1/models", headers=headers)
+            assert answer.status_code == 401
+            assert answer.json() == {"error": "Unauthorized"}
+        good = {"Authorization": "Bearer secret"}
+        assert (await client.get("/v1/models", headers=good)).status_code == 200
+        answer = await client.post(PATH, files=UPLOAD, headers=good)
+        assert answer.status_code == 200
+
+
+async def test_other_routes_and_methods_are_refused_in_vllms_shape() -> None:
+    async with serve_simulated() as engine, httpx.AsyncClient(base_url=engine.url) as client:
+        answer = await client.get("/nothing")
+        assert answer.status_code == 404
+        assert answer.json()["error"]["message"] == "Not Found"
+        for method, path in (("GET", PATH), ("POST", "/health")):
+            answer = await client.request(method, path)
+            assert answer.status_code == 405
+            assert answer.json()["error"]["code"] == 405
+        assert (await client.get("/version")).json() == {"version": "0.32.0"}
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "words"),
+    [
+        ("application/json", b"{}", "Field required"),
+        ("", b"", "Field required"),
+        ("multipart/form-data; boundary=x", b"no form", "error parsing the body"),
+        ("multipart/form-data; boundary=x", b"--x\r\n" + b"y" * 20_000, "error parsing the body"),
+    ],
+)
+async def test_bodies_that_are_no_form_are_400(content_type: str, body: bytes, words: str) -> None:
+    async with serve_simulated() as engine, httpx.AsyncClient(base_url=engine.url) as client:
+        answer = await client.post(PATH, content=body, headers={"Content-Type": content_type})
+    assert answer.status_code == 400
+    assert words in answer.json()["error"]["message"]
+
+
+async def test_the_request_id_names_the_stream() -> None:
+    async with (
+        serve_simulated(time_scale=1000) as engine,
+        httpx.AsyncClient(base_url=engine.url) as client,
+    ):
+        data = {
+            "stream": "true",
+            "stream_include_usage": "true",
+            "stream_continuous_usage_stats": "true",
+        }
+        answer = await client.post(PATH, files=UPLOAD, data=data, headers={"X-Request-Id": "mine"})
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert '"id":"transcribe-mine"' in answer.text
+    events = [line for line in answer.text.split("\n") if line and "[DONE]" not in line]
+    assert all('"usage":' in line for line in events)
+
+
+class BrokenRecording:
+    duration_s = 1.0
+    language = "en"
+
+    async def hear(self) -> Sequence[Chunk]:
+        raise RuntimeError("the model broke")
+
+    async def stream(self) -> AsyncIterator[AsyncIterator[str]]:
+        yield self._words()
+
+    async def _words(self) -> AsyncIterator[str]:
+        yield " one"
+        raise RuntimeError("the model broke")
+
+
+class BrokenListener:
+    keep_bytes = 1000
+    running = 0
+    waiting = 0
+
+    async def open(self, ask: Ask) -> BrokenRecording:
+        return BrokenRecording()
+
+
+async def test_a_model_that_breaks_is_a_500_or_an_error_in_the_stream() -> None:
+    listener: Listener = BrokenListener()
+    api = Api(listener, "m")
+    port = Port(api, "127.0.0.1", 0)
+    await port.listen()
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port.port}") as client:
+        assert (await client.post(PATH, files=UPLOAD)).status_code == 500
+        text = (await client.post(PATH, files=UPLOAD, data={"stream": "true"})).text
+    await port.shut()
+    assert '"content":" one"' in text
+    assert '"code": 500' in text
+    assert text.endswith("data: [DONE]\n\n")
+    assert api.in_hand == 0
