@@ -41,14 +41,25 @@ def audio_seconds(head: Buffer, size_bytes: int, tail: Buffer = b"") -> float | 
             return None
     start = bytes(head[:HEAD_BYTES])
     end = start if size_bytes <= len(start) else bytes(tail[-TAIL_BYTES:])
-    try:
-        seconds = _by_kind(start, size_bytes, end)
-    except (struct.error, IndexError):
-        # The container goes on past what we were given.
-        return None
+    seconds = stated_seconds(start, size_bytes, end)
     if seconds is None or not 0 <= seconds <= size_bytes / _LEAST_BYTES_PER_S:
         return None
     return seconds
+
+
+def stated_seconds(head: bytes, size_bytes: int, tail: bytes) -> float | None:
+    """Return the length as the container states it, plausible or not; None for WAV.
+
+    Args:
+        head: The file's first bytes, HEAD_BYTES at most.
+        size_bytes: The whole file's size.
+        tail: As for `audio_seconds`; `head` itself if that is the whole file.
+    """
+    try:
+        return _by_kind(head, size_bytes, tail)
+    except (struct.error, IndexError):
+        # The container goes on past what we were given.
+        return None
 
 
 def _by_kind(head: bytes, size_bytes: int, tail: bytes) -> float | None:

@@ -172,7 +172,7 @@ def frame_levels(pcm: Buffer) -> Levels:
     frames = samples.reshape(-1, FRAME).astype(np.float32)
     mean = frames.mean(axis=1)
     power = np.einsum("ij,ij->i", frames, frames) / FRAME - mean * mean
-    return (10 * np.log10(np.maximum(power, 1.0))).astype(np.float32)
+    return np.asarray(10 * np.log10(np.maximum(power, 1.0)), np.float32)
 
 
 def speech_mask(levels: Levels) -> Mask:

@@ -23,6 +23,8 @@ _MAX_SYNC_TRIES: Final = 64
 _FRAMES_AVERAGED: Final = 48
 _MAX_TAGS: Final = 4
 _U32 = struct.Struct(">I")
+LONGEST_FRAME: Final = 2881
+"""Bytes: MPEG-2.5 layer 2, 160 kbit/s at 8 kHz."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,15 @@ def counted_frames(head: bytes, at: int, frame: Frame) -> int | None:
     vbri = at + 36
     if head[vbri : vbri + 4] == b"VBRI":
         return int(_U32.unpack_from(head, vbri + 14)[0])
+    return None
+
+
+def counted_bytes(head: bytes, at: int, frame: Frame) -> int | None:
+    """Return the bytes from the first frame to the last that a Xing or Info header states."""
+    xing = at + 4 + frame.side_info_bytes
+    if head[xing : xing + 4] in (b"Xing", b"Info") and head[xing + 7] & 2:
+        has_frames = head[xing + 7] & 1
+        return int(_U32.unpack_from(head, xing + (12 if has_frames else 8))[0])
     return None
 
 

@@ -1,0 +1,114 @@
+"""The process that decodes and cuts: one audio after the other, from one socket.
+
+Promises: it ends when its socket does, takes no more memory than it is given, and knows nothing
+of the router but what comes with a job: no keys, no settings. It sends a piece only when there is
+room for it, so that the router's pace is its own.
+
+A job is a length, JSON, and the file's descriptor beside them. Each answer is a kind, two lengths,
+JSON, and samples: any number of "piece", then "end" or "error" with a sentence.
+"""
+
+import contextlib
+import json
+import os
+import resource
+import socket
+import struct
+import sys
+from dataclasses import asdict, dataclass
+from typing import Final
+
+from vllm_router.outbound.audio_samples import ByteRange, NotAudio, read_samples
+from vllm_router.wire.split import Cutter, Piece
+
+JOB_LENGTH: Final = struct.Struct("!I")
+ANSWER: Final = struct.Struct("!cII")
+PIECE: Final = b"p"
+END: Final = b"e"
+ERROR: Final = b"x"
+READY: Final = b"r"
+_NICE: Final = 5
+"""The event loop, which all requests share, goes before decoding, which a few wait for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What to decode: a stretch of the file that comes with it, and how to cut it."""
+
+    offset: int
+    size_bytes: int
+    max_audio_s: float
+    max_piece_s: float
+    first_s: tuple[float, ...]
+
+    def encode(self) -> bytes:
+        """Return the job as it goes over the socket."""
+        body = json.dumps(asdict(self)).encode()
+        return JOB_LENGTH.pack(len(body)) + body
+
+
+def serve(sock: socket.socket) -> None:
+    """Do the jobs that come over `sock` until its other end is closed."""
+    sock.sendall(ANSWER.pack(READY, 0, 0))
+    while (received := _next_job(sock)) is not None:
+        job, fd = received
+        try:
+            _decode(sock, job, fd)
+        finally:
+            os.close(fd)
+
+
+def _next_job(sock: socket.socket) -> tuple[Job, int] | None:
+    data, fds, _, _ = socket.recv_fds(sock, JOB_LENGTH.size, 1)
+    while data and len(data) < JOB_LENGTH.size:
+        data += sock.recv(JOB_LENGTH.size - len(data))
+    if not data:
+        return None
+    (length,) = JOB_LENGTH.unpack(data)
+    fields = json.loads(sock.recv(length, socket.MSG_WAITALL))
+    fields["first_s"] = tuple(fields["first_s"])
+    return Job(**fields), fds[0]
+
+
+def _decode(sock: socket.socket, job: Job, fd: int) -> None:
+    cutter = Cutter(max_s=job.max_piece_s, first_s=job.first_s)
+    try:
+        for block in read_samples(ByteRange(fd, job.offset, job.size_bytes), job.max_audio_s):
+            for piece in cutter.feed(block):
+                _send(sock, PIECE, _described(piece), piece.pcm)
+        for piece in cutter.flush():
+            _send(sock, PIECE, _described(piece), piece.pcm)
+        _send(sock, END, b"")
+    except NotAudio as error:
+        _send(sock, ERROR, str(error).encode())
+    except MemoryError:
+        _send(sock, ERROR, b"The audio file needs too much memory to decode.")
+
+
+def _described(piece: Piece) -> bytes:
+    return json.dumps([piece.index, piece.start_s, piece.end_s, piece.speech]).encode()
+
+
+def _send(sock: socket.socket, kind: bytes, meta: bytes, pcm: bytes = b"") -> None:
+    sock.sendall(ANSWER.pack(kind, len(meta), len(pcm)) + meta)
+    sock.sendall(pcm)
+
+
+def confine(memory_bytes: int) -> None:
+    """Give this process its bounds: memory, no core dumps, no writing, a lower priority."""
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    os.nice(_NICE)
+
+
+def main() -> None:
+    """Serve the socket whose descriptor is the first argument, within the second's bytes."""
+    confine(int(sys.argv[2]))
+    # A closed socket means that the router has gone or wants no more: nothing is left to say.
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        serve(socket.socket(fileno=int(sys.argv[1])))
+
+
+if __name__ == "__main__":
+    main()
