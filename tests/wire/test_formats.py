@@ -163,7 +163,8 @@ def test_style_and_speech_reach_the_cues():
 TRICKY = [
     "a & b",
     "a &amp; b",
-    "1 < 2 > 1",
+    "1 < 2",
+    "2 > 1",
     "<3 you",
     "5",
     "NOTE this",
@@ -178,6 +179,8 @@ CHANGED_IN_SRT = {
     "x ------> y": "x -> y",
     "<b>bold</b>": "‹b>bold‹/b>",
     "<!-- x -->": "‹!-- x ->",
+    "1 < 2 > 1": "1 ‹ 2 > 1",
+    "a < b >": "a ‹ b >",
     "{\\an8}up": "(\\an8)up",
     "C:\\new": "C:/new",
 }
@@ -199,6 +202,12 @@ def test_players_see_the_words_and_no_markup():
         zip(starts, words, strict=True)
     )
     assert srt.count(b"-->") == to_vtt(heard).count(b"-->") == len(words)
+
+
+def test_a_tag_that_ends_on_the_next_line_is_none():
+    srt = to_srt(said((0, 1, "< " + "x " * 30 + ">")))
+    assert b"<" not in srt
+    assert read_by_ffmpeg(srt, ResponseFormat.SRT)[0][1].count("x") == 30
 
 
 CUE = re.compile(

@@ -185,13 +185,13 @@ def _file(writer: SubtitleWriter, transcript: Transcript, speech: Sequence[Span]
 
 def _srt_cue(number: int, cue: Cue) -> str:
     times = f"{_clock_time(cue.start_ms, ',')} --> {_clock_time(cue.end_ms, ',')}"
-    lines = "\n".join(_srt_escaped(line) for line in cue.lines)
+    lines = _srt_escaped("\n".join(cue.lines))
     return f"{number}\n{times}\n{lines}\n\n"
 
 
 def _vtt_cue(number: int, cue: Cue) -> str:
     times = f"{_clock_time(cue.start_ms, '.')} --> {_clock_time(cue.end_ms, '.')}"
-    lines = "\n".join(_vtt_escaped(line) for line in cue.lines)
+    lines = _vtt_escaped("\n".join(cue.lines))
     return f"{number}\n{times}\n{lines}\n\n"
 
 
@@ -205,20 +205,20 @@ def _clock_time(time_ms: int, point: str) -> str:
 # SRT has no escapes: players show `&amp;` as it is. What they would take for something else than
 # text is written a little differently instead, as whisper itself does with the arrow.
 _ARROW = re.compile("-{2,}>")
-# A tag is hidden or changes the style; before a space or a digit, `<` means less.
-_TAG_OPENS = re.compile("<(?![ 0-9]|$)")
+# A tag is hidden or changes the style, and readers differ in what they take for one.
+_TAG_OPENS = re.compile("<(?=[^>]*>|[/!?a-zA-Z])")
 # Players hide what stands in braces, and read these three as a line break or a hard space.
 _BRACES = str.maketrans("{}", "()")
 _BACKSLASH = re.compile(r"\\(?=[Nnh])")
 
 
-def _srt_escaped(line: str) -> str:
-    line = _ARROW.sub("->", line).translate(_BRACES)
-    return _BACKSLASH.sub("/", _TAG_OPENS.sub("‹", line))
+def _srt_escaped(text: str) -> str:
+    text = _ARROW.sub("->", text).translate(_BRACES)
+    return _BACKSLASH.sub("/", _TAG_OPENS.sub("‹", text))
 
 
-def _vtt_escaped(line: str) -> str:
-    return line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+def _vtt_escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _word_object(word: Word) -> JsonObject:
