@@ -21,7 +21,6 @@ from vllm_router.wire.formats import (
     to_verbose_json,
     to_vtt,
 )
-from vllm_router.wire.speech import Span
 from vllm_router.wire.subtitles import SubtitleStyle
 from vllm_router.wire.transcript import Segment, Transcript, Word
 
@@ -152,7 +151,7 @@ def test_a_cue_written_alone_is_the_same_as_in_the_file():
 
 
 def test_style_and_speech_reach_the_cues():
-    speech = (Span(0.3, 2.0), Span(3.0, 5.0))
+    speech = ((0.3, 2.0), (3.0, 5.0))
     segment = said((0.3, 5.0, "One two three four. Five six seven eight."))
     assert to_srt(segment, SubtitleStyle(12, 2), speech).decode() == (
         "1\n00:00:00,300 --> 00:00:02,000\nOne two\nthree four.\n\n"

@@ -4,7 +4,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vllm_router.wire.speech import Span
 from vllm_router.wire.subtitles import Cue, CueMaker, SubtitleStyle
 from vllm_router.wire.transcript import Segment
 
@@ -43,7 +42,7 @@ def test_a_long_segment_shares_its_time_by_length_and_leaves_no_hole():
 
 
 def test_two_sentences_with_a_pause_between_are_two_cues():
-    speech = (Span(0.5, 2.0), Span(3.0, 4.8))
+    speech = ((0.5, 2.0), (3.0, 4.8))
     assert cues(Segment(0.5, 4.8, TWO), speech=speech) == [
         Cue(500, 2000, ("The first sentence is said.",)),
         Cue(3000, 4800, ("And then there is another one.",)),
@@ -52,17 +51,17 @@ def test_two_sentences_with_a_pause_between_are_two_cues():
 
 
 def test_the_pause_between_sentences_is_told_from_one_within():
-    speech = (Span(0, 2.0), Span(2.5, 3.0), Span(4.0, 6.1))
+    speech = ((0, 2.0), (2.5, 3.0), (4.0, 6.1))
     assert times(cues(Segment(0, 6.1, TWO), speech=speech)) == [(0, 3000), (4000, 6100)]
 
 
 def test_a_pause_far_from_a_sentences_end_is_not_taken_for_it():
-    speech = (Span(0, 0.2), Span(1.0, 5.0))
+    speech = ((0, 0.2), (1.0, 5.0))
     assert times(cues(Segment(0, 5.0, TWO), speech=speech)) == [(0, 5000)]
 
 
 def test_more_sentences_than_pauses_share_what_is_left():
-    speech = (Span(0, 3.0), Span(4.0, 10.0))
+    speech = ((0, 3.0), (4.0, 10.0))
     text = "One two three four. Five six seven eight. Nine ten eleven and twelve."
     found = cues(Segment(0, 10.0, text), speech=speech)
     assert times(found) == [(0, 3000), (4000, 10000)]
@@ -71,11 +70,11 @@ def test_more_sentences_than_pauses_share_what_is_left():
 def test_a_cut_within_a_sentence_falls_into_a_pause_that_is_near():
     text = "one two three four five six seven eight nine, " * 4
     for pause_s in (4.8, 5.05, 5.1):
-        speech = (Span(0, pause_s), Span(pause_s + 1, 11.0))
+        speech = ((0, pause_s), (pause_s + 1, 11.0))
         found = cues(Segment(0, 11.0, text), speech=speech, style=SubtitleStyle(50, 2))
         assert len(found) == 2
         assert times(found) == [(0, round(pause_s * 1000)), (round(pause_s * 1000) + 1000, 11000)]
-    speech = (Span(0, 1.0), Span(2.0, 11.0))
+    speech = ((0, 1.0), (2.0, 11.0))
     found = cues(Segment(0, 11.0, text), speech=speech, style=SubtitleStyle(50, 2))
     assert times(found) == [(0, 6000), (6000, 11000)]
 
@@ -100,7 +99,7 @@ SEGMENTS = st.lists(
 )
 SPEECH = st.none() | st.lists(st.floats(0, 100), max_size=12, unique=True).map(
     lambda edges: tuple(
-        Span(a, b) for a, b in zip(sorted(edges)[::2], sorted(edges)[1::2], strict=False)
+        (a, b) for a, b in zip(sorted(edges)[::2], sorted(edges)[1::2], strict=False)
     )
 )
 

@@ -135,19 +135,19 @@ class _SpeechClock:
         inside = [span for span in spans_within(speech, start_s, end_s) if span[0] < span[1]]
         if inside:
             # The segment's own edges stand: who wants them moved has moved them.
-            inside[0] = Span(start_s, inside[0].end_s)
-            inside[-1] = Span(inside[-1].start_s, end_s)
-        self._spans = inside or [Span(start_s, end_s)]
-        self._total_s = sum(span.end_s - span.start_s for span in self._spans)
+            inside[0] = (start_s, inside[0][1])
+            inside[-1] = (inside[-1][0], end_s)
+        self._spans = inside or [(start_s, end_s)]
+        self._total_s = sum(end_s - start_s for start_s, end_s in self._spans)
 
     @property
     def pauses(self) -> list[tuple[float, float]]:
         """Each pause: the share of the speech before it, and its length in seconds."""
         out: list[tuple[float, float]] = []
         spoken_s = 0.0
-        for span, after in pairwise(self._spans):
-            spoken_s += span.end_s - span.start_s
-            out.append((spoken_s / self._total_s, after.start_s - span.end_s))
+        for (start_s, end_s), (next_start_s, _) in pairwise(self._spans):
+            spoken_s += end_s - start_s
+            out.append((spoken_s / self._total_s, next_start_s - end_s))
         return out
 
     def split(self, pauses: Sequence[int]) -> list["_SpeechClock"]:
@@ -156,7 +156,7 @@ class _SpeechClock:
         out: list[_SpeechClock] = []
         for first, last in pairwise(bounds):
             spans = self._spans[first:last]
-            out.append(_SpeechClock(spans[0].start_s, spans[-1].end_s, spans))
+            out.append(_SpeechClock(spans[0][0], spans[-1][1], spans))
         return out
 
     def cut_at(self, share: float) -> tuple[float, float]:
@@ -165,19 +165,19 @@ class _SpeechClock:
         One time, or the edges of a pause that is near.
         """
         if share <= 0.0:
-            return self._spans[0].start_s, self._spans[0].start_s
+            return self._spans[0][0], self._spans[0][0]
         left_s = share * self._total_s
-        for at, span in enumerate(self._spans):
-            length_s = span.end_s - span.start_s
-            if left_s > length_s:
-                left_s -= length_s
+        for at, (start_s, end_s) in enumerate(self._spans):
+            rest_s = end_s - start_s - left_s
+            if rest_s < 0.0:
+                left_s = -rest_s
             elif at > 0 and left_s < _NEAR_PAUSE_S:
-                return self._spans[at - 1].end_s, span.start_s
-            elif at + 1 < len(self._spans) and length_s - left_s < _NEAR_PAUSE_S:
-                return span.end_s, self._spans[at + 1].start_s
+                return self._spans[at - 1][1], start_s
+            elif at + 1 < len(self._spans) and rest_s < _NEAR_PAUSE_S:
+                return end_s, self._spans[at + 1][0]
             else:
-                return span.start_s + left_s, span.start_s + left_s
-        return self._spans[-1].end_s, self._spans[-1].end_s
+                return start_s + left_s, start_s + left_s
+        return self._spans[-1][1], self._spans[-1][1]
 
 
 def _groups(
