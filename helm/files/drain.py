@@ -12,8 +12,6 @@ import re
 import time
 import urllib.request
 
-POLL_S = 1.0
-
 
 def requests_at_work(origin: str) -> float:
     """Return how many requests are running or waiting in the engine, over all its ranks.
@@ -22,13 +20,13 @@ def requests_at_work(origin: str) -> float:
         OSError: the engine does not answer.
         ValueError: a count is not a number.
     """
-    with urllib.request.urlopen(f"{origin}/metrics", timeout=10) as response:
+    with urllib.request.urlopen(f"{origin}/metrics", timeout=10) as response:  # noqa: S310
         page = response.read().decode(errors="replace")
     counts = re.findall(r"^vllm:num_requests_(?:running|waiting)(?:\{.*\})? (\S+)", page, re.M)
     return sum(map(float, counts))
 
 
-def wait_until_idle(origin: str, quiet_s: float, at_most_s: float) -> None:
+def wait_until_idle(origin: str, quiet_s: float, at_most_s: float, poll_s: float) -> None:
     """Return once the engine has been idle for quiet_s, or is gone, or at_most_s have passed."""
     end = time.monotonic() + at_most_s
     idle_since = None
@@ -52,7 +50,7 @@ def wait_until_idle(origin: str, quiet_s: float, at_most_s: float) -> None:
             idle_since = now
         if idle_since is not None and now - idle_since >= quiet_s:
             return
-        time.sleep(POLL_S)
+        time.sleep(poll_s)
 
 
 def main() -> None:
@@ -62,12 +60,14 @@ def main() -> None:
     parser.add_argument("--grace-s", type=float, default=5.0)
     parser.add_argument("--quiet-s", type=float, default=5.0)
     parser.add_argument("--at-most-s", type=float, required=True)
+    parser.add_argument("--poll-s", type=float, default=1.0)
     arguments = parser.parse_args()
     time.sleep(min(arguments.grace_s, arguments.at_most_s))
     wait_until_idle(
         f"http://127.0.0.1:{arguments.port}",
         arguments.quiet_s,
         max(0.0, arguments.at_most_s - arguments.grace_s),
+        arguments.poll_s,
     )
 
 

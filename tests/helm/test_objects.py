@@ -1,8 +1,8 @@
 """Every rendered object is one that Kubernetes, or the kind's own controller, would take.
 
 Kubernetes' kinds are validated against its API schemas, strictly. The kinds of others (Prometheus
-operator, KEDA, Gateway API, NGINX Gateway Fabric) are validated against schemas of our own in crds/,
-written after their documentation: they hold the fields the chart uses and refuse all others.
+operator, KEDA, Gateway API, NGINX Gateway Fabric) are validated against schemas of our own in
+crds/, written after their documentation: they hold the fields the chart uses and refuse all others.
 """
 
 import json
@@ -11,7 +11,6 @@ from pathlib import Path
 import jsonschema
 import kubernetes_validate
 import pytest
-
 from tests.helm.chart import CHART, NEWEST, OLDEST, VALUE_FILES, helm, names, of_kind, render
 
 CRDS = {

@@ -6,7 +6,6 @@ concern Linux pods.
 
 import pytest
 import yaml
-
 from tests.helm.chart import container, deployments, names, of_kind, only, pods, render
 
 VOLUMES = {
@@ -135,7 +134,10 @@ def test_a_restricted_router_still_reaches_names_engines_and_the_api_server():
     policy = only(objects, "NetworkPolicy")["spec"]
     assert policy["policyTypes"] == ["Ingress", "Egress"]
     open_ports = {
-        port["port"] for rule in policy["egress"] for port in rule.get("ports", []) if "to" not in rule
+        port["port"]
+        for rule in policy["egress"]
+        for port in rule.get("ports", [])
+        if "to" not in rule
     }
     assert {53, 443, 6443, 4318} <= open_ports
     reached = [

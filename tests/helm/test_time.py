@@ -1,7 +1,6 @@
 """Nothing on the way cuts off a request that the chart says may take so long."""
 
 import pytest
-
 from tests.helm.chart import CHART, container, deployments, names, of_kind, render, render_chart
 
 

@@ -2,7 +2,6 @@
 
 import pytest
 import yaml
-
 from tests.helm.chart import (
     container,
     deployments,
@@ -49,9 +48,7 @@ def test_every_selector_takes_exactly_its_own_pods(name):
         services = [
             service["metadata"]["name"]
             for service in of_kind(objects, "Service")
-            if matches(
-                each["spec"]["selector"]["matchLabels"], service["metadata"]["labels"]
-            )
+            if matches(each["spec"]["selector"]["matchLabels"], service["metadata"]["labels"])
         ]
         assert services == [only(objects, "Service")["metadata"]["name"]]
 
@@ -164,9 +161,7 @@ def test_the_file_of_engines_is_mounted_as_a_folder():
     assert "subPath" not in mount
     args = container(router["spec"]["template"], "router")["args"]
     assert f"--discovery-file={mount['mountPath']}/engines.yaml" in args
-    (listed,) = [
-        each for each in of_kind(objects, "ConfigMap") if "engines.yaml" in each["data"]
-    ]
+    (listed,) = [each for each in of_kind(objects, "ConfigMap") if "engines.yaml" in each["data"]]
     assert [each["url"] for each in yaml.safe_load(listed["data"]["engines.yaml"])["engines"]] == [
         "http://whisper-0.speech:8000",
         "http://whisper-1.speech:8000",

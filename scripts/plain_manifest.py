@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Write deploy/base/vllm-router.yaml, the chart's objects for those without Helm.
 
-    scripts/plain-manifest           write it
-    scripts/plain-manifest --check   say whether it is up to date; exit status 1 if not
+scripts/plain_manifest.py           write it
+scripts/plain_manifest.py --check   say whether it is up to date; exit status 1 if not
 """
 
 import shutil
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "deploy" / "base" / "vllm-router.yaml"
 NAMESPACE = "whisper"
 HEAD = """\
-# Made from the chart by scripts/plain-manifest with deploy/base/values.yaml; do not edit.
+# Made from the chart by scripts/plain_manifest.py with deploy/base/values.yaml; do not edit.
 # kubectl apply -f deploy/base/vllm-router.yaml
 """
 # Labels that say who manages an object; here that is not Helm.
@@ -30,10 +30,17 @@ def objects() -> list[dict[str, Any]]:
     search = f"{Path(sys.executable).parent}:{ROOT / '.venv' / 'bin'}"
     helm = shutil.which("helm", path=search) or shutil.which("helm")
     if helm is None:
-        raise SystemExit("plain-manifest: helm is not installed; see scripts/install")
+        raise SystemExit("plain_manifest: helm is not installed; see scripts/install")
     command = [helm, "template", "vllm-router", str(ROOT / "helm"), "--namespace", NAMESPACE]
-    command += ["--values", str(ROOT / "deploy" / "base" / "values.yaml"), "--kube-version", "1.31.0"]
-    rendered = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    command += [
+        "--values",
+        str(ROOT / "deploy" / "base" / "values.yaml"),
+        "--kube-version",
+        "1.31.0",
+    ]
+    rendered = subprocess.run(  # noqa: S603 - our own helm
+        command, check=True, capture_output=True, text=True
+    ).stdout
     namespace = {
         "apiVersion": "v1",
         "kind": "Namespace",
@@ -54,7 +61,10 @@ def main() -> int:
     new = HEAD + yaml.safe_dump_all(objects(), sort_keys=False, width=1000)
     if sys.argv[1:] == ["--check"]:
         if not TARGET.exists() or TARGET.read_text() != new:
-            print("deploy/base/vllm-router.yaml is out of date; run scripts/plain-manifest", file=sys.stderr)
+            print(
+                "deploy/base/vllm-router.yaml is out of date; run scripts/plain_manifest.py",
+                file=sys.stderr,
+            )
             return 1
         return 0
     TARGET.write_text(new)

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Write helm/README.md: its text from README.md.tmpl, its table from the comments in values.yaml.
 
-    scripts/helm-docs           write it
-    scripts/helm-docs --check   say whether it is up to date; exit status 1 if not
+    scripts/helm_docs.py           write it
+    scripts/helm_docs.py --check   say whether it is up to date; exit status 1 if not
 
 A comment that begins with "# --" describes the key below it. A mapping none of whose keys is
 described stands in one row; a key that nothing describes is an error.
@@ -86,13 +86,16 @@ def main() -> int:
     try:
         values = table((CHART / "values.yaml").read_text())
     except Undescribed as error:
-        print(f"helm-docs: {error}", file=sys.stderr)
+        print(f"helm_docs: {error}", file=sys.stderr)
         return 1
     new = (CHART / "README.md.tmpl").read_text().replace(PLACE, values)
     target = CHART / "README.md"
     if sys.argv[1:] == ["--check"]:
         if not target.exists() or target.read_text() != new:
-            print("helm-docs: helm/README.md is out of date; run scripts/helm-docs", file=sys.stderr)
+            print(
+                "helm_docs: helm/README.md is out of date; run scripts/helm_docs.py",
+                file=sys.stderr,
+            )
             return 1
         return 0
     target.write_text(new)
