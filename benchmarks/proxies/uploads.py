@@ -1,0 +1,51 @@
+"""The uploads that are sent: forms with a real WAV in them, as common clients write them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from vllm_router.wire.wav import pcm16_wav
+
+BOUNDARY = b"------------------------d74496d66958873e"
+MODEL = b"openai/whisper-small"
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A form in a file.
+
+    Attributes:
+        name: Such as "96 KB".
+        path: Where the body lies.
+        size_bytes: Its length.
+        content_type: The request's header for it.
+    """
+
+    name: str
+    path: Path
+    size_bytes: int
+    content_type: str = f"multipart/form-data; boundary={BOUNDARY.decode()}"
+
+
+def form(audio: bytes, *, is_file_first: bool = True) -> bytes:
+    """Return a form with the file first, as curl users write it, or last, as SDKs do."""
+    file = (
+        b'--%b\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n'
+        b"Content-Type: audio/wav\r\n\r\n%b\r\n" % (BOUNDARY, audio)
+    )
+    model = b'--%b\r\nContent-Disposition: form-data; name="model"\r\n\r\n%b\r\n' % (
+        BOUNDARY,
+        MODEL,
+    )
+    parts = (file, model) if is_file_first else (model, file)
+    return b"".join((*parts, b"--%b--\r\n" % BOUNDARY))
+
+
+def write_upload(
+    folder: Path, name: str, audio_bytes: int, rate_hz: int = 16_000, *, is_file_first: bool = True
+) -> Upload:
+    """Write a form with a WAV of noise-free but non-zero samples and return it."""
+    pcm = (bytes(range(256)) * (audio_bytes // 256 + 1))[: audio_bytes // 2 * 2]
+    body = form(pcm16_wav(pcm, rate_hz), is_file_first=is_file_first)
+    path = folder / f"{audio_bytes}-{rate_hz}-{'file' if is_file_first else 'fields'}-first.form"
+    path.write_bytes(body)
+    return Upload(name, path, len(body))
