@@ -79,6 +79,13 @@ def test_a_cut_within_a_sentence_falls_into_a_pause_that_is_near():
     assert times(found) == [(0, 6000), (6000, 11000)]
 
 
+def test_a_cut_near_the_first_of_two_pauses_falls_into_it():
+    text = "one two three four five six seven eight nine, " * 4
+    speech = ((0, 4.8), (5.8, 6.8), (7.8, 11.8))
+    found = cues(Segment(0, 11.8, text), speech=speech, style=SubtitleStyle(50, 2))
+    assert times(found) == [(0, 4800), (5800, 11800)]
+
+
 def test_cues_never_overlap_nor_vanish_whatever_the_times():
     found = cues(
         Segment(5, 4, "a"), Segment(5, 5, "b"), Segment(0, 1, "c"), Segment(float("nan"), -1, "d")

@@ -19,7 +19,7 @@ from vllm_router.wire.transcript import (
 ANSWER = {
     "duration": 2.9665,
     "language": "en",
-    "text": " One two. Three.",
+    "text": " One two.  Three.",
     "segments": [
         {
             "id": 0,
@@ -58,6 +58,7 @@ def test_an_answer_is_read_with_the_fields_that_are_not_known():
             Segment(0.0, 1.5, " One two.", {"seek": 0, "tokens": [1, 2], "no_speech_prob": None}),
             Segment(1.5, 2.9, " Three.", {"seek": 0, "future": {"a": [1]}}),
         ),
+        usage={"type": "duration", "seconds": 3},
         extra={"future": True},
     )
 
@@ -92,7 +93,7 @@ def test_whispers_special_tokens_are_no_words():
         "segments": [{"text": "<|en|><|endoftext|>"}, {"text": " Hi<|2.00|>"}],
     }
     transcript = read(answer)
-    assert transcript.text == "Hi  a"
+    assert transcript.text == "Hi a"
     assert [segment.text for segment in transcript.segments] == [" Hi"]
 
 

@@ -164,20 +164,21 @@ class _SpeechClock:
 
         One time, or the edges of a pause that is near.
         """
+        spans = self._spans
         if share <= 0.0:
-            return self._spans[0][0], self._spans[0][0]
-        left_s = share * self._total_s
-        for at, (start_s, end_s) in enumerate(self._spans):
-            rest_s = end_s - start_s - left_s
-            if rest_s < 0.0:
-                left_s = -rest_s
-            elif at > 0 and left_s < _NEAR_PAUSE_S:
-                return self._spans[at - 1][1], start_s
-            elif at + 1 < len(self._spans) and rest_s < _NEAR_PAUSE_S:
-                return end_s, self._spans[at + 1][0]
-            else:
-                return start_s + left_s, start_s + left_s
-        return self._spans[-1][1], self._spans[-1][1]
+            return spans[0][0], spans[0][0]
+        if share >= 1.0:
+            return spans[-1][1], spans[-1][1]
+        at, left_s = 0, share * self._total_s
+        while at + 1 < len(spans) and left_s > spans[at][1] - spans[at][0]:
+            left_s -= spans[at][1] - spans[at][0]
+            at += 1
+        start_s, end_s = spans[at]
+        if at > 0 and left_s < _NEAR_PAUSE_S:
+            return spans[at - 1][1], start_s
+        if at + 1 < len(spans) and end_s - start_s - left_s < _NEAR_PAUSE_S:
+            return end_s, spans[at + 1][0]
+        return start_s + left_s, start_s + left_s
 
 
 def _groups(

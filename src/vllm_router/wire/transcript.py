@@ -20,6 +20,8 @@ from vllm_router.wire.json_text import BadJson, JsonObject, JsonValue, read_obje
 
 # What Whisper's tokenizer writes between words when an engine decodes its special tokens as well.
 _SPECIAL_TOKEN = re.compile(r"<\|(?:[0-9]+\.[0-9]{2}|[a-z]+)\|>")
+# Segments begin with a space, and vLLM puts another between them in the text.
+_SPACES = re.compile(" {2,}")
 _SEGMENT_FIELDS = frozenset({"id", "start", "end", "text"})
 _WORD_FIELDS = frozenset({"word", "start", "end"})
 _FIELDS = frozenset({"task", "language", "duration", "text", "segments", "words", "usage"})
@@ -27,7 +29,7 @@ _MILLISECONDS = 3
 _NOTHING: JsonObject = {}
 
 
-class BadTranscript(ValueError):  # noqa: N818 - it says what the answer is
+class BadTranscript(ValueError):
     """The engine's answer holds no transcript."""
 
 
@@ -107,8 +109,9 @@ class Transcript:
 def read_transcript(body: bytes, duration_s: float | None = None) -> Transcript:
     """Read an engine's `json` or `verbose_json` answer.
 
-    The duration may be a number or, in older releases, text; ids and `task` are made anew when
-    the transcript is written. Segments without words are left out.
+    The duration may be a number or, in older releases, text; usage, where the engine gives none,
+    is the duration's; ids and `task` are made anew when the transcript is written. Segments
+    without words are left out.
 
     Args:
         body: The answer.
@@ -128,12 +131,12 @@ def read_transcript(body: bytes, duration_s: float | None = None) -> Transcript:
     length_s = duration_s if duration_s is not None else _seconds(answer.get("duration"))
     words = answer.get("words")
     return Transcript(
-        text=_SPECIAL_TOKEN.sub("", text).strip(),
+        text=_SPACES.sub(" ", _SPECIAL_TOKEN.sub("", text)).strip(),
         language=language if isinstance(language, str) and language else None,
         duration_s=length_s,
         segments=_read_segments(answer.get("segments"), length_s),
         words=_read_words(words, length_s) if isinstance(words, list) else None,
-        usage=usage if isinstance(usage, Mapping) else None,
+        usage=usage if isinstance(usage, Mapping) else duration_usage(length_s),
         extra=_others(answer, _FIELDS),
     )
 
