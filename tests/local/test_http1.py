@@ -1,101 +1,11 @@
-"""The engines' HTTP server, over loopback sockets."""
+"""The engines' HTTP connections, over loopback sockets."""
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
 
 import pytest
+from tests.local.echo import client, get, serving, start
 
-from vllm_router.local.api import PlainBody
-from vllm_router.local.http1 import HEAD_BYTES, Body, Exchange, Shape
-from vllm_router.local.serving import Port
-
-
-class Echo:
-    """Answers with what it got; the path orders anything else."""
-
-    def __init__(self) -> None:
-        self.left_count = 0
-        self.shape: Shape | None = None
-
-    def begin(self, exchange: Exchange) -> Body:
-        if exchange.head.path == "/reset-upload":
-            exchange.reset_upload_at = int(exchange.head.query)
-        return PlainBody()
-
-    def left(self, exchange: Exchange) -> None:
-        self.left_count += 1
-
-    async def answer(self, exchange: Exchange) -> None:
-        exchange.shape = self.shape
-        path = exchange.head.path
-        if path == "/hang":
-            await exchange.hang()
-        elif path == "/break":
-            raise RuntimeError("a mistake of the service")
-        elif path == "/stream":
-            await exchange.stream(200, "text/event-stream")
-            for piece in (b"one", b"two"):
-                await exchange.send(piece)
-            await exchange.finish()
-        elif path == "/large":
-            await exchange.respond(200, bytes(20_000_000))
-        elif path == "/too-much":
-            status = 400 if exchange.error else 200
-            await exchange.respond(status, str(exchange.error).encode(), "text/plain")
-        else:
-            body = exchange.body
-            assert isinstance(body, PlainBody)
-            await exchange.respond_json(
-                200,
-                {"method": exchange.head.method, "body": body.data.decode(), "path": path},
-                headers={"X-Told": "yes"},
-            )
-
-
-class Client:
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader = reader
-        self.writer = writer
-
-    def send(self, data: bytes) -> None:
-        self.writer.write(data)
-
-    async def answer(self) -> tuple[bytes, bytes]:
-        head = await self.reader.readuntil(b"\r\n\r\n")
-        length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
-        return head, await self.reader.readexactly(length)
-
-
-@contextlib.asynccontextmanager
-async def serving() -> AsyncIterator[tuple[Echo, Port]]:
-    echo = Echo()
-    port = Port(echo, "127.0.0.1", 0)
-    await port.listen()
-    try:
-        yield echo, port
-    finally:
-        await port.shut()
-
-
-@contextlib.asynccontextmanager
-async def client(port: Port) -> AsyncIterator[Client]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port.port)
-    try:
-        yield Client(reader, writer)
-    finally:
-        writer.close()
-        with contextlib.suppress(ConnectionError):
-            await writer.wait_closed()
-
-
-def get(path: str, extra: bytes = b"") -> bytes:
-    return b"GET " + path.encode() + b" HTTP/1.1\r\nHost: test\r\n" + extra + b"\r\n"
-
-
-def start(target: str, header: bytes) -> bytes:
-    """Return the head of a POST."""
-    return b"POST " + target.encode() + b" HTTP/1.1\r\nHost: test\r\n" + header + b"\r\n\r\n"
+from vllm_router.local.http1 import HEAD_BYTES
 
 
 async def test_requests_are_answered_one_after_the_other_even_when_pipelined() -> None:
@@ -134,20 +44,6 @@ async def test_connection_close_is_honoured() -> None:
         one.send(get("/a", b"Connection: close\r\n"))
         assert b"connection: close" in (await one.answer())[0]
         assert await one.reader.read() == b""
-
-
-async def test_a_head_request_gets_no_body() -> None:
-    async with serving() as (_, port), client(port) as one:
-        one.send(get("/a").replace(b"GET", b"HEAD") + get("/b"))
-        await one.reader.readuntil(b"\r\n\r\n")
-        assert b'"path":"/b"' in (await one.answer())[1]
-
-
-async def test_a_stream_comes_in_chunks() -> None:
-    async with serving() as (_, port), client(port) as one:
-        one.send(get("/stream"))
-        text = await one.reader.readuntil(b"0\r\n\r\n")
-    assert text.endswith(b"3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n")
 
 
 async def test_what_is_not_http_is_refused() -> None:
@@ -223,42 +119,3 @@ async def test_an_upload_can_be_reset_at_any_byte(at: int) -> None:
             await asyncio.sleep(0.01)
         with pytest.raises(ConnectionError):
             await one.reader.readexactly(1)
-
-
-@pytest.mark.parametrize("is_reset", [True, False])
-@pytest.mark.parametrize("at", [0, 1, 30, 90])
-async def test_an_answer_can_be_cut_at_any_byte(at: int, is_reset: bool) -> None:
-    async with serving() as (echo, port), client(port) as one:
-        echo.shape = Shape(cut_at=at, cut_by_reset=is_reset)
-        one.send(get("/a"))
-        got = b""
-        try:
-            while data := await one.reader.read(1000):
-                got += data
-        except ConnectionError:
-            assert is_reset
-        assert len(got) == at or (is_reset and len(got) < at)
-
-
-async def test_an_answer_can_stall_trickle_lie_and_swell() -> None:
-    async with serving() as (echo, port):
-        echo.shape = Shape(hang_at=20)
-        async with client(port) as one:
-            one.send(get("/a"))
-            assert len(await one.reader.readexactly(20)) == 20
-            with pytest.raises(TimeoutError):
-                await asyncio.wait_for(one.reader.read(1), 0.05)
-        echo.shape = Shape(bytes_per_s=2000)
-        async with client(port) as one:
-            one.send(get("/a"))
-            assert len(await one.reader.read(1000)) < 100
-            await one.reader.readuntil(b"}")
-        echo.shape = Shape(length_off_by=7)
-        async with client(port) as one:
-            one.send(get("/a"))
-            with pytest.raises(TimeoutError):
-                await asyncio.wait_for(one.answer(), 0.05)
-        echo.shape = Shape(padding_bytes=40_000)
-        async with client(port) as one:
-            one.send(get("/a"))
-            assert len((await one.answer())[0]) > 39_000

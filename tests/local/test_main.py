@@ -1,9 +1,13 @@
-"""The command line, as a process."""
+"""The command line: a server in this very process, stopped as a service manager stops it."""
 
-import asyncio
+import contextlib
+import io
+import os
+import queue
 import signal
 import sys
-from asyncio.subprocess import PIPE, Process
+import threading
+from collections.abc import Callable
 
 import httpx
 import pytest
@@ -14,52 +18,63 @@ from vllm_router.local.__main__ import main
 PATH = "/v1/audio/transcriptions"
 
 
-async def start(*arguments: str) -> tuple[Process, str]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "vllm_router.local", "--port", "0", *arguments, stdout=PIPE
-    )
-    assert process.stdout is not None
-    line = (await process.stdout.readline()).decode()
-    assert "ready on http://" in line
-    return process, line.split()[-1]
+class Lines(io.TextIOBase):
+    """Standard output as a queue of what was written."""
+
+    def __init__(self) -> None:
+        self.written: queue.Queue[str] = queue.Queue()
+
+    def write(self, text: str) -> int:
+        self.written.put(text)
+        return len(text)
 
 
-async def stop(process: Process) -> int:
-    process.send_signal(signal.SIGTERM)
-    return await process.wait()
+def run(arguments: list[str], use: Callable[[httpx.Client], None]) -> int:
+    """Run main, use the engine once it is ready, tell it to stop; return the exit code."""
+    out = Lines()
+    failures: list[BaseException] = []
+
+    def client() -> None:
+        try:
+            url = out.written.get(timeout=60).split()[-1]
+            with httpx.Client(base_url=url, timeout=60) as one:
+                use(one)
+        except BaseException as error:
+            failures.append(error)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=client)
+    with contextlib.redirect_stdout(out):
+        thread.start()
+        code = main([*arguments, "--port", "0"])
+    thread.join()
+    if failures:
+        raise failures[0]
+    return code
 
 
-async def test_a_model_is_served_until_the_engine_is_told_to_stop() -> None:
-    process, url = await start("--model", str(SPEECH_MODEL / "ct2"), "--served-model-name", "mine")
+def test_a_model_is_served_until_the_engine_is_told_to_stop() -> None:
     sample = samples()[0]
-    async with httpx.AsyncClient(base_url=url, timeout=60) as client:
-        assert (await client.get("/v1/models")).json()["data"][0]["id"] == "mine"
-        answer = await client.post(PATH, files={"file": sample.path.read_bytes()})
-    assert word_errors(answer.json()["text"], sample.text) == 0
-    assert await stop(process) == 0
+
+    def use(client: httpx.Client) -> None:
+        assert client.get("/v1/models").json()["data"][0]["id"] == "mine"
+        answer = client.post(PATH, files={"file": sample.path.read_bytes()})
+        assert word_errors(answer.json()["text"], sample.text) == 0
+
+    model = str(SPEECH_MODEL / "ct2")
+    assert run(["--model", model, "--served-model-name", "mine"], use) == 0
 
 
-async def test_a_simulated_engine_takes_its_curve_and_faults() -> None:
-    process, url = await start(
-        "--simulate",
-        "--curve",
-        "t4",
-        "--time-scale",
-        "100",
-        "--half-at",
-        "0",
-        "--peak-windows-per-s",
-        "30",
-        "--faults",
-        "status=503,times=1",
-        "--api-key",
-        "k",
-    )
-    sample = samples()[0].path.read_bytes()
-    async with httpx.AsyncClient(base_url=url, headers={"Authorization": "Bearer k"}) as client:
-        answers = [await client.post(PATH, files={"file": sample}) for _ in range(2)]
-    assert [answer.status_code for answer in answers] == [503, 200]
-    assert await stop(process) == 0
+def test_a_simulated_engine_takes_its_curve_and_faults() -> None:
+    def use(client: httpx.Client) -> None:
+        upload = {"file": samples()[0].path.read_bytes()}
+        headers = {"Authorization": "Bearer k"}
+        answers = [client.post(PATH, files=upload, headers=headers) for _ in range(2)]
+        assert [answer.status_code for answer in answers] == [503, 200]
+
+    faults = ["--faults", "status=503,times=1", "--api-key", "k"]
+    curve = ["--curve", "t4", "--time-scale", "100", "--half-at", "0", "--peak-windows-per-s", "30"]
+    assert run(["--simulate", *curve, *faults], use) == 0
 
 
 @pytest.mark.parametrize(

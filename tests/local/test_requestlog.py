@@ -1,7 +1,7 @@
 from tests.local.forms import BOUNDARY, field, file, form
 
+from vllm_router.local.exchange import Head
 from vllm_router.local.form import FormReader
-from vllm_router.local.http1 import Head
 from vllm_router.local.requestlog import LoggedRequest, RequestLog
 
 

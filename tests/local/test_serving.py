@@ -6,6 +6,7 @@ import hashlib
 import httpx
 import pytest
 
+from vllm_router.local.faults import Faults, FaultsError
 from vllm_router.local.serving import SimulatedHandle, serve_simulated
 from vllm_router.wire.wav import silence
 
@@ -83,3 +84,33 @@ async def test_idle_connections_are_closed_after_a_while() -> None:
         await client.get(engine.url + "/health")
         while engine.open_connections:
             await asyncio.sleep(0.01)
+
+
+async def test_work_under_way_gets_its_grace() -> None:
+    async with serve_simulated(time_scale=10) as engine:
+        task = asyncio.create_task(post(engine))
+        while not engine.running:
+            await asyncio.sleep(0.001)
+        await engine.stop(grace_s=30)
+        assert (await task).status_code == 200
+
+
+async def test_a_port_that_is_taken_is_an_error() -> None:
+    async with serve_simulated() as engine:
+        with pytest.raises(OSError, match="in use"):
+            async with serve_simulated(port=engine.port):
+                pass  # pragma: no cover
+
+
+async def test_an_engine_may_start_out_refusing() -> None:
+    async with serve_simulated(faults=Faults(refuse=True)) as engine:
+        with pytest.raises(httpx.ConnectError):
+            await post(engine)
+
+
+async def test_an_ordered_fault_that_does_not_exist_changes_nothing() -> None:
+    async with serve_simulated(time_scale=100) as engine:
+        with pytest.raises(FaultsError):
+            await engine.order(nonsense=1)
+        assert (await post(engine)).status_code == 200
+        assert (engine.faults, engine.waiting, len(engine.log)) == (Faults(), 0, 1)

@@ -23,9 +23,9 @@ from vllm_router.local.answers import (
     usage_of,
 )
 from vllm_router.local.ask import ApiError, Ask, read_ask, unprocessed
+from vllm_router.local.exchange import Body, Exchange
 from vllm_router.local.figures import Figures, metrics_page
 from vllm_router.local.form import FormError, FormReader, boundary_of
-from vllm_router.local.http1 import Body, Exchange
 
 log = logging.getLogger(__name__)
 

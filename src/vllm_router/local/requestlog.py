@@ -8,8 +8,8 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from vllm_router.local.exchange import Head
 from vllm_router.local.form import Part
-from vllm_router.local.http1 import Head
 
 CAPACITY = 4096
 

@@ -12,8 +12,9 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from vllm_router.local.curve import CurveShape
+from vllm_router.local.exchange import Service
 from vllm_router.local.faults import Faults, read_faults
-from vllm_router.local.http1 import Connection, Service
+from vllm_router.local.http1 import Connection
 from vllm_router.local.requestlog import RequestLog
 from vllm_router.local.simulated import SimulatedEngine
 from vllm_router.wire.duration import audio_seconds

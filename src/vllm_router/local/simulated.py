@@ -1,146 +1,28 @@
-"""An engine without a model: time passes as on a GPU, words are made up from the upload's digest.
+"""An engine without a model, for tests and load: time passes as on a GPU, words are made up.
 
-For tests and load. The words of each 30 s window name its index and the first eight hex digits of
-the upload's SHA-256, so that a test can tell whose answer it got, and are the same on every engine.
-
-Audio is not decoded: its length is read from the container's header.
+It can be ordered to misbehave, and remembers what it was sent. Orders and memory are reached in
+process, or over HTTP: GET and POST /simulate/faults, GET and DELETE /simulate/log.
 """
 
 import asyncio
 import dataclasses
-import hashlib
 import json
 import logging
-import math
 import random
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from urllib.parse import parse_qs
 
-from vllm_router.local.answers import Chunk, Segment, models_body
-from vllm_router.local.api import AUDIO_ROUTES, MAX_AUDIO_S, Api, PlainBody, bad_audio, too_long
-from vllm_router.local.ask import ApiError, Ask
+from vllm_router.local.answers import models_body
+from vllm_router.local.api import AUDIO_ROUTES, Api, PlainBody
+from vllm_router.local.ask import ApiError
 from vllm_router.local.curve import Curve, CurveShape
+from vllm_router.local.exchange import Body, Exchange, Shape
 from vllm_router.local.faults import Faults, FaultsError, read_faults
 from vllm_router.local.form import FormReader
-from vllm_router.local.http1 import Body, Exchange, Shape
+from vllm_router.local.madeup import SimulatedListener
 from vllm_router.local.requestlog import LoggedRequest, RequestLog
 
 log = logging.getLogger(__name__)
-
-WINDOW_S = 30.0
-# As much of a file's start as the readers of container headers want.
-KEEP_BYTES = 256 << 10
-# A streamed window comes out in so many steps.
-STREAM_STEPS = 4
-
-_SENTENCE = (
-    "the small router gave each new request to a free engine and then every long recording came "
-    "back in one piece with all of its words at the right time while others still waited"
-)
-_WORDS = tuple(_SENTENCE.split())
-
-
-def window_text(digest: str, index: int, task: str = "transcribe") -> tuple[str, str]:
-    """Return the two sentences of a window.
-
-    Args:
-        digest: SHA-256 of the upload in hex.
-        index: Of the window, from 0.
-        task: transcribe or translate.
-    """
-    lot = hashlib.blake2b(f"{digest}{index}".encode(), digest_size=8).digest()
-    words = [_WORDS[byte % len(_WORDS)] for byte in lot]
-    name = "Window" if task == "transcribe" else "Translated window"
-    first = f" {name} {index} of {digest[:8]} {' '.join(words[:4])}."
-    return first, f" {words[4].capitalize()} {' '.join(words[5:])}."
-
-
-class SimulatedRecording:
-    """An upload of known length, cut into windows of 30 s."""
-
-    def __init__(self, ask: Ask, duration_s: float, listener: "SimulatedListener") -> None:
-        self.duration_s = duration_s
-        self.language = ask.language or "en"
-        self._ask = ask
-        self._listener = listener
-        self._count = max(1, math.ceil(duration_s / WINDOW_S))
-
-    async def hear(self) -> Sequence[Chunk]:
-        """Return all windows once the service curve has let them through."""
-        waited_s = await self._listener.curve.run(self._count)
-        self._listener.on_queued(waited_s)
-        return [self._chunk(index) for index in range(self._count)]
-
-    async def stream(self) -> AsyncIterator[AsyncIterator[str]]:
-        """Return the windows one after the other."""
-        for index in range(self._count):
-            yield self._words(index)
-
-    async def _words(self, index: int) -> AsyncIterator[str]:
-        words = self._chunk(index).text.split(" ")[1:]
-        size = math.ceil(len(words) / STREAM_STEPS)
-        for at in range(0, len(words), size):
-            await self._listener.curve.run(1, 1 / STREAM_STEPS)
-            for word in words[at : at + size]:
-                yield f" {word}"
-
-    def _chunk(self, index: int) -> Chunk:
-        start_s = index * WINDOW_S
-        length_s = min(WINDOW_S, self.duration_s - start_s)
-        first, second = window_text(self._ask.file.sha256, index, self._ask.task)
-        # Whisper's clock ticks in 0.02 s.
-        middle_s = round(length_s / 2 / 0.02) * 0.02
-        segments = (
-            Segment(0.0, round(middle_s, 2), first, (50364, 314, 50464), -0.25),
-            Segment(round(middle_s, 2), round(length_s, 2), second, (50464, 271, 50564), -0.25),
-        )
-        return Chunk(start_s, first + second, segments, len(first.split() + second.split()))
-
-
-class SimulatedListener:
-    """Opens uploads by their headers and lets the curve decide how long they take.
-
-    Args:
-        curve: The service curve.
-        audio_seconds: Reads a container's length: first bytes, size, last bytes.
-        on_queued: Hears how many seconds each request waited for its place.
-    """
-
-    keep_bytes = KEEP_BYTES
-
-    def __init__(
-        self,
-        curve: Curve,
-        audio_seconds: Callable[[bytes, int, bytes], float | None],
-        on_queued: Callable[[float], None],
-    ) -> None:
-        self.curve = curve
-        self.on_queued = on_queued
-        self._audio_seconds = audio_seconds
-
-    @property
-    def running(self) -> int:
-        """Windows in service."""
-        return self.curve.running
-
-    @property
-    def waiting(self) -> int:
-        """Windows not yet begun."""
-        return self.curve.waiting
-
-    async def open(self, ask: Ask) -> SimulatedRecording:
-        """Read the upload's length.
-
-        Raises:
-            ApiError: No audio, or longer than vLLM takes.
-        """
-        file = ask.file
-        duration_s = self._audio_seconds(bytes(file.head), file.size_bytes, file.tail)
-        if duration_s is None or duration_s <= 0:
-            raise bad_audio()
-        if duration_s > MAX_AUDIO_S:
-            raise too_long(duration_s)
-        return SimulatedRecording(ask, duration_s, self)
 
 
 class SimulatedEngine:
