@@ -33,6 +33,7 @@ class FileDiscovery:
     Args:
         path: The file; symlinks are followed at each read.
         poll_s: Time between reads; an edit counts after two that agree.
+        read_s: How long a read may take before it is told as a failure.
         clock: Monotonic seconds.
         sleep: Waits between reads.
     """
@@ -42,11 +43,13 @@ class FileDiscovery:
         path: Path,
         *,
         poll_s: float = _POLL_S,
+        read_s: float = _READ_S,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._path = path
-        self._poll_s = poll_s
+        self.poll_s = poll_s
+        self._read_s = read_s
         self._clock = clock
         self._sleep = sleep
         self._reading: asyncio.Future[bytes] | None = None
@@ -82,7 +85,7 @@ class FileDiscovery:
                         if specs is not None:
                             yield Listing(specs)
                     before = digest
-                await self._sleep(self._poll_s)
+                await self._sleep(self.poll_s)
         finally:
             if self._reading is not None:
                 self._reading.cancel()
@@ -91,7 +94,7 @@ class FileDiscovery:
         if self._reading is None:
             loop = asyncio.get_running_loop()
             self._reading = loop.run_in_executor(None, file_content, self._path)
-        done, _ = await asyncio.wait({self._reading}, timeout=_READ_S)
+        done, _ = await asyncio.wait({self._reading}, timeout=self._read_s)
         if not done:
             raise TimeoutError("the file system does not answer")
         reading, self._reading = self._reading, None

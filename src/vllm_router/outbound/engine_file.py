@@ -19,7 +19,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+)
 
 from vllm_router.engines.engine import EngineId, EngineSpec
 from vllm_router.outbound.discover_static import MODEL_TYPES
@@ -27,15 +34,28 @@ from vllm_router.wire.engine_url import engine_url
 
 # 5,000 engines with all keys take 0.7 MB; a thing larger than this is not a list of engines.
 _MAX_BYTES = 4 * 1024 * 1024
+# A right file has four levels.
+_MAX_DEPTH = 16
 
 _Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1024)]
+
+
+# Where pydantic's own words would puzzle who wrote the file.
+_WORDS = {
+    "extra_forbidden": "is not a key that is known here",
+    "model_type": "should be keys and values, such as `url: http://10.0.0.1:8000`",
+}
+
+
+def _listed(value: object) -> object:
+    return [value] if isinstance(value, str) else value
 
 
 class _Entry(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     url: _Text
-    models: Annotated[list[_Text], Field(min_length=1)] | _Text | None = None
+    models: Annotated[list[_Text], Field(min_length=1), BeforeValidator(_listed)] | None = None
     model_type: _Text = MODEL_TYPES[0]
     label: _Text | None = None
     weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
@@ -56,8 +76,10 @@ def parse_engine_file(content: bytes) -> tuple[EngineSpec, ...]:
     """
     if len(content) > _MAX_BYTES:
         raise ValueError(f"it is larger than {_MAX_BYTES // 1024**2} MiB")
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(content)
+    make_loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    loader = make_loader(content)
     try:
+        _check_depth(content, make_loader)
         root = loader.get_single_node()
         if root is None:
             raise ValueError("it is empty; write `engines: []` if there are none")
@@ -67,9 +89,8 @@ def parse_engine_file(content: bytes) -> tuple[EngineSpec, ...]:
         mark = error.problem_mark or error.context_mark
         at = "" if mark is None else f"line {mark.line + 1}: "
         raise ValueError(f"{at}not YAML: {error.problem or error.context}") from None
-    except (yaml.YAMLError, UnicodeError, RecursionError) as error:
-        said = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise ValueError(f"not YAML: {' '.join(said.split())[:200]}") from None
+    except (yaml.YAMLError, UnicodeError) as error:
+        raise ValueError(f"not YAML: {' '.join(str(error).split())[:200]}") from None
     finally:
         loader.dispose()
     if isinstance(data, list):
@@ -77,11 +98,29 @@ def parse_engine_file(content: bytes) -> tuple[EngineSpec, ...]:
     try:
         document = _Document.model_validate(data)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"] if part != "engines")
-        said = first["msg"][:1].lower() + first["msg"][1:]
-        raise ValueError(f"{lines.at(first['loc'])}{where or 'the file'}: {said}") from None
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+        # A key that is misspelt is also missing; the first says more.
+        first = min(found, key=lambda each: each["type"] != "extra_forbidden")
+        keys = [part for part in first["loc"] if isinstance(part, str) and part != "engines"]
+        is_inside = any(isinstance(part, int) for part in first["loc"])
+        where = keys[-1] if keys else "an engine" if is_inside else "the list"
+        said = _WORDS.get(first["type"]) or first["msg"][:1].lower() + first["msg"][1:]
+        raise ValueError(f"{lines.at(first['loc'])}{where}: {said}") from None
     return _specs(document, lines)
+
+
+def _check_depth(content: bytes, make_loader: type[yaml.SafeLoader]) -> None:
+    # libyaml's composer recurses in C and ends the process at some 10,000 levels; its parser, which
+    # gives these events, does not recurse.
+    depth = 0
+    for event in yaml.parse(content, make_loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > _MAX_DEPTH:
+                line = event.start_mark.line + 1 if event.start_mark else "?"
+                raise ValueError(f"line {line}: nested too deeply")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
 
 
 def _specs(document: _Document, lines: "_Lines") -> tuple[EngineSpec, ...]:
@@ -113,6 +152,8 @@ class _Lines:
 
     def __init__(self, root: yaml.Node) -> None:
         self._lines: dict[tuple[Any, ...], int] = {}
+        # A node that aliases repeat is walked once, or ten lines could stand for a billion.
+        self._walked: set[int] = set()
         if isinstance(root, yaml.SequenceNode):
             self._walk(root, ("engines",))
         else:
@@ -120,9 +161,9 @@ class _Lines:
 
     def _walk(self, node: yaml.Node, path: tuple[Any, ...]) -> None:
         self._lines[path] = node.start_mark.line + 1
-        # engines, entry, key, item: nothing deeper can be right, and aliases may make it endless.
-        if len(path) > 3:
+        if id(node) in self._walked:
             return
+        self._walked.add(id(node))
         if isinstance(node, yaml.SequenceNode):
             for index, child in enumerate(node.value):
                 self._walk(child, (*path, index))

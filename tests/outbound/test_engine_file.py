@@ -1,0 +1,124 @@
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vllm_router.engines.engine import EngineId, EngineSpec
+from vllm_router.outbound.engine_file import parse_engine_file, read_engine_file
+
+GOOD = """\
+# The fleet.
+engines:
+  - url: http://10.0.0.1:8000/
+    models: [openai/whisper-small, small, small]
+    label: eu
+    weight: 2
+    gpu: H200
+  - url: http://10.0.0.2:8000
+    models: openai/whisper-small
+  - {url: "http://[fd00::1]:8000", model_type: transcription}
+"""
+
+
+def test_engines_are_read_with_all_they_say() -> None:
+    first, second, third = parse_engine_file(GOOD.encode())
+    assert first == EngineSpec(
+        engine_id=EngineId("http://10.0.0.1:8000"),
+        url="http://10.0.0.1:8000",
+        models=("openai/whisper-small", "small"),
+        label="eu",
+        weight=2.0,
+        gpu="H200",
+    )
+    assert second.models == ("openai/whisper-small",)
+    assert (third.url, third.models, third.weight) == ("http://[fd00::1]:8000", None, 1.0)
+
+
+def test_the_list_may_stand_alone_and_use_anchors() -> None:
+    text = "- &a {url: http://a, weight: 3}\n- <<: *a\n  url: http://b\n"
+    assert [(spec.url, spec.weight) for spec in parse_engine_file(text.encode())] == [
+        ("http://a", 3.0),
+        ("http://b", 3.0),
+    ]
+
+
+def test_a_list_that_says_it_is_empty_is_believed() -> None:
+    assert parse_engine_file(b"engines: []") == ()
+    assert parse_engine_file(b"[]") == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "it is empty"),
+        ("# nothing\n", "it is empty"),
+        ("engines:\n", "line 1: the list: input should be a valid list"),
+        ("hello", "line 1: the list: should be keys"),
+        ("other: 1\nengines: []", "line 1: other"),
+        ("engines:\n  - url: http://a\n    colour: red\n", "line 3: colour"),
+        ("engines:\n  - url: http://a\n  - weight: 2\n", "line 3: url: field required"),
+        ("engines:\n  - url: http://a\n    weight: fast\n", "line 3: weight"),
+        ("engines:\n  - url: http://a\n    weight: 0\n", "line 3: weight"),
+        ("engines:\n  - url: http://a\n    weight: .nan\n", "line 3: weight"),
+        ("engines:\n  - url: http://a\n    models: []\n", "line 3: models"),
+        (
+            "engines:\n  - url: http://a\n    models:\n      - m\n      - [x]\n",
+            "line 5: models",
+        ),
+        ("engines:\n  - url: http://a\n    model_type: chat\n", 'line 2: .*"chat"'),
+        ("engines:\n  - url: http://a\n  - url: http://A:80/\n", "line 3: http://a is there twice"),
+        ("engines:\n  - url: nonsense\n", 'line 2: "nonsense"'),
+        ("engines:\n  - url: http://a\n    url: http://b\n", 'line 3: "url" is there twice'),
+        ("engines:\n  - url: http://a\n   weight: 2\n", "line 3: not YAML"),
+        ("engines: [\n", "line 2: not YAML"),
+        ("engines: !!python/object:os.system {}\n", "line 1: not YAML"),
+        ("engines: *nothing\n", "line 1: not YAML"),
+        ("a: 1\n---\nb: 2\n", "not YAML"),
+        ("\x00", "not YAML"),
+        ("[" * 100_000, "line 1: nested too deeply"),
+        ("- " * 17, "line 1: nested too deeply"),
+        ("engines: &a [*a, *a]\n", "line 1: an engine: should be keys"),
+        ("? [a, b]\n: 1\n", "line 1: not YAML"),
+        ("engines: []\n7: x\n", "line 1: an engine: keys should be strings"),
+        ("- 7\n", "line 1: an engine: should be keys"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_line(text: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said) as caught:
+        parse_engine_file(text.encode())
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+def test_aliases_do_not_multiply_the_work() -> None:
+    lines = ["a0: &a0 [x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 99)}]" for n in range(1, 40)]
+    with pytest.raises(ValueError, match="line 41: an engine"):
+        parse_engine_file("\n".join([*lines, "engines: *a39"]).encode())
+
+
+def test_a_file_too_large_is_refused() -> None:
+    with pytest.raises(ValueError, match="larger than 4 MiB"):
+        parse_engine_file(b"#" * (4 * 1024 * 1024 + 1))
+
+
+@given(st.binary() | st.text().map(str.encode))
+def test_any_bytes_are_read_or_refused(content: bytes) -> None:
+    for text in (content, b"engines:\n  - url: " + content, b"- {url: http://a, " + content):
+        try:
+            parse_engine_file(text)
+        except ValueError as error:
+            said = str(error)
+            assert "\n" not in said
+
+
+def test_a_file_is_named_in_what_is_wrong_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "engines.yaml"
+    with pytest.raises(ValueError, match=r"engines\.yaml: No such file"):
+        read_engine_file(path)
+    path.write_text("- url: nonsense")
+    with pytest.raises(ValueError, match=r"engines\.yaml: line 1: "):
+        read_engine_file(path)
+    path.write_text(GOOD)
+    assert len(read_engine_file(path)) == 3
