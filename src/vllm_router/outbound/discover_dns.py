@@ -52,7 +52,7 @@ class _Target:
 
 @dataclass(slots=True)
 class _Memory:
-    """The last records that answered a question (None: it never was), and its empty answers since."""
+    """A question's last records (None: it was never answered) and the empty answers since."""
 
     records: tuple[Any, ...] | None = None
     empty_in_a_row: int = 0
@@ -80,7 +80,7 @@ class _Look:
         memory = self._before.get(question) or _Memory()
         try:
             async with self._slots:
-                answer = await self._resolver.resolve(name, kind, search=True, lifetime=_QUESTION_S)
+                answer = await self._resolver.resolve(name, kind, search=True)
         except (NXDOMAIN, NoAnswer):
             memory.empty_in_a_row += 1
             if memory.records is None or memory.empty_in_a_row >= _EMPTY_BEFORE_BELIEVED:
@@ -121,6 +121,7 @@ class DnsDiscovery:
         port: The engines' port, where no SRV record brings one.
         refresh_s: Time between questions, at most.
         server: Address and port of the DNS server; None: as /etc/resolv.conf says.
+        question_s: How long one question may take.
         clock: Monotonic seconds.
         sleep: Waits between questions.
 
@@ -135,6 +136,7 @@ class DnsDiscovery:
         port: int = 8000,
         refresh_s: float = 10.0,
         server: tuple[str, int] | None = None,
+        question_s: float = _QUESTION_S,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -155,6 +157,7 @@ class DnsDiscovery:
         self._known: dict[_Question, _Memory] = {}
         self._specs: tuple[EngineSpec, ...] | None = None
         self._resolver = _resolver(server)
+        self._resolver.lifetime = question_s
         self.status = DiscoveryStatus(f"DNS {', '.join(self._names)}", clock())
 
     def __repr__(self) -> str:
