@@ -52,6 +52,8 @@ def engine_url(text: str) -> str:
         raise ValueError(f"{shown} has no usable port; ports go from 1 to 65535")
     if "?" in url or "#" in url:
         raise ValueError(f"{shown} may not have a query or a fragment")
+    if not parts.path.isascii():
+        raise ValueError(f"{shown} has a path that is not plain ASCII; percent-encode it")
     authority = _host(host, shown)
     if port is not None and port != _DEFAULT_PORTS[parts.scheme]:
         authority += f":{port}"
@@ -90,7 +92,9 @@ def _host(host: str, shown: str) -> str:
 
 def _prefix(path: str) -> str:
     trimmed = path.rstrip("/")
-    return trimmed.removesuffix("/v1").rstrip("/") if trimmed.endswith("/v1") else trimmed
+    while trimmed.endswith("/v1"):
+        trimmed = trimmed.removesuffix("/v1").rstrip("/")
+    return trimmed
 
 
 def _lowered(error: ValueError) -> str:
