@@ -1,7 +1,7 @@
-"""A small Kubernetes API server over a real socket: list and watch, and the ways in which they fail.
+"""A small Kubernetes API server over a real socket: list and watch, and how they fail.
 
-It keeps objects by collection ("pods", "endpointslices") with one resourceVersion for all, and a log
-of events, so that a watch replays what it missed, and learns that it came too late (410).
+It keeps objects by collection ("pods", "endpointslices") with one resourceVersion for all, and a
+log of events, so that a watch replays what it missed, and learns that it came too late (410).
 """
 
 import asyncio
@@ -36,7 +36,7 @@ class Watcher:
 
 
 class KubeApi:
-    """The server; every knob is an attribute or a method, and ``requests`` records what was asked."""
+    """The server; every knob is an attribute or a method; ``requests`` records what was asked."""
 
     def __init__(self) -> None:
         self.version = 100
@@ -46,6 +46,7 @@ class KubeApi:
         self.watchers: list[Watcher] = []
         self.requests: list[tuple[str, dict[str, str], dict[str, str]]] = []
         self.refusals: list[Refusal] = []
+        self.list_bodies: list[Object] = []
         self.token: str | None = None
         self.are_watches_silent = False
         self.gone_by = "status"
@@ -55,7 +56,7 @@ class KubeApi:
         self.port = 0
         self._snapshots: dict[int, list[Object]] = {}
         self._server: asyncio.Server | None = None
-        self._open: set[asyncio.StreamWriter] = set()
+        self._open: dict[asyncio.StreamWriter, asyncio.StreamReader] = {}
 
     # What a cluster does.
 
@@ -133,10 +134,14 @@ class KubeApi:
     def watches(self) -> list[dict[str, str]]:
         return [query for _, query, _ in self.requests if "watch" in query]
 
+    @property
+    def open_connections(self) -> int:
+        return sum(not reader.at_eof() for reader in self._open.values())
+
     # HTTP.
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._open.add(writer)
+        self._open[writer] = reader
         try:
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
@@ -149,7 +154,7 @@ class KubeApi:
         except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
-            self._open.discard(writer)
+            del self._open[writer]
             writer.close()
 
     async def _answer(
@@ -181,6 +186,8 @@ class KubeApi:
         selector: dict[str, str],
         writer: asyncio.StreamWriter,
     ) -> None:
+        if self.list_bodies:
+            return _send(writer, 200, self.list_bodies.pop(0))
         start, version = 0, self.version
         if "continue" in query:
             if self.expired_tokens > 0:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from tests.outbound.following import Followed, QuickTime, following
 from tests.outbound.kube_api import (
     KubeApi,
@@ -17,6 +16,7 @@ from tests.outbound.kube_api import (
     kubeconfig,
     pod,
 )
+
 from vllm_router.engines.changes import Appeared, Listing, Withdrawn
 from vllm_router.outbound.discover_kubernetes import KubernetesDiscovery
 from vllm_router.outbound.kube_access import find_access

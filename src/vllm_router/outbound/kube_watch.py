@@ -120,7 +120,8 @@ class KubeWatch(Generic[T]):
             try:
                 if self._version is None or self._clock() >= self._relist_at:
                     relisted = await self._list()
-                    self._synced()
+                    # Without a watch all is not well yet, but the picture is current.
+                    self._status.synced(self._clock())
                     yield relisted
                 asked_at = self._clock()
                 with closing(await self._open_watch()) as answer:
