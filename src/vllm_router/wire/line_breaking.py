@@ -157,6 +157,9 @@ class _Layout:
 
     def block_bounds(self, max_lines: int) -> list[tuple[int, int]]:
         count, capacity = len(self._words), self._max_width * max_lines
+        if count and self._line_count(0, count) <= max_lines:
+            # One block costs less than any two.
+            return [(0, count)]
         best = [0.0] + [float("inf")] * count
         cut_at = [0] * (count + 1)
         for begin in range(count):
@@ -172,6 +175,8 @@ class _Layout:
     def lines(self, begin: int, end: int) -> tuple[str, ...]:
         count = end - begin
         line_count = self._line_count(begin, end)
+        if line_count == 1:
+            return (self._text(begin, end),)
         target = self.width(begin, end) / line_count
         best = [0.0] + [float("inf")] * count
         chosen: list[list[int]] = []
@@ -239,7 +244,7 @@ def _with_ending(atom: Atom, word: str) -> Atom:
     elif last and last in _CLAUSE_ENDS:
         ending = Ending.CLAUSE
     else:
-        ending = Ending.WORD
+        return atom
     return Atom(atom.text, atom.width, atom.has_space, ending)
 
 
@@ -249,6 +254,9 @@ def _is_abbreviation(word: str) -> bool:
 
 def _units(word: str) -> Iterator[str]:
     """Cut a word before each wide character, save where punctuation must stay with its word."""
+    if word.isascii():
+        yield word
+        return
     unit = ""
     for cluster in _clusters(word):
         is_joint = _is_wide(cluster) or (unit != "" and _is_wide(unit))
@@ -308,6 +316,8 @@ def _is_wide(text: str) -> bool:
 
     Korean is wide, but written with spaces.
     """
+    if text.isascii():
+        return False
     for character in reversed(text):
         if not _continues("", character):
             code = ord(character)

@@ -13,15 +13,19 @@ Refuses to know: samples. Where speech is says the cutter (split.py), or nobody.
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TypeAlias
+from typing import NamedTuple
 
 from vllm_router.wire.transcript import Segment, Transcript
 
-Span: TypeAlias = tuple[float, float]
-"""When a stretch of speech begins and ends, in seconds."""
-
 # How far Whisper's times are off where speech is: more is no error of measurement.
 _REACH_S = 0.35
+
+
+class Span(NamedTuple):
+    """A stretch of speech, in seconds."""
+
+    start_s: float
+    end_s: float
 
 
 def spans_within(speech: Sequence[Span], start_s: float, end_s: float) -> list[Span]:
@@ -34,7 +38,7 @@ def spans_within(speech: Sequence[Span], start_s: float, end_s: float) -> list[S
     """
     first = bisect_right(speech, start_s, key=_end)
     last = bisect_left(speech, end_s, key=_start)
-    return [(max(begin_s, start_s), min(stop_s, end_s)) for begin_s, stop_s in speech[first:last]]
+    return [Span(max(a, start_s), min(b, end_s)) for a, b in speech[first:last]]
 
 
 def snapped(transcript: Transcript, speech: Sequence[Span]) -> Transcript:
@@ -66,14 +70,14 @@ def _fitted(start_s: float, end_s: float, speech: Sequence[Span]) -> Span:
     if len(inside) > 1 and _is_remnant(speech, inside[-1]):
         del inside[-1]
     if not inside:
-        return start_s, end_s
+        return Span(start_s, end_s)
     whole_start_s = _around(speech, inside[0])[0]
     whole_end_s = _around(speech, inside[-1])[1]
     if inside[0][0] - whole_start_s <= _REACH_S:
         start_s = whole_start_s
     if whole_end_s - inside[-1][1] <= _REACH_S:
         end_s = whole_end_s
-    return start_s, end_s
+    return Span(start_s, end_s)
 
 
 def _is_remnant(speech: Sequence[Span], part: Span) -> bool:

@@ -135,9 +135,9 @@ class _SpeechClock:
         inside = [span for span in spans_within(speech, start_s, end_s) if span[0] < span[1]]
         if inside:
             # The segment's own edges stand: who wants them moved has moved them.
-            inside[0] = (start_s, inside[0][1])
-            inside[-1] = (inside[-1][0], end_s)
-        self._spans = inside or [(start_s, end_s)]
+            inside[0] = Span(start_s, inside[0][1])
+            inside[-1] = Span(inside[-1][0], end_s)
+        self._spans = inside or [Span(start_s, end_s)]
         self._total_s = sum(end_s - start_s for start_s, end_s in self._spans)
 
     @property
