@@ -1,7 +1,7 @@
 """From the command line, the environment and a file to `Settings`; the only place that exits.
 
-Command line beats environment beats file. Whatever is wrong ends in one plain sentence that names the
-flag, and exit code 2.
+Command line beats environment beats file. Whatever is wrong ends in one plain sentence that names
+the flag, and exit code 2.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         settings = read_settings(sys.argv[1:] if argv is None else argv, os.environ)
     except WrongUse as e:
-        print(f"vllm-router: {e}", file=sys.stderr)  # noqa: T201
+        print(f"vllm-router: {e}", file=sys.stderr)
         sys.exit(2)
     # Only now: a wrong flag should be told without loading the whole application.
     from vllm_router.app.run import CannotStart, run
@@ -165,5 +165,5 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         run(settings)
     except CannotStart as e:
-        print(f"vllm-router: {e}", file=sys.stderr)  # noqa: T201
+        print(f"vllm-router: {e}", file=sys.stderr)
         sys.exit(2)

@@ -1,8 +1,8 @@
 """The one tree of errors that a client can see, each with its HTTP status and its words.
 
-Every error is answered in OpenAI's shape, `{"error": {"message", "type", "param", "code"}}`, because the
-official SDKs read nothing else. Foreign exceptions are translated into these where they arise; nothing
-here knows of sockets or frameworks.
+Every error is answered in OpenAI's shape, `{"error": {"message", "type", "param", "code"}}`,
+because the official SDKs read nothing else. Foreign exceptions are translated into these where they
+arise; nothing here knows of sockets or frameworks.
 """
 
 from __future__ import annotations
@@ -194,3 +194,23 @@ class SpoolFull(RouterError):
     status = 503
     error_type = "server_error"
     code = "spool_full"
+
+
+class EngineSaid(RouterError):
+    """An engine's own refusal, shown to the client as it is.
+
+    Args:
+        status: The engine's status.
+        answer: Its body.
+    """
+
+    code = "engine_refused"
+
+    def __init__(self, status: int, answer: bytes) -> None:
+        super().__init__(answer.decode("utf-8", "replace")[:1000])
+        self.status = status
+        self._answer = answer
+
+    def body(self) -> bytes:
+        """Return the engine's answer."""
+        return self._answer

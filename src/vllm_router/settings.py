@@ -1,7 +1,8 @@
 """Every setting, once: its flag, its type, its unit, its default and the reason for it.
 
-Flags, environment variables, the configuration file's keys and the documentation's table are all made
-from `Settings`. Values are checked here and nowhere else; reading argv and files is `cli`'s business.
+Flags, environment variables, the configuration file's keys and the documentation's table are all
+made from `Settings`. Values are checked here and nowhere else; reading argv and files is `cli`'s
+business.
 """
 
 from __future__ import annotations
@@ -106,35 +107,42 @@ class Settings(BaseModel):
         "Address", "", "Path under which a proxy in front has mounted the router, such as /asr."
     )
     workers: int = _field(
-        "Address", 1, "Processes sharing the port; one carries thousands of uploads per second.",
-        ge=1, le=64,
+        "Address",
+        1,
+        "Processes sharing the port; one carries thousands of uploads per second.",
+        ge=1,
+        le=64,
     )
 
     service_discovery: Literal["static", "k8s", "file", "dns"] = _field(
         "Engines", "static", "Where engines are found."
     )
-    static_backends: Urls = _field(
-        "Engines", (), "Engines' URLs, separated by commas.", "URL,URL"
-    )
+    static_backends: Urls = _field("Engines", (), "Engines' URLs, separated by commas.", "URL,URL")
     static_models: Listed = _field(
-        "Engines", (),
+        "Engines",
+        (),
         "Each engine's model, in the order of the engines, or one for all; several models of one "
         "engine are joined by '|'. Without it every engine is asked.",
         "MODEL,MODEL",
     )
     static_model_types: Listed = _field(
-        "Engines", (), "Each engine's kind of model; 'transcription' is the one served here.",
+        "Engines",
+        (),
+        "Each engine's kind of model; 'transcription' is the one served here.",
         "TYPE,TYPE",
     )
     static_model_labels: Listed = _field(
         "Engines", (), "Each engine's label, shown in /engines.", "LABEL,LABEL"
     )
     static_aliases: Aliases = _field(
-        "Engines", (), "Further names for models, such as whisper-1:openai/whisper-small.",
+        "Engines",
+        (),
+        "Further names for models, such as whisper-1:openai/whisper-small.",
         "ALIAS:MODEL",
     )
     static_backend_health_checks: bool = _field(
-        "Engines", False,
+        "Engines",
+        False,
         "Probe engines by transcribing 0.1 s of silence, which notices an engine that hangs; "
         "otherwise by GET /health.",
     )
@@ -151,7 +159,9 @@ class Settings(BaseModel):
         "Engines", None, "Key given to engines; also read from VLLM_API_KEY.", "KEY"
     )
     engine_ca_file: Path | None = _field(
-        "Engines", None, "Authorities (PEM) for engines with https URLs, besides the system's.",
+        "Engines",
+        None,
+        "Authorities (PEM) for engines with https URLs, besides the system's.",
         "FILE",
     )
 
@@ -159,7 +169,10 @@ class Settings(BaseModel):
         "Kubernetes", None, "Namespace of the engines' pods; by default the router's own."
     )
     k8s_label_selector: str = _field(
-        "Kubernetes", "", "Labels of the engines' pods or services, such as app=whisper.", "SELECTOR"
+        "Kubernetes",
+        "",
+        "Labels of the engines' pods or services, such as app=whisper.",
+        "SELECTOR",
     )
     k8s_port: str | None = _field(
         "Kubernetes", None, "Engines' port, by number or name; by default the pod's first.", "PORT"
@@ -171,11 +184,14 @@ class Settings(BaseModel):
         "Kubernetes", 60.0, "Seconds after which a silent watch is made anew."
     )
     discovery_file: Path | None = _field(
-        "Engines", None, "YAML list of engines for --service-discovery file; edits take effect.",
+        "Engines",
+        None,
+        "YAML list of engines for --service-discovery file; edits take effect.",
         "FILE",
     )
     dns_name: str | None = _field(
-        "Engines", None,
+        "Engines",
+        None,
         "Name to resolve for --service-discovery dns: name:port for addresses, or an SRV name.",
         "NAME",
     )
@@ -183,40 +199,45 @@ class Settings(BaseModel):
 
     routing_logic: Literal[
         "least-loaded", "roundrobin", "least-requests", "two-choices", "session"
-    ] = _field(
-        "Balancing", "least-loaded", "How an engine is chosen; see docs/balancing.md."
-    )
+    ] = _field("Balancing", "least-loaded", "How an engine is chosen; see docs/balancing.md.")
     session_key: str | None = _field(
-        "Balancing", None, "Request header whose value keeps to one engine with 'session'.", "HEADER"
+        "Balancing",
+        None,
+        "Request header whose value keeps to one engine with 'session'.",
+        "HEADER",
     )
     engine_max_windows: Annotated[
         Literal["auto"] | Annotated[int, Field(ge=1, le=100_000)], BeforeValidator(_limit)
     ] = _field(
-        "Balancing", "auto",
+        "Balancing",
+        "auto",
         "Windows of 30 s that one engine works on at a time; 'auto' learns it from what it does.",
         "N|auto",
     )
     max_queue_audio_s: Annotated[float, Field(gt=0)] = _field(
-        "Balancing", 360_000.0,
+        "Balancing",
+        360_000.0,
         "Audio seconds that may wait per model before uploads are refused with 429.",
     )
     max_queue_wait_s: Seconds = _field(
         "Balancing", 600.0, "Seconds that an upload may have to wait before it is refused with 429."
     )
-    hedge_after: Annotated[
-        Literal["off", "auto"] | Seconds, Field(union_mode="left_to_right")
-    ] = _field(
-        "Balancing", "off",
-        "Send a short upload to a second engine too when its answer takes longer than this many "
-        "seconds; 'auto' takes the fleet's 95th percentile.",
-        "S|auto|off",
+    hedge_after: Annotated[Literal["off", "auto"] | Seconds, Field(union_mode="left_to_right")] = (
+        _field(
+            "Balancing",
+            "off",
+            "Send a short upload to a second engine too when its answer takes longer than this "
+            "many seconds; 'auto' takes the fleet's 95th percentile.",
+            "S|auto|off",
+        )
     )
     max_attempts: int = _field(
         "Balancing", 3, "Engines that one upload may be given to before it fails.", ge=1, le=10
     )
 
     split: Literal["auto", "always", "off"] = _field(
-        "Long audio", "auto",
+        "Long audio",
+        "auto",
         "Cut long audio in silence and spread it over all engines; 'always' cuts whatever is over "
         "one window.",
     )
@@ -225,15 +246,14 @@ class Settings(BaseModel):
     )
     skip_silence: bool = _field("Long audio", True, "Send no piece that holds only silence.")
     partial_ok: bool = _field(
-        "Long audio", False,
+        "Long audio",
+        False,
         "Answer what could be transcribed when a piece fails for good, naming what is missing.",
     )
     max_audio_s: Annotated[float, Field(gt=0)] = _field(
         "Long audio", 86_400.0, "Longest audio taken, in seconds; a bound against lying files."
     )
-    decode_workers: int = _field(
-        "Long audio", 2, "Processes that decode long audio.", ge=1, le=64
-    )
+    decode_workers: int = _field("Long audio", 2, "Processes that decode long audio.", ge=1, le=64)
     stream_format: Literal["openai", "vllm"] = _field(
         "Long audio", "openai", "Events of streamed answers; a request's X-Stream-Format wins."
     )
@@ -246,7 +266,8 @@ class Settings(BaseModel):
         "Access", (), "Key that clients must present; repeat the flag for several.", "KEY"
     )
     api_key_file: Path | None = _field(
-        "Access", None,
+        "Access",
+        None,
         "File with a key a line, or name:key to name its holder in metrics; re-read on change.",
         "FILE",
     )
@@ -264,7 +285,9 @@ class Settings(BaseModel):
         "Uploads", 10_240.0, "Largest upload in MiB; ten hours of CD-quality WAV are 6,000."
     )
     spool_dir: Path | None = _field(
-        "Uploads", None, "Folder for what of uploads is not held in memory; the system's by default.",
+        "Uploads",
+        None,
+        "Folder for what of uploads is not held in memory; the system's by default.",
         "DIR",
     )
     spool_memory_mb: Annotated[float, Field(ge=1)] = _field(
@@ -273,9 +296,7 @@ class Settings(BaseModel):
     spool_max_mb: Annotated[float, Field(gt=0)] = _field(
         "Uploads", 102_400.0, "MiB of disk that all uploads together may hold."
     )
-    max_connections: int = _field(
-        "Uploads", 20_000, "Clients' connections held at a time.", ge=1
-    )
+    max_connections: int = _field("Uploads", 20_000, "Clients' connections held at a time.", ge=1)
     client_head_timeout_s: Seconds = _field(
         "Uploads", 15.0, "Seconds that a client may take to send a request's head."
     )
@@ -287,7 +308,8 @@ class Settings(BaseModel):
     )
     connect_timeout_s: Seconds = _field("Timeouts", 5.0, "Seconds to reach an engine.")
     read_timeout_s: Seconds = _field(
-        "Timeouts", 120.0,
+        "Timeouts",
+        120.0,
         "Seconds to wait for an engine's answer, and twice the audio's length if that is more.",
     )
     write_timeout_s: Seconds = _field(

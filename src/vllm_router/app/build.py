@@ -1,4 +1,4 @@
-"""The composition root: from settings to a running router's parts. Everything is wired here, once."""
+"""The composition root: from settings to a router's parts. Everything is wired here, once."""
 
 from __future__ import annotations
 
@@ -19,14 +19,19 @@ from vllm_router.engines.engine import EngineState, Transition
 from vllm_router.engines.fleet import Fleet
 from vllm_router.engines.registry import FleetSettings
 from vllm_router.inbound.connection import Listener, Patience
+from vllm_router.outbound.audio import AudioDecoder
 from vllm_router.outbound.discover_static import StaticDiscovery, static_specs
 from vllm_router.outbound.discovery import Discovery
 from vllm_router.outbound.http1 import Deadlines, HttpClient
 from vllm_router.outbound.probe import EngineInquiry
 from vllm_router.outbound.upload import Spool
 from vllm_router.proxy.dispatch import Dispatcher
+from vllm_router.proxy.fanout import Fanout
 from vllm_router.proxy.relay import Relay
+from vllm_router.proxy.transcribe import Transcriber, TranscriptionRules
+from vllm_router.proxy.wish import StreamFormat
 from vllm_router.settings import Settings
+from vllm_router.wire.subtitles import SubtitleStyle
 
 MIB = 2**20
 
@@ -44,6 +49,7 @@ class Router:
         stats: What they answered of late.
         metrics: What is counted.
         spool: Holds uploads.
+        decoder: Decodes long audio.
         clients: Connections to engines, for uploads and for questions.
         now: Monotonic seconds.
     """
@@ -56,6 +62,7 @@ class Router:
     stats: RequestStats
     metrics: RouterMetrics
     spool: Spool
+    decoder: AudioDecoder
     clients: tuple[HttpClient, ...]
     now: Callable[[], float]
 
@@ -177,17 +184,32 @@ def build_router(
         ),
         settings.root_path,
     )
+    relay = Relay(uploads, floors, key)
+    decoder = AudioDecoder(max_workers=settings.decode_workers, max_audio_s=settings.max_audio_s)
+
+    def count_piece(outcome: str) -> None:
+        metrics.pieces.labels(outcome).inc()
+
+    transcriber = Transcriber(
+        dispatcher,
+        relay,
+        Fanout(dispatcher, relay, decoder, count_piece),
+        TranscriptionRules(
+            split=settings.split,
+            split_longer_than_s=settings.split_longer_than_s,
+            skip_silence=settings.skip_silence,
+            partial_ok=settings.partial_ok,
+            stream_format=StreamFormat(settings.stream_format),
+            style=SubtitleStyle(settings.subtitle_max_line_chars, settings.subtitle_max_lines),
+        ),
+    )
     service = RouterService(
         app=routes,
         root_path=settings.root_path,
-        dispatcher=dispatcher,
-        relay=Relay(uploads, floors, key),
+        fleet=fleet,
+        transcriber=transcriber,
         spool=spool,
-        limits=Limits(
-            int(settings.max_upload_mb * MIB),
-            int(settings.spool_max_mb * MIB),
-            settings.split_longer_than_s,
-        ),
+        limits=Limits(int(settings.max_upload_mb * MIB), int(settings.spool_max_mb * MIB)),
         aliases=dict(settings.static_aliases),
         keys=keys,
         metrics=metrics,
@@ -214,6 +236,7 @@ def build_router(
         stats=stats,
         metrics=metrics,
         spool=spool,
+        decoder=decoder,
         clients=(uploads, questions),
         now=now,
     )

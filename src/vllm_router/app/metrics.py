@@ -1,8 +1,8 @@
 """The router's Prometheus metrics, in a registry of their own, with names of their own.
 
-Counters and histograms are written as requests end; what the fleet and the spool know already is read
-when it is scraped, so that it costs a request nothing. Label sets are bounded: a model that no engine
-serves is no label, and an engine's series go when the engine goes.
+Counters and histograms are written as requests end; what the fleet and the spool know already is
+read when it is scraped, so that it costs a request nothing. Label sets are bounded: a model that no
+engine serves is no label, and an engine's series go when the engine goes.
 """
 
 from __future__ import annotations

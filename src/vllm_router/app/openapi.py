@@ -1,7 +1,7 @@
 """The upload routes as OpenAPI sees them.
 
-They are served on the direct path, before FastAPI, so FastAPI cannot describe them; these descriptions
-make `/docs` complete, with a form in which an upload can be tried.
+They are served on the direct path, before FastAPI, so FastAPI cannot describe them; these
+descriptions make `/docs` complete, with a form in which an upload can be tried.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """One process's life: listen, discover, watch, serve, and stop without losing anything.
 
-SIGTERM or SIGINT: `/ready` turns 503 at once and uploads are refused with 503, so that whatever stands
-in front goes elsewhere; the socket stays open so that it can be told. Requests in flight finish within
-the drain timeout; then everything is closed. A second signal does not wait for them.
+SIGTERM or SIGINT: `/ready` turns 503 at once and uploads are refused with 503, so that whatever
+stands in front goes elsewhere; the socket stays open so that it can be told. Requests in flight
+finish within the drain timeout; then everything is closed. A second signal does not wait for them.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ async def drain(router: Router, hurry: asyncio.Event, timeout_s: float) -> None:
 @contextlib.asynccontextmanager
 async def running(router: Router, settings: Settings) -> AsyncIterator[None]:
     """Keep everything going that a router does besides answering."""
-    async with asyncio.TaskGroup() as group:
+    async with router.decoder, asyncio.TaskGroup() as group:
         router.watch.start(group)
         tasks = [
             group.create_task(_discover(router)),

@@ -1,7 +1,9 @@
-"""What the sockets serve: upload routes on the direct path, every other route by the ASGI application.
+"""What the sockets serve: upload routes on the direct path, every other route by the ASGI
+application.
 
-Checks what can be checked before a body is read, turns a whole upload into an answer, and writes metrics
-and one log line when a request has ended, whichever way. Never logs audio, prompts, words or keys.
+Checks what can be checked before a body is read, turns a whole upload into an answer, and writes
+metrics and one log line when a request has ended, whichever way. Never logs audio, prompts, words
+or keys.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from prometheus_client import Counter, Histogram
@@ -17,17 +19,17 @@ from prometheus_client import Counter, Histogram
 from vllm_router.app.access import KeyRing
 from vllm_router.app.metrics import RouterMetrics, length_label
 from vllm_router.app.stats import RequestStats
-from vllm_router.engines.engine import Engine, EngineId, EngineState, Transition
-from vllm_router.engines.work import Charge, OutcomeKind, Ticket, Urgency, windows_of
+from vllm_router.engines.engine import EngineId, EngineState, Transition
+from vllm_router.engines.fleet import Fleet
+from vllm_router.engines.work import Charge, OutcomeKind, Ticket, Urgency
 from vllm_router.errors import MethodNotAllowed, RouterError, ShuttingDown, WrongKey
 from vllm_router.inbound.asgi import ASGIApp, serve_asgi
 from vllm_router.inbound.exchange import Exchange
-from vllm_router.outbound.http1 import Answer, CallFailed
 from vllm_router.outbound.upload import Spool
-from vllm_router.proxy.dispatch import Dispatcher
-from vllm_router.proxy.facts import RequestFacts, Task, read_facts
+from vllm_router.proxy.facts import Task, read_facts
 from vllm_router.proxy.intake import UploadIntake
-from vllm_router.proxy.relay import EditedUpload, Relay, engine_headers, pass_on
+from vllm_router.proxy.story import Story
+from vllm_router.proxy.transcribe import Transcriber
 from vllm_router.wire.bitrate import BitrateBook
 
 log = logging.getLogger("vllm_router")
@@ -39,31 +41,6 @@ CLIENT_LEFT = 499
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
 
-@dataclass(slots=True)
-class Story:
-    """What is remembered of an upload's request, for its metrics and its line in the log.
-
-    Attributes:
-        request_id: The client's own, or made.
-        task: By the route.
-        model: As engines know it; "" while unknown.
-        audio_s: Seconds of audio; None while unknown.
-        engines: Those that it was given to.
-        queue_s: Seconds that it waited for engines.
-        whole_at: When the upload had come whole, monotonic seconds.
-        error: The code of the error answered.
-    """
-
-    request_id: str
-    task: Task
-    model: str = ""
-    audio_s: float | None = None
-    engines: list[str] = field(default_factory=list)
-    queue_s: float = 0.0
-    whole_at: float | None = None
-    error: str | None = None
-
-
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Bounds of uploads.
@@ -71,12 +48,10 @@ class Limits:
     Attributes:
         upload_bytes: The largest taken.
         disk_bytes: What all together may have on disk.
-        short_s: Audio up to this length is short work.
     """
 
     upload_bytes: int
     disk_bytes: int
-    short_s: float
 
 
 class RouterService:
@@ -85,8 +60,8 @@ class RouterService:
     Args:
         app: The ASGI application for all routes but uploads.
         root_path: Where a proxy in front has mounted the router.
-        dispatcher: Brings uploads to engines.
-        relay: Carries them.
+        fleet: Knows which models there are.
+        transcriber: Answers uploads.
         spool: Holds them.
         limits: Bounds them.
         aliases: Further names of models.
@@ -101,8 +76,8 @@ class RouterService:
         *,
         app: ASGIApp,
         root_path: str,
-        dispatcher: Dispatcher,
-        relay: Relay,
+        fleet: Fleet,
+        transcriber: Transcriber,
         spool: Spool,
         limits: Limits,
         aliases: Mapping[str, str],
@@ -113,8 +88,8 @@ class RouterService:
     ) -> None:
         self._app = app
         self._root_path = root_path.rstrip("/")
-        self._dispatcher = dispatcher
-        self._relay = relay
+        self._fleet = fleet
+        self._transcriber = transcriber
         self._spool = spool
         self._limits = limits
         self._aliases = aliases
@@ -182,49 +157,14 @@ class RouterService:
         try:
             form = await intake.form()
             story.whole_at = self.now()
-            fleet = self._dispatcher.fleet
             facts = read_facts(
-                story.task, form, intake.upload, fleet.models(), self._aliases, self._bitrates
+                story.task, form, intake.upload, self._fleet.models(), self._aliases, self._bitrates
             )
             story.model, story.audio_s = facts.model, facts.audio_s
-            await self._forward(exchange, facts, intake)
+            await self._transcriber.answer(exchange, facts, intake.upload, story)
         except RouterError as e:
             story.error = e.code
             raise
-
-    async def _forward(self, exchange: Exchange, facts: RequestFacts, intake: UploadIntake) -> None:
-        story: Story = exchange.story
-        edits = []
-        if facts.asked_model is not None and facts.asked_model != facts.model:
-            edits = facts.form.replaced("model", facts.model.encode())
-        body = EditedUpload(intake.upload, edits)
-        headers = engine_headers(exchange, story.request_id, self._relay.engine_key)
-        path = b"/v1/audio/" + facts.task.value.encode()
-
-        async def send(engine: Engine) -> Answer:
-            story.engines.append(engine.spec.engine_id)
-            return await self._relay.send(engine, path, headers, body, facts.audio_s)
-
-        ticket = Ticket(
-            request_id=story.request_id,
-            model=facts.model,
-            audio_s=facts.audio_s,
-            windows=windows_of(facts.audio_s),
-            urgency=Urgency.SHORT if facts.audio_s <= self._limits.short_s else Urgency.LONG,
-            enqueued_at=self.now(),
-        )
-        attempt = await self._dispatcher.attempt(ticket, send)
-        story.queue_s = attempt.waited_s
-        kind, detail = OutcomeKind.CLIENT_LEFT, None
-        try:
-            await pass_on(exchange, attempt)
-            kind = OutcomeKind.OK if attempt.answer.status < 400 else OutcomeKind.CLIENT_FAULT
-        except CallFailed as e:
-            kind, detail = OutcomeKind.RESET, str(e)
-            story.error = "engine_broke_off"
-            exchange.abort()
-        finally:
-            attempt.close(kind, detail)
 
     # --- when it is over
 

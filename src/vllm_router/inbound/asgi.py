@@ -1,7 +1,7 @@
 """A bridge from one exchange to an ASGI application, for every route that carries no upload.
 
-Bodies are small and whole before the application is called, so `receive` has one message and then waits
-for the client to leave. Source: the ASGI HTTP specification, version 2.4.
+Bodies are small and whole before the application is called, so `receive` has one message and then
+waits for the client to leave. Source: the ASGI HTTP specification, version 2.4.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ async def serve_asgi(app: ASGIApp, exchange: Exchange, body: bytes, root_path: s
 
     Args:
         app: The application.
-        exchange: What to answer; left unanswered if the application raises before its first message.
+        exchange: What to answer; left unanswered if the application raises before its first
+        message.
         body: The request's whole body.
         root_path: Where a proxy in front has mounted us, for the links the application makes.
     """
@@ -57,7 +58,8 @@ async def serve_asgi(app: ASGIApp, exchange: Exchange, body: bytes, root_path: s
     async def receive() -> Message:
         if messages:
             return messages.pop()
-        # The connection cancels this task when the client leaves; until then there is nothing to say.
+        # The connection cancels this task when the client leaves; until then there is nothing to
+        # say.
         await asyncio.get_running_loop().create_future()
         return {"type": "http.disconnect"}
 

@@ -1,9 +1,9 @@
 """One client's connection: HTTP/1.1 requests in, one after the other, uploads read in place.
 
-An upload's bytes are received straight into the memory that will be sent to an engine; everything else is
-small and goes through one scratch buffer shared by all connections, so that an idle connection costs
-nothing. What a request means is the `Service`'s business. Bounds: the head's size and time, the patience
-with a silent client, and what is read ahead while an answer is under way.
+An upload's bytes are received straight into the memory that will be sent to an engine; everything
+else is small and goes through one scratch buffer shared by all connections, so that an idle
+connection costs nothing. What a request means is the `Service`'s business. Bounds: the head's size
+and time, the patience with a silent client, and what is read ahead while an answer is under way.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from vllm_router.wire.chunked import BadChunk, ChunkedReader
 MAX_AHEAD_BYTES = 64 * 1024
 #: The body of any route that takes no upload.
 MAX_SMALL_BODY_BYTES = 1024 * 1024
-#: How long an answered client may go on sending before it is cut off: closing at once would reset the
-#: connection and could take the answer with it (RFC 9112, 9.6).
+#: How long an answered client may go on sending before it is cut off: closing at once would reset
+#: the connection and could take the answer with it (RFC 9112, 9.6).
 LINGER_S = 10.0
 
 
@@ -225,8 +225,8 @@ class Connection(asyncio.BufferedProtocol):
             self.will_close = True
             self._refuse(BadRequest("the body ended before its declared length"))
             return False
-        # A client may close its sending side and still wait for a small answer; of an upload's client
-        # that is the only sign of leaving, and the engine must be freed at once.
+        # A client may close its sending side and still wait for a small answer; of an upload's
+        # client that is the only sign of leaving, and the engine must be freed at once.
         self.will_close = True
         return self._state is _State.ANSWER and self._intake is None
 

@@ -1,7 +1,8 @@
 """One request and its answer, as the code that answers sees it.
 
-An `Exchange` writes exactly one response: whole by `respond`, or `begin`, `write` and `end`. It knows the
-rules of HTTP/1.1's answers (lengths, chunks, keeping the connection) and nothing of routes or engines.
+An `Exchange` writes exactly one response: whole by `respond`, or `begin`, `write` and `end`. It
+knows the rules of HTTP/1.1's answers (lengths, chunks, keeping the connection) and nothing of
+routes or engines.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """A request's head: bytes in, values out, by httptools (llhttp), which refuses what is ambiguous.
 
-Knows nothing of sockets. What two parsers might read differently (both Content-Length and chunked, two
-lengths, a length that is no number) is refused here, since that is what request smuggling lives from.
+Knows nothing of sockets. What two parsers might read differently (both Content-Length and chunked,
+two lengths, a length that is no number) is refused here, since that is what request smuggling lives
+from.
 """
 
 from __future__ import annotations
@@ -91,8 +92,8 @@ def read_head(data: bytes) -> RequestHead:
     try:
         parser.feed_data(data)
     except httptools.HttpParserUpgrade as e:
-        # We speak nothing else: an offer to upgrade is ignored, as RFC 9110 (7.8) allows. A CONNECT,
-        # or bytes left behind the head, is not that.
+        # We speak nothing else: an offer to upgrade is ignored, as RFC 9110 (7.8) allows. A
+        # CONNECT, or bytes left behind the head, is not that.
         if not events.is_complete or e.args[0] != len(data):
             raise BadHead("the request asks for a protocol that is not spoken here") from e
     except httptools.HttpParserError as e:

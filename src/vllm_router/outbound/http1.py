@@ -1,10 +1,10 @@
 """The upload path's HTTP/1.1 client: pooled connections to engines, answers parsed by httptools.
 
-An upload goes out as one gathered write of the memory it lies in, or piece by piece from the disk. The
-answer comes back whole (an engine that breaks off in its middle has then cost the client nothing) unless
-it is an event stream or large, which are passed on as they arrive. A pooled connection that turns out to
-be closed before the first byte of an answer is not a failed engine: the request goes out once more on a
-new one. Knows nothing of engines' states, models or forms.
+An upload goes out as one gathered write of the memory it lies in, or piece by piece from the disk.
+The answer comes back whole (an engine that breaks off in its middle has then cost the client
+nothing) unless it is an event stream or large, which are passed on as they arrive. A pooled
+connection that turns out to be closed before the first byte of an answer is not a failed engine:
+the request goes out once more on a new one. Knows nothing of engines' states, models or forms.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ MAX_IDLE = 64
 MAX_HEAD_BYTES = 64 * 1024
 #: An answer up to this size is taken whole before its first byte is passed on.
 WHOLE_BYTES = 2 * 1024 * 1024
+#: The largest answer that is read whole: an hour's verbose_json has 2 MB.
+MAX_READ_BYTES = 64 * 1024 * 1024
 #: What may wait of a streamed answer before the engine is left to wait.
 AHEAD_BYTES = 256 * 1024
 #: What may wait unsent towards an engine when a spooled upload is sent piece by piece.
@@ -63,7 +65,8 @@ class Deadlines:
     Attributes:
         connect_s: To reach the engine.
         write_s: Without the engine taking any more of the upload.
-        read_s: From the upload's last byte to the answer's first, and between two arrivals after it.
+        read_s: From the upload's last byte to the answer's first, and between two arrivals after
+        it.
     """
 
     connect_s: float
@@ -86,17 +89,17 @@ class Body(Protocol):
 
 
 class BytesBody:
-    """A body that is one bytes object."""
+    """A body that is in memory, in one or several buffers."""
 
-    __slots__ = ("_data", "size_bytes")
+    __slots__ = ("_buffers", "size_bytes")
 
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self.size_bytes = len(data)
+    def __init__(self, *buffers: bytes) -> None:
+        self._buffers = tuple(buffer for buffer in buffers if buffer)
+        self.size_bytes = sum(map(len, buffers))
 
     def in_memory(self) -> Buffers:
-        """Return the bytes."""
-        return (self._data,) if self._data else ()
+        """Return the buffers."""
+        return self._buffers
 
     async def pieces(self) -> AsyncIterator[Buffers]:
         """Yield the bytes."""
@@ -171,6 +174,24 @@ class Answer:
         while chunk := await self._connection.next_chunk():
             yield chunk
 
+    async def read(self, limit_bytes: int = MAX_READ_BYTES) -> bytes:
+        """Return the body whole.
+
+        Raises:
+            BadAnswer: It is larger than the limit.
+            CallFailed: As `chunks`.
+        """
+        if self.body is None:
+            parts = []
+            size = 0
+            while chunk := await self._connection.next_chunk():
+                parts.append(chunk)
+                size += len(chunk)
+                if size > limit_bytes:
+                    raise BadAnswer(f"the engine's answer is larger than {limit_bytes} bytes")
+            self.body = b"".join(parts)
+        return self.body
+
     def close(self) -> None:
         """Give the connection back, or cut it if the answer was not taken to its end."""
         self._connection.release()
@@ -206,8 +227,8 @@ class HttpClient:
     ) -> Answer:
         """Send one request and return its answer once it is whole, or its head if it is streamed.
 
-        The caller closes the answer. Cancelling cuts the connection, by which an engine notices that
-        nobody waits any longer.
+        The caller closes the answer. Cancelling cuts the connection, by which an engine notices
+        that nobody waits any longer.
 
         Args:
             origin: The engine.
@@ -323,6 +344,7 @@ class _EngineConnection(asyncio.Protocol):
         "_head_bytes",
         "_headers",
         "_is_complete",
+        "_is_event_stream",
         "_is_head_done",
         "_is_interim",
         "_is_keep_alive",
@@ -369,6 +391,7 @@ class _EngineConnection(asyncio.Protocol):
         self._body_bytes = 0
         self._is_head_done = False
         self._is_complete = False
+        self._is_event_stream = False
         self._is_interim = False
         self._is_keep_alive = False
         self._is_reading_paused = False
@@ -384,12 +407,12 @@ class _EngineConnection(asyncio.Protocol):
 
     # --- what the loop calls
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=WRITE_AHEAD_BYTES)
         self._client.opened(self)
 
-    def data_received(self, data: bytes) -> None:  # noqa: D102
+    def data_received(self, data: bytes) -> None:
         if self._parser is None:
             # Between calls an engine has nothing to say.
             self._fail(BadAnswer("the engine sent bytes that nobody asked for"))
@@ -416,7 +439,7 @@ class _EngineConnection(asyncio.Protocol):
                 self._is_reading_paused = True
                 self._transport.pause_reading()
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102
+    def connection_lost(self, exc: Exception | None) -> None:
         self._client.closed(self)
         if self._is_until_close and self._parser is not None and exc is None:
             self._is_complete = True
@@ -427,24 +450,24 @@ class _EngineConnection(asyncio.Protocol):
             words = "the engine broke off in its answer"
         self._fail(ConnectionBroke(words))
 
-    def eof_received(self) -> bool:  # noqa: D102
+    def eof_received(self) -> bool:
         return False
 
-    def pause_writing(self) -> None:  # noqa: D102
+    def pause_writing(self) -> None:
         if self._write_waiter is None:
             self._write_waiter = self._loop.create_future()
 
-    def resume_writing(self) -> None:  # noqa: D102
+    def resume_writing(self) -> None:
         waiter, self._write_waiter = self._write_waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
     # --- what the parser calls
 
-    def on_header(self, name: bytes, value: bytes) -> None:  # noqa: D102
+    def on_header(self, name: bytes, value: bytes) -> None:
         self._headers.append((name.lower(), value))
 
-    def on_headers_complete(self) -> None:  # noqa: D102
+    def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
         self._is_interim = 100 <= status < 200
         if self._is_interim:
@@ -457,15 +480,16 @@ class _EngineConnection(asyncio.Protocol):
             elif name == b"content-type":
                 is_stream = value.lower().startswith(b"text/event-stream")
         self._is_until_close = not has_length and status not in (204, 304)
-        self._is_streamed = is_stream
+        self._is_event_stream = is_stream
 
-    def on_body(self, data: bytes) -> None:  # noqa: D102
+    def on_body(self, data: bytes) -> None:
         self._body.append(data)
         self._body_bytes += len(data)
-        if self._body_bytes > self._whole_bytes:
+        # Not before its first bytes: an engine that dies before them has cost the client nothing.
+        if self._is_event_stream or self._body_bytes > self._whole_bytes:
             self._is_streamed = True
 
-    def on_message_complete(self) -> None:  # noqa: D102
+    def on_message_complete(self) -> None:
         if self._is_interim:
             self._headers = []
             self._is_interim = False
@@ -520,7 +544,7 @@ class _EngineConnection(asyncio.Protocol):
             await cast(Any, pieces).aclose()
 
     async def _is_taken(self, waiter: asyncio.Future[None]) -> bool:
-        """Wait for the engine to take what was written; False if it answered or broke before that."""
+        """Wait until the engine has taken what was written; False if it answered or broke first."""
         if self._write_waiter is not None:
             self._arm(self._deadlines.write_s)
             await asyncio.wait((waiter, self._write_waiter), return_when=asyncio.FIRST_COMPLETED)

@@ -1,10 +1,10 @@
 """A client's upload as the bytes it was: in pooled memory first, in an unlinked file past a bound.
 
-Memory is bounded for the whole process, not per request: blocks of one size are taken from a `BlockPool`
-and given back, so that a storm of uploads can neither grow the heap nor fragment it. What no longer fits
-goes to a file without a name, written by worker threads so that a slow disk never stops the event loop.
-An `Upload` can be read any number of times, by several engines one after the other. Nothing here knows
-of HTTP or forms.
+Memory is bounded for the whole process, not per request: blocks of one size are taken from a
+`BlockPool` and given back, so that a storm of uploads can neither grow the heap nor fragment it.
+What no longer fits goes to a file without a name, written by worker threads so that a slow disk
+never stops the event loop. An `Upload` can be read any number of times, by several engines one
+after the other. Nothing here knows of HTTP or forms.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from pathlib import Path
 
 from vllm_router.wire.multipart import Edit
 
-#: One block holds a short clip's share of a socket read; loopback and LAN deliver up to 64 KiB at once.
+#: One block holds a short clip's share of a socket read; loopback and LAN deliver up to 64 KiB at
+#: once.
 BLOCK_BYTES = 64 * 1024
-#: What may wait for the disk per upload: enough that writes are few, little enough times the uploads.
+#: What may wait for the disk per upload: enough that writes are few, little enough times the
+#: uploads.
 STAGED_BLOCKS = 4
 #: What is read from the disk at a time when an engine is given a spooled upload.
 READ_BYTES = 256 * 1024
@@ -56,7 +58,7 @@ class BlockPool:
         return self.blocks_out < self.capacity_blocks
 
     def take(self) -> bytearray:
-        """Return a block. Whether there is room is the caller's question; staging may go past it."""
+        """Return a block; whether there is room is the caller's question, staging goes past it."""
         self.blocks_out += 1
         return self._free.pop() if self._free else bytearray(BLOCK_BYTES)
 
@@ -118,8 +120,9 @@ class Spool:
 class Upload:
     """The bytes of one upload. Written once from the front, then read as often as needed.
 
-    The writer asks `room()` for memory, fills its beginning, and says how much with `wrote()`, which
-    answers where the new bytes lie. When `is_staged_full`, it must wait for `flush()` before going on.
+    They lie either all in memory or, once that is too much, all in one file. The writer asks
+    `block()` where the next bytes go, puts them there, and says how many with `wrote()`. When
+    `is_staged_full`, it must wait for `flush()` before going on.
     """
 
     __slots__ = (
@@ -127,7 +130,6 @@ class Upload:
         "_blocks",
         "_disk_bytes",
         "_fd",
-        "_file_start",
         "_spool",
         "_staged",
         "_staged_bytes",
@@ -146,19 +148,18 @@ class Upload:
         self._block: bytearray | None = None
         self._used = BLOCK_BYTES
         self._fd: int | None = None
-        self._file_start = 0
         self._disk_bytes = 0
         self.size_bytes = 0
         self.is_closed = False
         spool.open_uploads += 1
 
     def __repr__(self) -> str:
-        where = "memory" if self._fd is None else "memory and disk"
+        where = "memory" if self._fd is None else "a file"
         return f"<Upload {self.size_bytes} bytes in {where}{', closed' if self.is_closed else ''}>"
 
     @property
     def is_on_disk(self) -> bool:
-        """Whether a part of it went past the memory bound."""
+        """Whether it went past the memory bound."""
         return self._fd is not None
 
     def block(self) -> tuple[bytearray, int]:
@@ -178,7 +179,8 @@ class Upload:
             not spool.pool.has_room or len(self._blocks) >= spool.upload_blocks
         ):
             self._fd = spool.open_file()
-            self._file_start = self.size_bytes
+            self._staged, self._blocks = self._blocks, []
+            self._staged_bytes = self.size_bytes
         self._block = spool.pool.take()
         self._used = 0
         (self._blocks if self._fd is None else self._staged).append(self._block)
@@ -229,13 +231,9 @@ class Upload:
         except OSError as e:
             raise SpoolFailed(f"the spool folder {self._spool.folder} refuses: {e.strerror}") from e
         finally:
-            # If the client left, the thread may still read these blocks: what it then writes goes to
-            # its own copy of the descriptor, of a file that nobody will read.
+            # If the client left, the thread may still read these blocks: what it then writes goes
+            # to its own copy of the descriptor, of a file that nobody will read.
             self._spool.pool.give(blocks)
-
-    @property
-    def _memory_bytes(self) -> int:
-        return self.size_bytes if self._fd is None else self._file_start
 
     def read(self, start: int, count: int) -> bytes | memoryview:
         """Return bytes that are in memory or, past that, read from the disk, fewer at the end.
@@ -243,17 +241,12 @@ class Upload:
         Blocks for the disk: for a form's head and tail, which are small and just written.
         """
         end = min(self.size_bytes, start + count)
-        first = start // BLOCK_BYTES
-        if end <= self._memory_bytes and (end - 1) // BLOCK_BYTES == first and end > start:
-            at = start - first * BLOCK_BYTES
-            return memoryview(self._blocks[first])[at : at + end - start]
-        out = bytearray()
-        for piece in self._memory(start, min(end, self._memory_bytes)):
-            out += piece
-        if end > self._memory_bytes and self._fd is not None:
-            begin = max(start, self._file_start)
-            out += os.pread(self._fd, end - begin, begin - self._file_start)
-        return bytes(out)
+        if end <= start:
+            return b""
+        if self._fd is not None:
+            return os.pread(self._fd, end - start, start)
+        pieces = list(self._memory(start, end))
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _memory(self, start: int, end: int) -> Iterator[memoryview]:
         while start < end:
@@ -261,6 +254,24 @@ class Upload:
             count = min(end - start, BLOCK_BYTES - at)
             yield memoryview(self._blocks[index])[at : at + count]
             start += count
+
+    def file(self) -> int:
+        """Return the descriptor of a file that holds it all, for reading by position.
+
+        It is the caller's to close and lives on after the upload. An upload in memory is copied
+        into a file in memory.
+        """
+        if self._fd is not None:
+            return os.dup(self._fd)
+        fd = os.memfd_create("upload", os.MFD_CLOEXEC)
+        try:
+            for view in self._memory(0, self.size_bytes):
+                while view:
+                    view = view[os.write(fd, view) :]
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
 
     def spans(self, edits: list[Edit]) -> list[tuple[int, int] | bytes]:
         """Return the upload with the edits made, as ranges of itself and new bytes, in order."""
@@ -282,7 +293,7 @@ class Upload:
         for span in spans:
             if isinstance(span, bytes):
                 out.append(span)
-            elif span[1] > self._memory_bytes:
+            elif self._fd is not None:
                 return None
             else:
                 out.extend(self._memory(*span))
@@ -301,13 +312,12 @@ class Upload:
                 yield [span]
                 continue
             start, end = span
-            in_memory = min(end, self._memory_bytes)
-            if start < in_memory:
-                yield list(self._memory(start, in_memory))
-                start = in_memory
+            if self._fd is None:
+                yield list(self._memory(start, end))
+                continue
             while start < end:
                 count = min(READ_BYTES, end - start)
-                yield [await self._from_disk(start - self._file_start, count)]
+                yield [await self._from_disk(start, count)]
                 start += count
 
     async def _from_disk(self, offset: int, count: int) -> bytes:

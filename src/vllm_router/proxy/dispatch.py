@@ -1,8 +1,9 @@
 """One piece of work to an engine: wait for a slot, attempt, repeat elsewhere or fail.
 
-The fleet decides who runs where; this module turns its decisions into awaits and what happened on the
-wire into outcomes. A transcription has no side effect, so a POST may be repeated until the first byte of
-an answer has gone to the client. An `Attempt` owns its charge and its connection and releases both once.
+The fleet decides who runs where; this module turns its decisions into awaits and what happened on
+the wire into outcomes. A transcription has no side effect, so a POST may be repeated until the
+first byte of an answer has gone to the client. An `Attempt` owns its charge and its connection and
+releases both once.
 """
 
 from __future__ import annotations
@@ -87,6 +88,11 @@ class Attempt:
         self.waited_s = waited_s
         self.first_byte_s = dispatcher.now() - charge.started_at
 
+    @property
+    def kind(self) -> OutcomeKind:
+        """How it ends if the answer can be passed on whole."""
+        return OutcomeKind.OK if self.answer.status < 400 else OutcomeKind.CLIENT_FAULT
+
     def close(self, kind: OutcomeKind, detail: str | None = None) -> None:
         """Release the engine and the connection. Only the first call counts."""
         if self._charge.is_released:
@@ -120,6 +126,26 @@ class Dispatcher:
         """Pieces of work in the queues."""
         return len(self._waiting)
 
+    def admit(self, ticket: Ticket) -> None:
+        """Ask for a long audio as a whole, before its pieces are asked for one by one.
+
+        Raises:
+            QueueIsFull: The queue takes no more.
+            NoEngineReady: Nothing can take it now.
+        """
+        self._require_ready(ticket.model)
+        try:
+            self.fleet.admit(ticket, self.now())
+        except QueueFull as e:
+            raise QueueIsFull(e.reason, retry_after_s=e.retry_after_s) from e
+
+    def _require_ready(self, model: str) -> None:
+        if not self.fleet.is_ready(model):
+            raise NoEngineReady(
+                f"No engine is ready for the model `{model}` now; try again soon.",
+                retry_after_s=RETRY_AFTER_S,
+            )
+
     async def slot(self, ticket: Ticket) -> Charge:
         """Wait for an engine.
 
@@ -132,11 +158,7 @@ class Dispatcher:
             EngineFailed: No engine is left on which it has not failed.
         """
         now = self.now()
-        if not self.fleet.is_ready(ticket.model):
-            raise NoEngineReady(
-                f"No engine is ready for the model `{ticket.model}` now; try again soon.",
-                retry_after_s=RETRY_AFTER_S,
-            )
+        self._require_ready(ticket.model)
         try:
             self.fleet.submit(ticket, now)
         except QueueFull as e:

@@ -1,4 +1,5 @@
-"""What is known of a request once its upload has come whole: read from the form, checked, nothing invented.
+"""What is known of a request once its upload has come whole: read from the form, checked, nothing
+invented.
 
 Pure but for reading the upload's head and tail. Errors are told in words for the client.
 """

@@ -1,7 +1,8 @@
 """One upload to one engine and its answer back: what is sent, what is passed on, what is left out.
 
-The upload goes out as the bytes it was, with edits to a few fields at the most. Engines get the client's
-end-to-end headers but for those that could matter there (`WITHHELD`); clients get the engine's.
+The upload goes out as the bytes it was, with edits to a few fields at the most. Engines get the
+client's end-to-end headers but for those that could matter there (`WITHHELD`); clients get the
+engine's.
 """
 
 from __future__ import annotations
@@ -11,10 +12,21 @@ from contextlib import aclosing
 
 from vllm_router.engines.engine import Engine
 from vllm_router.inbound.exchange import Exchange
-from vllm_router.outbound.http1 import Answer, Buffers, Deadlines, Headers, HttpClient, Origin
+from vllm_router.outbound.http1 import (
+    Answer,
+    Body,
+    Buffers,
+    CallFailed,
+    Deadlines,
+    Headers,
+    HttpClient,
+    Origin,
+)
 from vllm_router.outbound.upload import Upload
 from vllm_router.proxy.dispatch import Attempt
 from vllm_router.wire.multipart import Edit
+from vllm_router.wire.sse import encode
+from vllm_router.wire.stream_events import error_event
 
 #: RFC 9110, 7.6.1, and what proxies have always treated alike.
 HOP_BY_HOP = frozenset(
@@ -117,16 +129,24 @@ async def pass_on(exchange: Exchange, attempt: Attempt) -> None:
     """
     answer = attempt.answer
     headers = [header for header in answer.headers if header[0] not in REPLACED]
-    headers.append((b"x-engine-id", attempt.engine_id.encode("utf-8", "replace")))
+    headers.append((b"x-engine-id", attempt.engine_id.encode()))
     if answer.body is not None:
         exchange.respond(answer.status, headers, answer.body)
         return
     length = answer.header(b"content-length")
     exchange.begin(answer.status, headers, int(length) if length.isdigit() else None)
-    async with aclosing(answer.chunks()) as chunks:
-        async for chunk in chunks:
-            exchange.write(chunk)
-            await exchange.drain()
+    try:
+        async with aclosing(answer.chunks()) as chunks:
+            async for chunk in chunks:
+                exchange.write(chunk)
+                await exchange.drain()
+    except CallFailed as e:
+        if not answer.header(b"content-type").startswith(b"text/event-stream"):
+            raise
+        # A stream of events can say what became of it.
+        exchange.write(encode(error_event(f"The engine broke off: {e}.", code="engine_failed")))
+        exchange.end()
+        raise
     exchange.end()
 
 
@@ -163,7 +183,7 @@ class Relay:
         return Deadlines(floors.connect_s, floors.write_s, read_s)
 
     async def send(
-        self, engine: Engine, path: bytes, headers: Headers, body: EditedUpload, audio_s: float
+        self, engine: Engine, path: bytes, headers: Headers, body: Body, audio_s: float
     ) -> Answer:
         """Send an upload to an engine; errors as `HttpClient.call`."""
         deadlines = self.deadlines(audio_s)

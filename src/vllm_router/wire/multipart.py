@@ -1,9 +1,9 @@
 """Incremental reading of `multipart/form-data`, and editing it without touching the rest.
 
-The reader is fed the body as it arrives and never copies or keeps the file: it remembers where each part
-begins and ends. An upload can so be passed on as the bytes it was, with a few fields replaced by `Edit`s.
-Small fields are kept whole, within bounds. Rules from RFC 7578 and RFC 2046; the limits are argued where
-they stand.
+The reader is fed the body as it arrives and never copies or keeps the file: it remembers where each
+part begins and ends. An upload can so be passed on as the bytes it was, with a few fields replaced
+by `Edit`s. Small fields are kept whole, within bounds. Rules from RFC 7578 and RFC 2046; the limits
+are argued where they stand.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Form:
     boundary: bytes
 
     def value(self, name: str) -> bytes | None:
-        """Return a plain field's bytes; the last one wins, as in Starlette, which vLLM reads with."""
+        """Return a plain field's bytes; the last one wins, as in Starlette, which vLLM uses."""
         found = None
         for part in self.parts:
             if part.name == name and part.value is not None:
@@ -85,10 +85,13 @@ class Form:
                 found = part
         return found
 
+    def changed(self, name: str, value: bytes) -> list[Edit]:
+        """Return the edits that give every field of that name a new value; none if it is absent."""
+        return [Edit(p.start, p.end, value) for p in self.parts if p.name == name]
+
     def replaced(self, name: str, value: bytes) -> list[Edit]:
         """Return the edits that give every field of that name a new value, or add it if absent."""
-        edits = [Edit(p.start, p.end, value) for p in self.parts if p.name == name]
-        return edits or [self.added(name, value)]
+        return self.changed(name, value) or [self.added(name, value)]
 
     def added(self, name: str, value: bytes) -> Edit:
         """Return the edit that adds one plain field at the end."""

@@ -197,10 +197,17 @@ def pcm16_wav(pcm: Buffer, rate_hz: int = 16_000) -> bytes:
     Raises:
         ValueError: Half a sample, or more than a WAV can hold.
     """
-    size = len(pcm)
+    return b"".join((pcm16_header(len(pcm), rate_hz), pcm))
+
+
+def pcm16_header(size: int, rate_hz: int = 16_000) -> bytes:
+    """Return the 44 bytes that stand before `size` bytes of mono 16-bit samples in a WAV file.
+
+    Raises:
+        ValueError: Half a sample, or more than a WAV can hold.
+    """
     if size % 2 or size >= _UINT32_RANGE - _CANONICAL.size:
         raise ValueError(f"{size} bytes are not the samples of one WAV")
-    header = _CANONICAL.pack(
+    return _CANONICAL.pack(
         b"RIFF", 36 + size, b"WAVEfmt ", 16, TAG_PCM, 1, rate_hz, 2 * rate_hz, 2, 16, b"data", size
     )
-    return b"".join((header, pcm))

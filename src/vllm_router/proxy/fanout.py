@@ -1,0 +1,306 @@
+"""One long audio to many engines: cut where it is quiet, heard in parallel, given back in order.
+
+Decoding, sending and answering overlap. Pieces wait in the same queue as everything else, as long
+work. At most `AHEAD` pieces are held at a time, so that memory does not depend on the audio's
+length and a slow client slows the decoding. A piece that one engine fails at goes to others; one
+that cannot be had is named by its seconds. What becomes of the pieces is the caller's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from vllm_router.engines.engine import Engine
+from vllm_router.engines.work import OutcomeKind, Ticket, Urgency, windows_of
+from vllm_router.errors import EngineFailed, EngineSaid, EngineTooSlow, NoEngineReady, RouterError
+from vllm_router.outbound.audio import AudioDecoder, PieceStream
+from vllm_router.outbound.http1 import Answer, BadAnswer, BytesBody, Headers
+from vllm_router.proxy.dispatch import Dispatcher
+from vllm_router.proxy.facts import RequestFacts
+from vllm_router.proxy.relay import Relay
+from vllm_router.proxy.story import Story
+from vllm_router.wire.speech import Span
+from vllm_router.wire.split import Piece
+from vllm_router.wire.transcript import BadTranscript, Transcript, read_transcript
+from vllm_router.wire.wav import pcm16_header
+
+#: Pieces decoded and not yet given back; 30 s of 16 kHz PCM are 0.96 MB.
+AHEAD = 64
+#: What a piece waits before it is tried anew when the fleet cannot take it: together longer than an
+#: engine's restart takes to be noticed, since an hour of work should not die of a minute's trouble.
+PATIENCE_S = (1.0, 3.0, 10.0, 20.0)
+#: The first pieces are shorter, so that the first words are there sooner.
+FIRST_S = (10.0, 20.0)
+
+#: Fields that speak of the whole upload or of its answer, and are made anew for each piece.
+_OURS = frozenset(
+    {
+        "file",
+        "model",
+        "language",
+        "response_format",
+        "stream",
+        "stream_include_usage",
+        "stream_continuous_usage_stats",
+        "timestamp_granularities",
+        "timestamp_granularities[]",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What became of one piece.
+
+    Attributes:
+        start_s: Where it begins in the whole audio.
+        end_s: Where it ends.
+        transcript: Its words, on the whole audio's clock; None: nobody speaks, or it is missing.
+        speech: Where somebody speaks, on the whole audio's clock.
+        missing: Why it could not be had; None if it could.
+    """
+
+    start_s: float
+    end_s: float
+    transcript: Transcript | None
+    speech: tuple[Span, ...] = ()
+    missing: str | None = None
+
+
+Take = Callable[[Heard], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class LongAudio:
+    """One audio to be heard in pieces.
+
+    Attributes:
+        facts: The request's.
+        story: Told of engines and pieces.
+        headers: For engines, but for the content type.
+        with_times: Whether segments are needed, not only words.
+        language: As the client gave it; None: the first piece finds it.
+        file: Descriptor of the file that holds the upload.
+        enqueued_at: When the request came, by which pieces take their turn.
+        urgency: Of the pieces.
+        skip_silence: Whether pieces without sound are left out.
+        partial_ok: Whether a piece that cannot be had may be missing.
+    """
+
+    facts: RequestFacts
+    story: Story
+    headers: Headers
+    with_times: bool
+    language: str | None
+    file: int
+    enqueued_at: float
+    urgency: Urgency
+    skip_silence: bool
+    partial_ok: bool
+    _language_known: asyncio.Event = field(default_factory=asyncio.Event)
+    _has_leader: bool = False
+
+    def __post_init__(self) -> None:
+        if self.language is not None:
+            self._language_known.set()
+            self._has_leader = True
+
+    def leads(self) -> bool:
+        """Return whether the piece that asks now is the one that finds the language."""
+        is_leader = not self._has_leader
+        self._has_leader = True
+        return is_leader
+
+    def found(self, language: str | None) -> None:
+        """Take the language that the leading piece was heard in; None: it has none."""
+        self.language = self.language or language
+        self._language_known.set()
+
+    async def wait_for_language(self) -> None:
+        """Wait until the leading piece has been heard."""
+        await self._language_known.wait()
+
+
+class Fanout:
+    """Has long audio heard by the whole fleet.
+
+    Args:
+        dispatcher: Brings pieces to engines.
+        relay: Knows how engines are called.
+        decoder: Cuts.
+        counted: Told what became of each piece: "heard", "silent", "missing".
+    """
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        relay: Relay,
+        decoder: AudioDecoder,
+        counted: Callable[[str], None],
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._relay = relay
+        self._decoder = decoder
+        self._counted = counted
+
+    async def hear(self, audio: LongAudio, take: Take) -> float:
+        """Have an audio heard, handing over the pieces in order as they are ready.
+
+        Returns:
+            The audio's length in seconds, as it was decoded.
+
+        Raises:
+            RouterError: It cannot be decoded, or a piece of it cannot be had.
+        """
+        file = audio.facts.file
+        stream = self._decoder.pieces(
+            audio.file, offset=file.start, size_bytes=file.end - file.start, first_s=FIRST_S
+        )
+        end_s = 0.0
+        pieces: asyncio.Queue[asyncio.Task[Heard] | None] = asyncio.Queue()
+        room = asyncio.Semaphore(AHEAD)
+        try:
+            async with aclosing(stream), asyncio.TaskGroup() as group:
+                group.create_task(self._cut(audio, stream, group, pieces, room))
+                while (task := await pieces.get()) is not None:
+                    heard = await task
+                    end_s = heard.end_s
+                    await take(heard)
+                    room.release()
+        except BaseExceptionGroup as several:
+            error = _first(several)
+            if error is None:
+                raise
+            raise error from several
+        return end_s
+
+    async def _cut(
+        self,
+        audio: LongAudio,
+        stream: PieceStream,
+        group: asyncio.TaskGroup,
+        pieces: asyncio.Queue[asyncio.Task[Heard] | None],
+        room: asyncio.Semaphore,
+    ) -> None:
+        async for piece in stream:
+            audio.story.pieces += 1
+            await room.acquire()
+            pieces.put_nowait(group.create_task(self._hear_piece(audio, piece)))
+        pieces.put_nowait(None)
+
+    async def _hear_piece(self, audio: LongAudio, piece: Piece) -> Heard:
+        if piece.is_silent and audio.skip_silence:
+            self._counted("silent")
+            return Heard(piece.start_s, piece.end_s, None)
+        is_leader = audio.leads()
+        try:
+            if not is_leader:
+                await audio.wait_for_language()
+            transcript = await self._ask(audio, piece, finds_language=is_leader)
+        except EngineSaid:
+            raise
+        except RouterError as e:
+            if not audio.partial_ok:
+                raise _named(e, piece) from e
+            self._counted("missing")
+            return Heard(piece.start_s, piece.end_s, None, (), e.message)
+        else:
+            audio.found(transcript.language if is_leader else None)
+        finally:
+            if is_leader:
+                # Whatever became of the leader, nobody may wait for it for ever.
+                audio.found(None)
+        self._counted("heard")
+        speech = tuple(Span(a, b) for a, b in piece.speech)
+        return Heard(piece.start_s, piece.end_s, transcript.shifted(piece.start_s), speech)
+
+    async def _ask(self, audio: LongAudio, piece: Piece, *, finds_language: bool) -> Transcript:
+        length_s = piece.end_s - piece.start_s
+        boundary = b"piece-" + secrets.token_hex(12).encode()
+        body = _piece_body(audio, piece, boundary, verbose=finds_language or audio.with_times)
+        kind = b"multipart/form-data; boundary=" + boundary
+        headers = [*audio.headers, (b"content-type", kind)]
+        path = b"/v1/audio/" + audio.facts.task.value.encode()
+        transcripts: list[Transcript] = []
+
+        async def send(engine: Engine) -> Answer:
+            audio.story.given_to(engine.engine_id)
+            answer = await self._relay.send(engine, path, headers, body, length_s)
+            if answer.status == 200:
+                try:
+                    transcripts.append(read_transcript(await answer.read(), round(length_s, 3)))
+                except BadTranscript as e:
+                    answer.close()
+                    raise BadAnswer(f"it answered what is no transcript: {e}") from e
+            return answer
+
+        for patience_s in (*PATIENCE_S, None):
+            ticket = Ticket(
+                request_id=f"{audio.story.request_id}/{piece.index}",
+                model=audio.facts.model,
+                audio_s=length_s,
+                windows=windows_of(length_s),
+                urgency=audio.urgency,
+                enqueued_at=audio.enqueued_at,
+                is_admitted=True,
+            )
+            try:
+                attempt = await self._dispatcher.attempt(ticket, send)
+            except (EngineFailed, EngineTooSlow, NoEngineReady):
+                if patience_s is None:
+                    raise
+                await asyncio.sleep(patience_s)
+                continue
+            audio.story.queue_s = max(audio.story.queue_s, attempt.waited_s)
+            answer = attempt.answer
+            if answer.status == 200:
+                attempt.close(OutcomeKind.OK)
+                return transcripts[-1]
+            said = EngineSaid(answer.status, await answer.read())
+            attempt.close(OutcomeKind.CLIENT_FAULT)
+            raise said
+        raise AssertionError("the last round raises")
+
+
+def _first(several: BaseExceptionGroup[BaseException]) -> RouterError | None:
+    """Return the first error that can be told to the client, if there is one."""
+    for error in several.exceptions:
+        found = _first(error) if isinstance(error, BaseExceptionGroup) else error
+        if isinstance(found, RouterError):
+            return found
+    return None
+
+
+def _named(error: RouterError, piece: Piece) -> RouterError:
+    where = f"Seconds {piece.start_s:.1f} to {piece.end_s:.1f} of the audio could not be had"
+    return type(error)(f"{where}. {error.message}", retry_after_s=error.retry_after_s)
+
+
+def _piece_body(audio: LongAudio, piece: Piece, boundary: bytes, *, verbose: bool) -> BytesBody:
+    """Return the form for one piece: the client's fields, with ours in their places."""
+    fields = [
+        (part.name.encode(), part.value)
+        for part in audio.facts.form.parts
+        if part.value is not None and part.name not in _OURS
+    ]
+    if audio.facts.asked_model is not None:
+        fields.append((b"model", audio.facts.model.encode()))
+    fields.append((b"response_format", b"verbose_json" if verbose else b"json"))
+    if audio.language is not None:
+        fields.append((b"language", audio.language.encode()))
+    head = [
+        b'--%b\r\nContent-Disposition: form-data; name="%b"\r\n\r\n%b\r\n' % (boundary, name, value)
+        for name, value in fields
+    ]
+    name = b"piece-%d.wav" % piece.index
+    head.append(
+        b'--%b\r\nContent-Disposition: form-data; name="file"; filename="%b"\r\n'
+        b"Content-Type: audio/wav\r\n\r\n" % (boundary, name)
+    )
+    # The samples are not copied: 64 pieces held twice would be 60 MB more.
+    head.append(pcm16_header(len(piece.pcm)))
+    return BytesBody(b"".join(head), piece.pcm, b"\r\n--%b--\r\n" % boundary)
