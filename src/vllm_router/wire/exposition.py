@@ -36,7 +36,7 @@ _NAME_ENDS = (b"{", b" ", b"\t")
 _PREFIXES = (b"vllm:", b"vllm_")
 
 
-class BadExposition(ValueError):  # noqa: N818 - it says what the page is
+class BadExposition(ValueError):
     """The page does not tell how busy the engine is."""
 
 

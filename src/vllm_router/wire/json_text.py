@@ -16,7 +16,7 @@ JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | Mapping[str
 JsonObject: TypeAlias = Mapping[str, JsonValue]
 
 
-class BadJson(ValueError):  # noqa: N818 - it says what the bytes are
+class BadJson(ValueError):
     """The bytes are no JSON object."""
 
 

@@ -27,7 +27,7 @@ _TEXT_LINE_END = re.compile(r"\r\n|\n|\r")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
-class EventTooLarge(ValueError):  # noqa: N818 - it says what the event is
+class EventTooLarge(ValueError):
     """One event or line of the stream exceeds the bound."""
 
 
