@@ -22,7 +22,7 @@ from dns.asyncresolver import Resolver
 from dns.exception import DNSException
 from dns.name import from_text, root
 from dns.rdatatype import RdataType
-from dns.resolver import NXDOMAIN, NoAnswer
+from dns.resolver import NXDOMAIN, LifetimeTimeout, NoAnswer
 
 from vllm_router.engines.changes import Change, Listing
 from vllm_router.engines.engine import EngineId, EngineSpec
@@ -87,8 +87,10 @@ class _Look:
                 memory.records = ()
             self.learned[question] = memory
         except (DNSException, OSError) as error:
-            # Of several servers each failure has a line of its own; the first words are enough.
-            self.failures.append(f"{kind} of {name}: {' '.join(str(error).split())[:200]}")
+            # A timeout's own words tell its milliseconds and would be news each time.
+            is_late = isinstance(error, LifetimeTimeout)
+            said = "no answer in time" if is_late else " ".join(str(error).split())[:200]
+            self.failures.append(f"{kind} of {name}: {said}")
             self.learned[question] = memory
         else:
             self._learn(question, answer, answer.chaining_result.minimum_ttl)
