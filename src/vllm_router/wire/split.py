@@ -154,14 +154,14 @@ class Cutter:
         del self._pending[:size_bytes]
         frames = size_bytes // _FRAME_BYTES
         self._levels = self._levels[frames:]
-        start_s = self._at / RATE_HZ
+        start = self._at
         self._at += size_bytes // 2
         speech = tuple(
-            (start_s + a / _FRAMES_PER_S, start_s + min(b, frames) / _FRAMES_PER_S)
+            ((start + a * FRAME) / RATE_HZ, (start + min(b, frames) * FRAME) / RATE_HZ)
             for a, b in spoken
             if a < frames
         )
-        piece = Piece(self._index, start_s, self._at / RATE_HZ, pcm, speech)
+        piece = Piece(self._index, start / RATE_HZ, self._at / RATE_HZ, pcm, speech)
         self._index += 1
         return piece
 

@@ -38,6 +38,8 @@ def elements(data: bytes, at: int, limit: int) -> Iterator[Element]:
             return
         identifier = int.from_bytes(data[at : at + id_bytes], "big")
         at += id_bytes
+        if at >= len(data):
+            return
         size_bytes = 9 - data[at].bit_length()
         if size_bytes > 8 or at + size_bytes > len(data):
             return
