@@ -7,12 +7,10 @@ business.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -20,8 +18,6 @@ from pydantic import (
     SecretStr,
     model_validator,
 )
-
-_URL = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?(/[^?#\s]*)?")
 
 
 class WrongSetting(ValueError):
@@ -61,19 +57,6 @@ def _paired(value: Any) -> Any:
     return tuple(pairs)
 
 
-def _urls(value: tuple[str, ...]) -> tuple[str, ...]:
-    for url in value:
-        if not _URL.fullmatch(url):
-            raise ValueError(f"'{url}' is not a URL such as http://10.0.0.1:8000")
-        port = re.search(r":(\d+)(?:/|$)", url.partition("://")[2])
-        if port and not 0 < int(port[1]) < 65536:
-            raise ValueError(f"'{url}' has a port that does not exist")
-    clean = tuple(url.rstrip("/") for url in value)
-    if len(set(clean)) < len(clean):
-        raise ValueError("names the same engine twice")
-    return clean
-
-
 def _limit(value: Any) -> Any:
     if value in ("auto", None):
         return "auto"
@@ -82,7 +65,6 @@ def _limit(value: Any) -> Any:
 
 Listed = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 Keys = Annotated[tuple[SecretStr, ...], BeforeValidator(_listed)]
-Urls = Annotated[tuple[str, ...], BeforeValidator(_listed), AfterValidator(_urls)]
 Aliases = Annotated[tuple[tuple[str, str], ...], BeforeValidator(_paired)]
 Seconds = Annotated[float, Field(gt=0, le=7 * 86400, allow_inf_nan=False)]
 
@@ -117,12 +99,14 @@ class Settings(BaseModel):
     service_discovery: Literal["static", "k8s", "file", "dns"] = _field(
         "Engines", "static", "Where engines are found."
     )
-    static_backends: Urls = _field("Engines", (), "Engines' URLs, separated by commas.", "URL,URL")
+    static_backends: Listed = _field(
+        "Engines", (), "Engines' URLs, separated by commas.", "URL,URL"
+    )
     static_models: Listed = _field(
         "Engines",
         (),
-        "Each engine's model, in the order of the engines, or one for all; several models of one "
-        "engine are joined by '|'. Without it every engine is asked.",
+        "Each engine's model, in the order of the engines. Without it every engine is asked, and "
+        "asked again at each probe.",
         "MODEL,MODEL",
     )
     static_model_types: Listed = _field(
@@ -174,8 +158,18 @@ class Settings(BaseModel):
         "Labels of the engines' pods or services, such as app=whisper.",
         "SELECTOR",
     )
-    k8s_port: str | None = _field(
-        "Kubernetes", None, "Engines' port, by number or name; by default the pod's first.", "PORT"
+    k8s_port: str = _field(
+        "Kubernetes", "8000", "Engines' port, by number or by its name in the pod.", "PORT"
+    )
+    k8s_kubeconfig: str | None = _field(
+        "Kubernetes",
+        None,
+        "Configuration file to use outside the cluster; by default KUBECONFIG, then the service "
+        "account, then ~/.kube/config.",
+        "FILE",
+    )
+    k8s_context: str | None = _field(
+        "Kubernetes", None, "Context of that file; by default its current one.", "NAME"
     )
     k8s_service_discovery_type: Literal["pod-ip", "endpoint-slice"] = _field(
         "Kubernetes", "pod-ip", "Watch pods, or the endpoint slices of a service."
@@ -189,11 +183,14 @@ class Settings(BaseModel):
         "YAML list of engines for --service-discovery file; edits take effect.",
         "FILE",
     )
-    dns_name: str | None = _field(
+    dns_name: Listed = _field(
         "Engines",
-        None,
-        "Name to resolve for --service-discovery dns: name:port for addresses, or an SRV name.",
-        "NAME",
+        (),
+        "Names to resolve for --service-discovery dns; those beginning with _ are SRV names.",
+        "NAME,NAME",
+    )
+    dns_port: int = _field(
+        "Engines", 8000, "Engines' port where no SRV record brings one.", ge=1, le=65535
     )
     dns_refresh_s: Seconds = _field("Engines", 10.0, "Seconds between two look-ups of --dns-name.")
 
@@ -332,13 +329,16 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _agree(self) -> Settings:
-        if self.service_discovery == "static":
-            self._agree_static()
-        elif self.service_discovery == "file" and self.discovery_file is None:
+        if self.service_discovery == "static" and not self.static_backends:
+            raise WrongSetting(
+                "static_backends",
+                "names no engine; give at least one URL, such as http://localhost:8000.",
+            )
+        if self.service_discovery == "file" and self.discovery_file is None:
             raise WrongSetting("discovery_file", "is needed with --service-discovery file.")
-        elif self.service_discovery == "dns" and self.dns_name is None:
+        if self.service_discovery == "dns" and not self.dns_name:
             raise WrongSetting("dns_name", "is needed with --service-discovery dns.")
-        elif self.service_discovery == "k8s" and not self.k8s_label_selector:
+        if self.service_discovery == "k8s" and not self.k8s_label_selector:
             raise WrongSetting("k8s_label_selector", "is needed with --service-discovery k8s.")
         for field in ("discovery_file", "api_key_file", "engine_ca_file"):
             path: Path | None = getattr(self, field)
@@ -349,17 +349,3 @@ class Settings(BaseModel):
         if self.routing_logic == "session" and not self.session_key:
             raise WrongSetting("session_key", "is needed with --routing-logic session.")
         return self
-
-    def _agree_static(self) -> None:
-        count = len(self.static_backends)
-        if not count:
-            raise WrongSetting(
-                "static_backends",
-                "names no engine; give at least one URL, such as http://localhost:8000.",
-            )
-        for field in ("static_models", "static_model_types", "static_model_labels"):
-            given = len(getattr(self, field))
-            if given not in (0, 1, count):
-                raise WrongSetting(
-                    field, f"names {given}, but there are {count} engines; give one for each."
-                )

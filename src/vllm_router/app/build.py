@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 
-from vllm_router.app.access import Holder, KeyRing, digest
+from vllm_router.app.access import Holder, KeyFile, KeyRing, digest
 from vllm_router.app.metrics import RouterMetrics, StateCollector
 from vllm_router.app.routes import Operations, build_routes
 from vllm_router.app.service import FleetObserver, Limits, RouterService
@@ -20,17 +22,23 @@ from vllm_router.engines.fleet import Fleet
 from vllm_router.engines.registry import FleetSettings
 from vllm_router.inbound.connection import Listener, Patience
 from vllm_router.outbound.audio import AudioDecoder
+from vllm_router.outbound.discover_dns import DnsDiscovery
+from vllm_router.outbound.discover_file import FileDiscovery
+from vllm_router.outbound.discover_kubernetes import KubernetesDiscovery
 from vllm_router.outbound.discover_static import StaticDiscovery, static_specs
 from vllm_router.outbound.discovery import Discovery
 from vllm_router.outbound.http1 import Deadlines, HttpClient
+from vllm_router.outbound.kube_access import find_access
 from vllm_router.outbound.probe import EngineInquiry
 from vllm_router.outbound.upload import Spool
+from vllm_router.policy.quota import QuotaRules, Quotas
 from vllm_router.proxy.dispatch import Dispatcher
 from vllm_router.proxy.fanout import Fanout
 from vllm_router.proxy.relay import Relay
 from vllm_router.proxy.transcribe import Transcriber, TranscriptionRules
 from vllm_router.proxy.wish import StreamFormat
 from vllm_router.settings import Settings
+from vllm_router.wire.kube_objects import parse_port
 from vllm_router.wire.subtitles import SubtitleStyle
 
 MIB = 2**20
@@ -51,6 +59,7 @@ class Router:
         spool: Holds uploads.
         decoder: Decodes long audio.
         clients: Connections to engines, for uploads and for questions.
+        key_file: Followed for changed keys; None: there is none.
         now: Monotonic seconds.
     """
 
@@ -64,6 +73,7 @@ class Router:
     spool: Spool
     decoder: AudioDecoder
     clients: tuple[HttpClient, ...]
+    key_file: KeyFile | None
     now: Callable[[], float]
 
 
@@ -73,21 +83,42 @@ def build_discovery(settings: Settings, now: Callable[[], float], rng: Random) -
     Raises:
         ValueError: It cannot be used; one sentence says why.
     """
-    if settings.service_discovery == "static":
-        count = len(settings.static_backends)
-        return StaticDiscovery(
-            static_specs(
+    match settings.service_discovery:
+        case "static":
+            specs = static_specs(
                 settings.static_backends,
-                _for_each(settings.static_models, count),
-                _for_each(settings.static_model_types, count),
-                _for_each(settings.static_model_labels, count),
+                settings.static_models,
+                settings.static_model_types,
+                settings.static_model_labels,
             )
-        )
-    raise ValueError(f"--service-discovery {settings.service_discovery} is not there")
-
-
-def _for_each(values: tuple[str, ...], count: int) -> tuple[str, ...]:
-    return values * count if len(values) == 1 else values
+            return StaticDiscovery(specs)
+        case "file":
+            assert settings.discovery_file is not None
+            return FileDiscovery(settings.discovery_file, clock=now)
+        case "dns":
+            return DnsDiscovery(
+                settings.dns_name,
+                port=settings.dns_port,
+                refresh_s=settings.dns_refresh_s,
+                clock=now,
+            )
+        case "k8s":
+            access = find_access(
+                settings.k8s_kubeconfig,
+                settings.k8s_context,
+                environ=os.environ,
+                home=Path.home(),
+            )
+            return KubernetesDiscovery(
+                access,
+                namespace=settings.k8s_namespace,
+                label_selector=settings.k8s_label_selector,
+                port=parse_port(settings.k8s_port),
+                kind=settings.k8s_service_discovery_type,
+                watch_timeout_s=settings.k8s_watcher_timeout_seconds,
+                clock=now,
+                rng=rng,
+            )
 
 
 def build_router(
@@ -154,10 +185,14 @@ def build_router(
     )
     watches.append(watch)
     spool = Spool(settings.spool_dir, int(settings.spool_memory_mb * MIB))
-    keys = KeyRing(
+    holders = tuple(
         Holder(f"key-{i}", digest(secret.get_secret_value()))
         for i, secret in enumerate(settings.api_key, 1)
     )
+    keys = KeyRing(holders)
+    key_file = None
+    if settings.api_key_file is not None:
+        key_file = KeyFile(settings.api_key_file, keys, holders)
     admin_key = settings.admin_key
     admin = KeyRing(
         [Holder("admin", digest(admin_key.get_secret_value()))] if admin_key is not None else []
@@ -212,6 +247,7 @@ def build_router(
         limits=Limits(int(settings.max_upload_mb * MIB), int(settings.spool_max_mb * MIB)),
         aliases=dict(settings.static_aliases),
         keys=keys,
+        quotas=Quotas(QuotaRules(settings.key_max_audio_s, settings.key_audio_s_per_minute)),
         metrics=metrics,
         clock=now,
         new_id=lambda: uuid.uuid4().hex,
@@ -238,5 +274,6 @@ def build_router(
         spool=spool,
         decoder=decoder,
         clients=(uploads, questions),
+        key_file=key_file,
         now=now,
     )

@@ -110,6 +110,18 @@ class RouterMetrics:
             ["outcome"],
             registry=registry,
         )
+        self.key_requests = Counter(
+            "vllm_router_key_requests",
+            "Requests answered, by the name of the key presented.",
+            ["key", "status"],
+            registry=registry,
+        )
+        self.key_audio_seconds = Counter(
+            "vllm_router_key_audio_seconds",
+            "Seconds of audio sent, by the name of the key presented.",
+            ["key"],
+            registry=registry,
+        )
         self.queue_wait_seconds = Histogram(
             "vllm_router_queue_wait_seconds",
             "Seconds that uploads and pieces waited for an engine.",

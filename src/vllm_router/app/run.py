@@ -121,6 +121,8 @@ async def running(router: Router, settings: Settings) -> AsyncIterator[None]:
             group.create_task(_discover(router)),
             group.create_task(_sweep(router)),
         ]
+        if router.key_file is not None:
+            tasks.append(group.create_task(router.key_file.follow()))
         if settings.log_stats:
             tasks.append(group.create_task(_print_stats(router, settings.log_stats_interval)))
         try:

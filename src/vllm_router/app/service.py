@@ -22,10 +22,17 @@ from vllm_router.app.stats import RequestStats
 from vllm_router.engines.engine import EngineId, EngineState, Transition
 from vllm_router.engines.fleet import Fleet
 from vllm_router.engines.work import Charge, OutcomeKind, Ticket, Urgency
-from vllm_router.errors import MethodNotAllowed, RouterError, ShuttingDown, WrongKey
+from vllm_router.errors import (
+    MethodNotAllowed,
+    RateLimited,
+    RouterError,
+    ShuttingDown,
+    WrongKey,
+)
 from vllm_router.inbound.asgi import ASGIApp, serve_asgi
 from vllm_router.inbound.exchange import Exchange
 from vllm_router.outbound.upload import Spool
+from vllm_router.policy.quota import Quotas
 from vllm_router.proxy.facts import Task, read_facts
 from vllm_router.proxy.intake import UploadIntake
 from vllm_router.proxy.story import Story
@@ -66,6 +73,7 @@ class RouterService:
         limits: Bounds them.
         aliases: Further names of models.
         keys: Who may ask.
+        quotas: How much each may ask.
         metrics: What is counted.
         clock: Monotonic seconds.
         new_id: Makes request ids.
@@ -82,6 +90,7 @@ class RouterService:
         limits: Limits,
         aliases: Mapping[str, str],
         keys: KeyRing,
+        quotas: Quotas,
         metrics: RouterMetrics,
         clock: Callable[[], float],
         new_id: Callable[[], str],
@@ -94,6 +103,7 @@ class RouterService:
         self._limits = limits
         self._aliases = aliases
         self._keys = keys
+        self._quotas = quotas
         self._metrics = metrics
         self._new_id = new_id
         self._bitrates = BitrateBook()
@@ -128,12 +138,8 @@ class RouterService:
                 raise MethodNotAllowed(f"Send the audio to {path} with POST.")
             if self.is_draining:
                 raise ShuttingDown("The router is shutting down; try again.", retry_after_s=1)
-            if not self._keys.is_open and self._keys.holder(head.header(b"authorization")) is None:
-                exchange.extra.append((b"www-authenticate", b"Bearer"))
-                raise WrongKey(
-                    "Send a valid key as 'Authorization: Bearer KEY'; the one given is "
-                    + ("missing." if head.header(b"authorization") is None else "not known.")
-                )
+            if not self._keys.is_open:
+                exchange.story.holder = self._holder(exchange)
             return UploadIntake(
                 self._spool,
                 head.header(b"content-type") or b"",
@@ -144,6 +150,15 @@ class RouterService:
         except RouterError as e:
             exchange.story.error = e.code
             raise
+
+    def _holder(self, exchange: Exchange) -> str:
+        authorization = exchange.head.header(b"authorization")
+        holder = self._keys.holder(authorization)
+        if holder is None:
+            exchange.extra.append((b"www-authenticate", b"Bearer"))
+            state = "missing" if authorization is None else "not known"
+            raise WrongKey(f"Send a valid key as 'Authorization: Bearer KEY'; it is {state}.")
+        return holder.name
 
     # --- after it
 
@@ -161,10 +176,20 @@ class RouterService:
                 story.task, form, intake.upload, self._fleet.models(), self._aliases, self._bitrates
             )
             story.model, story.audio_s = facts.model, facts.audio_s
+            if story.holder is not None:
+                self._charge(story.holder, facts.audio_s)
+                story.charged_s = facts.audio_s
             await self._transcriber.answer(exchange, facts, intake.upload, story)
         except RouterError as e:
             story.error = e.code
             raise
+
+    def _charge(self, holder: str, audio_s: float) -> None:
+        wait_s = self._quotas.take(holder, audio_s, self.now())
+        if wait_s is not None:
+            raise RateLimited(
+                "This key has used up its share of audio for now.", retry_after_s=wait_s
+            )
 
     # --- when it is over
 
@@ -179,6 +204,8 @@ class RouterService:
         if story is None:
             return
         self.in_flight -= 1
+        if story.holder is not None and story.charged_s is not None:
+            self._quotas.give_back(story.holder, story.charged_s)
         now = self.now()
         total_s = now - exchange.started_at
         status = CLIENT_LEFT if exchange.has_left or not exchange.status else exchange.status
@@ -191,6 +218,9 @@ class RouterService:
         counted.inc()
         if status == 200 and story.audio_s is not None:
             self._time(exchange, story, story.audio_s, now)
+        if story.holder is not None:
+            self._metrics.key_requests.labels(story.holder, str(status)).inc()
+            self._metrics.key_audio_seconds.labels(story.holder).inc(story.charged_s or 0.0)
         if access_log.isEnabledFor(logging.INFO):
             self._log(exchange, story, status, total_s)
 
@@ -230,6 +260,8 @@ class RouterService:
             "first_byte_s": None if first_s is None else round(first_s, 4),
             "total_s": round(total_s, 4),
             "error": story.error,
+            "pieces": story.pieces or None,
+            "key": story.holder,
             "client": exchange.client,
         }
         access_log.info("request", extra={"fields": fields})

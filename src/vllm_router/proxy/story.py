@@ -20,6 +20,8 @@ class Story:
         queue_s: Seconds that it, or its piece that waited longest, waited for engines.
         pieces: Pieces that it was cut into; 0: it went whole.
         whole_at: When the upload had come whole, monotonic seconds.
+        holder: Whose key was presented; None: none was asked for.
+        charged_s: Audio seconds charged to that key; None: not yet.
         error: The code of the error answered, also of one told within a stream.
     """
 
@@ -31,6 +33,8 @@ class Story:
     queue_s: float = 0.0
     pieces: int = 0
     whole_at: float | None = None
+    holder: str | None = None
+    charged_s: float | None = None
     error: str | None = None
 
     def given_to(self, engine_id: str) -> None:
