@@ -179,6 +179,17 @@ async def test_the_log_is_shown_over_http(client: httpx.AsyncClient) -> None:
     assert (await client.get("/simulate/nothing")).status_code == 404
 
 
+async def test_the_memory_of_requests_holds_no_audio(
+    engine: SimulatedHandle, client: httpx.AsyncClient
+) -> None:
+    await post(client, model="openai/whisper-small")
+    (one,) = engine.log.audio()
+    assert one.fields == [("model", b"openai/whisper-small")]
+    assert one.file is not None
+    assert (bytes(one.file.head), one.file.tail) == (b"", b"")
+    assert one.file.size_bytes == len(silence(1.0))
+
+
 async def test_a_client_that_leaves_in_the_upload_is_noted(engine: SimulatedHandle) -> None:
     _, writer = await asyncio.open_connection("127.0.0.1", engine.port)
     writer.write(request(form(file(silence(1.0))))[:1000])

@@ -26,6 +26,10 @@ class CurveShape:
     half_at: float = 11.6
 
 
+# The clock and the timers of uvloop tick in milliseconds: what is due in less than one is due, or
+# the loop would spin until the tick.
+CLOCK_S = 0.001
+
 # By kind of GPU. Only h200 is measured; the others keep its shape at a plausible fraction.
 NAMED_CURVES = {
     "h200": CurveShape(34.0, 11.6),
@@ -156,8 +160,8 @@ class Curve:
     def _end_due(self) -> None:
         self._timer = None
         self._advance()
-        # The clock of the loop is coarse: what is due within a rounding error is due.
-        while self._ends and self._ends[0][0] <= self._progress + 1e-9:
+        due = self._progress + CLOCK_S * self._rate() + 1e-9
+        while self._ends and self._ends[0][0] <= due:
             _, _, count, job = heapq.heappop(self._ends)
             if job.is_over:
                 continue

@@ -76,6 +76,12 @@ class Part:
         """Compute the digest; nothing may be added afterwards."""
         self.sha256 = self._digest.hexdigest()
 
+    def forget_content(self) -> None:
+        """Let a file's bytes go; its names, size and digest stay."""
+        if self.is_file:
+            self.head = bytearray()
+            self.tail = b""
+
 
 def boundary_of(content_type: bytes) -> bytes | None:
     """Return the boundary of a multipart/form-data content type, None when it is something else."""

@@ -114,12 +114,15 @@ class SimulatedEngine:
         note.outcome = "answering"
         if isinstance(exchange.body, FormReader):
             note.parts = tuple(exchange.body.parts)
-        if faults is not None and await self._spoil(exchange, faults, note):
+        try:
+            if faults is None or not await self._spoil(exchange, faults, note):
+                await self._answer_as_ordered(exchange)
+                note.outcome = str(exchange.status)
+        finally:
             note.ended_at = self._loop.time()
-            return
-        await self._answer_as_ordered(exchange)
-        note.ended_at = self._loop.time()
-        note.outcome = str(exchange.status)
+            # The memory of thousands of requests must not hold their audio.
+            for part in note.parts:
+                part.forget_content()
 
     # Faults
 
