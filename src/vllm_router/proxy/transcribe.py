@@ -281,7 +281,8 @@ class _WholeAnswer:
             return
         assert self._wish.format is not None
         facts = FORMATS[self._wish.format]
-        body = self._transcriber.written(transcript, self._facts, self._wish, None)
+        transcript, speech = await self._fitted(transcript)
+        body = self._transcriber.written(transcript, self._facts, self._wish, speech)
         headers = [
             (b"content-type", facts.content_type.encode()),
             (b"x-engine-id", attempt.engine_id.encode()),
@@ -321,6 +322,18 @@ class _WholeAnswer:
             transcript = joined([transcript], transcript.duration_s)
         return attempt, transcript
 
+    async def _fitted(self, transcript: Transcript) -> tuple[Transcript, list[Span] | None]:
+        """Move the times of subtitles to where somebody speaks, if that can be found out."""
+        is_subtitles = self._wish.format in (ResponseFormat.SRT, ResponseFormat.VTT)
+        if not is_subtitles or not transcript.segments or self._transcriber.rules.split == "off":
+            return transcript, None
+        file = self._upload.file()
+        try:
+            speech = await self._transcriber.fanout.speech(self._facts, file)
+        finally:
+            os.close(file)
+        return (snapped(transcript, speech), speech) if speech else (transcript, None)
+
     async def streamed(self) -> None:
         """Answer as events."""
         wish = self._wish
@@ -341,7 +354,8 @@ class _WholeAnswer:
                 return
             stream.add_header(b"x-engine-id", attempt.engine_id.encode())
             rendering = self._transcriber.rendering(self._facts, self._wish, self._story)
-            await stream.send(rendering.add(transcript))
+            transcript, speech = await self._fitted(transcript)
+            await stream.send(rendering.add(transcript, speech))
             await stream.send(rendering.end(transcript.usage))
             stream.end()
         except RouterError as e:
