@@ -309,7 +309,7 @@ async def test_a_kubeconfig_that_is_broken_at_first_is_waited_for(
         assert str(path) in str(source.status.last_error)
         path.write_text(good)
         await seen.until(lambda: len(seen.engines) == 1)
-        assert source.status.last_error is None
+        await seen.until(lambda: source.status.last_error is None)
     assert str(path) in repr(source)
     assert sum(each.levelname == "WARNING" for each in caplog.records) == 1
 

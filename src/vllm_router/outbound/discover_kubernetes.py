@@ -5,8 +5,8 @@ is another engine; a pod that turns terminating, unready or loses its IP is with
 list does not name is withdrawn too. While the API server is away the last known engines stay, and
 the status says so.
 
-Bounds: of each object only its candidates are kept. 5,000 pods of 7 KB are listed in about 1 s of
-one core, and then hold 7 MB; see kube_watch for times and waits.
+Bounds: of each object only its candidates are kept. A list of 5,000 pods of 6 KB costs 0.7 s of
+CPU in slices of at most 31 ms, and 11 MB of memory stay; see kube_watch for times and waits.
 """
 
 import asyncio
@@ -131,7 +131,6 @@ class KubernetesDiscovery:
         reading = read(item, self._port)
         for doubt in reading.doubts:
             self._doubt(str(item["metadata"]["name"]), doubt)
-        # A pod that is not fit yet needs no memory of its own.
         return reading
 
     def _doubt(self, name: str, doubt: str) -> None:

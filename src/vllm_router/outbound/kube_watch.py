@@ -106,6 +106,7 @@ class KubeWatch(Generic[T]):
         self._sleep = sleep
         self._version: str | None = None
         self._relist_at = 0.0
+        self._timeout_s = watch_timeout_s
         self._warned: set[str] = set()
 
     def __repr__(self) -> str:
@@ -119,10 +120,7 @@ class KubeWatch(Generic[T]):
             watching_since: float | None = None
             try:
                 if self._version is None or self._clock() >= self._relist_at:
-                    relisted = await self._list()
-                    # Without a watch all is not well yet, but the picture is current.
-                    self._status.synced(self._clock())
-                    yield relisted
+                    yield await self._list()
                 asked_at = self._clock()
                 with closing(await self._open_watch()) as answer:
                     watching_since = asked_at
@@ -146,8 +144,9 @@ class KubeWatch(Generic[T]):
             await self._sleep(self._wait_s(failures, error))
 
     def _has_held(self, watching_since: float | None) -> bool:
-        steady_s = min(_STEADY_S, self._watch_timeout_s / 2)
-        return watching_since is not None and self._clock() - watching_since >= steady_s
+        if watching_since is None:
+            return False
+        return self._clock() - watching_since >= min(_STEADY_S, self._timeout_s / 2)
 
     def _wait_s(self, failures: int, error: KubeError | None) -> float:
         wait_s = full_jitter(failures, self._rng, base_s=_BACKOFF_BASE_S, cap_s=_BACKOFF_CAP_S)
@@ -178,6 +177,8 @@ class KubeWatch(Generic[T]):
                 raise
             objects, version = await self._pages(None)
         self._version = version
+        # Without a watch all is not well yet, but the picture is current.
+        self._status.synced(self._clock())
         self._relist_at = self._clock() + self._relist_s * self._rng.uniform(0.8, 1.0)
         self._warned &= objects.keys()
         return Relisted({name: value for name, value in objects.items() if value is not None})
@@ -208,7 +209,7 @@ class KubeWatch(Generic[T]):
 
     async def _open_watch(self) -> KubeAnswer:
         left_s = max(1.0, self._relist_at - self._clock())
-        timeout_s = min(self._watch_timeout_s, left_s)
+        self._timeout_s = timeout_s = min(self._watch_timeout_s, left_s)
         # The server ends first, so that only a connection that is lost meets our own deadline.
         server_s = max(1, int(timeout_s * self._rng.uniform(0.8, 0.9)))
         query = [
