@@ -7,12 +7,15 @@ FROM ${BASE} AS build
 ARG EXTRAS=otel
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /build
-COPY pyproject.toml README.md LICENSE ./
+COPY LICENSE README.md pyproject.toml ./
 COPY src ./src
 RUN python3 -m pip wheel --no-deps --wheel-dir /dist .
 # The environment is made at the path it is used from: a venv cannot be moved.
 RUN python3 -m venv /opt/vllm-router
-RUN set -- /dist/*.whl && /opt/vllm-router/bin/pip install "$1[${EXTRAS}]"
+# At the versions that were tested.
+COPY requirements.lock ./
+RUN set -- /dist/*.whl \
+ && /opt/vllm-router/bin/pip install --constraint requirements.lock "$1[${EXTRAS}]"
 # pip has no business in a running container; compiled files spare a read-only root their writing.
 RUN /opt/vllm-router/bin/pip uninstall --yes pip setuptools \
  && python3 -m compileall -q /opt/vllm-router/lib
@@ -24,15 +27,16 @@ RUN groupadd --gid ${UID} router \
  && useradd --uid ${UID} --gid ${UID} --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin router \
  && install -d -o ${UID} -g ${UID} -m 0700 /spool
 COPY --from=build /opt/vllm-router /opt/vllm-router
-# Beside the spool nothing is written, so the root may be mounted read-only. PYTHONUNBUFFERED: the
-# last line before a crash is the one that matters.
+# Nothing is written but to the spool, temporary files of libraries included, so the root may be
+# mounted read-only. PYTHONUNBUFFERED: the last line before a crash is the one that matters.
 ENV PATH=/opt/vllm-router/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     VLLM_ROUTER_HOST=0.0.0.0 \
     VLLM_ROUTER_PORT=8001 \
+    TMPDIR=/spool \
     VLLM_ROUTER_SPOOL_DIR=/spool
-USER 10001:10001
+USER ${UID}:${UID}
 VOLUME /spool
 EXPOSE 8001
 # /health is the process's own pulse and asks no engine. Kubernetes ignores this line.
