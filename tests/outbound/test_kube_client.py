@@ -267,7 +267,5 @@ def test_the_kubernetes_package_costs_nothing_until_a_client_opens() -> None:
         "import sys, vllm_router.outbound.discover_kubernetes; "
         "print(sorted({'kubernetes', 'aiohttp'} & set(sys.modules)))"
     )
-    said = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, check=True, text=True
-    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
     assert json.loads(said.stdout) == []
