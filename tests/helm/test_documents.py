@@ -65,7 +65,7 @@ def notes(chart, name, *settings):
         ("defaults", "port-forward service/rel-vllm-whisper-router 8001:80"),
         ("defaults", "NOTE: there are no engines yet"),
         ("defaults", "NOTE: no key is asked of clients"),
-        ("two-models", "-F model=openai/whisper-large-v3 -F file=@recording.wav"),
+        ("two-models", "MODEL=openai/whisper-large-v3\n"),
         ("nodeport", "jsonpath='{.spec.ports[0].nodePort}'"),
         ("ingress", "URL=https://whisper.example.com/asr\n"),
         ("ingress", "get secret rel-vllm-whisper-router-keys"),
