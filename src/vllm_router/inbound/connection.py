@@ -150,10 +150,12 @@ class Connection(asyncio.BufferedProtocol):
         "_exchange",
         "_head",
         "_intake",
+        "_is_answering",
         "_is_direct",
         "_is_paused",
         "_left",
         "_listener",
+        "_loop",
         "_service",
         "_small",
         "_state",
@@ -176,8 +178,11 @@ class Connection(asyncio.BufferedProtocol):
         self._small: bytearray | None = None
         self._chunks: ChunkedReader | None = None
         self._left = 0
+        self._is_answering = False
         self._is_direct = False
         self._is_paused = False
+        # Kept, since asking for the running loop is a system call (getpid) before Python 3.12.
+        self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[None] | None = None
         self.client = ""
         self.deadline = 0.0
@@ -238,6 +243,10 @@ class Connection(asyncio.BufferedProtocol):
             if self._exchange is not None:
                 self._exchange.has_left = not self._exchange.is_complete
             self._task.cancel()
+            if state is _State.ANSWER and not self._is_answering:
+                # Cancelled before its first step, a task never runs at all.
+                self._task = None
+                self._finish()
         elif state is _State.BODY:
             if self._exchange is not None:
                 self._exchange.has_left = True
@@ -245,7 +254,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:  # noqa: D102
         if self.write_waiter is None:
-            self.write_waiter = asyncio.get_running_loop().create_future()
+            self.write_waiter = self._loop.create_future()
         self.deadline = self.now() + self._listener.patience.body_s
 
     def resume_writing(self) -> None:  # noqa: D102
@@ -414,7 +423,7 @@ class Connection(asyncio.BufferedProtocol):
             self._body_complete(self._listener.scratch_view, 0, 0)
         elif intake is not None and intake.must_flush and not self._is_paused:
             self._pause()
-            self._task = asyncio.get_running_loop().create_task(intake.flush())
+            self._task = self._loop.create_task(intake.flush())
             self._task.add_done_callback(self._flushed)
 
     def _flushed(self, task: asyncio.Task[None]) -> None:
@@ -439,32 +448,37 @@ class Connection(asyncio.BufferedProtocol):
         self._state = _State.ANSWER
         self.deadline = float("inf")
         self._ahead += view[at:end]
-        if self._intake is not None:
-            answer = self._service.answer_upload(exchange, self._intake)
-        else:
-            answer = self._service.answer(exchange, bytes(self._small or b""))
-        self._task = asyncio.get_running_loop().create_task(answer)
-        self._task.add_done_callback(self._answered)
+        self._is_answering = False
+        self._task = self._loop.create_task(self._answer(exchange))
 
     def _complete_after(self, task: asyncio.Task[None]) -> None:
         self._flushed(task)
         if self._state is _State.BODY:
             self._body_complete(self._listener.scratch_view, 0, 0)
 
-    def _answered(self, task: asyncio.Task[None]) -> None:
-        exchange = self._exchange
-        assert exchange is not None
-        self._task = None
-        if not task.cancelled() and (error := task.exception()) is not None:
+    async def _answer(self, exchange: Exchange) -> None:
+        # What follows an answer is done in the same step, not in a callback: a quick client's next
+        # request would come in between, to be set aside and read again.
+        self._is_answering = True
+        try:
+            if self._intake is not None:
+                await self._service.answer_upload(exchange, self._intake)
+            else:
+                await self._service.answer(exchange, bytes(self._small or b""))
+        except asyncio.CancelledError:
+            pass
+        except Exception as error:
             if exchange.status is None and self._state is _State.ANSWER:
                 exchange.refuse(self._shown(error))
             else:
-                self._service.failed(exchange, cast(Exception, error))
-        if self._state is _State.ANSWER and not exchange.is_complete:
-            self.abort()
+                self._service.failed(exchange, error)
+        self._task = None
         self._finish()
         if self._state is _State.ANSWER:
-            self._next()
+            if exchange.is_complete:
+                self._next()
+            else:
+                self.abort()
 
     def _shown(self, error: BaseException) -> RouterError:
         if isinstance(error, RouterError):
