@@ -200,7 +200,8 @@ class Upload:
         while at < len(data):
             block, used = self.block()
             count = min(len(data) - at, BLOCK_BYTES - used)
-            block[used : used + count] = data[at : at + count]
+            # Through a view: a bytearray's own slice assignment copies twice.
+            memoryview(block)[used : used + count] = data[at : at + count]
             self.wrote(count)
             yield block, used, used + count
             at += count

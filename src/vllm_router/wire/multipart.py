@@ -283,7 +283,9 @@ class FormReader:
     def _part_head(self, data: bytes | bytearray, at: int, end: int) -> int:
         head = self._head
         before = len(head)
-        head += data[at : min(end, at + MAX_PART_HEAD_BYTES)]
+        # Nearly always the head lies here whole; what is behind it is the file, not to be copied.
+        near = data.find(b"\r\n\r\n", at, min(end, at + MAX_PART_HEAD_BYTES))
+        head += data[at : near + 4 if near >= 0 else min(end, at + MAX_PART_HEAD_BYTES)]
         stop = head.find(b"\r\n\r\n", max(0, before - 3))
         if stop < 0:
             if len(head) > MAX_PART_HEAD_BYTES:
