@@ -70,7 +70,8 @@ class AudioDecoder:
         self._workers: set[_Worker] = set()
 
     def __repr__(self) -> str:
-        return f"<AudioDecoder {len(self._workers)} processes, {len(self._idle)} idle>"
+        running = sum(worker.is_alive for worker in self._workers)
+        return f"<AudioDecoder {running} processes, {len(self._idle)} idle>"
 
     async def __aenter__(self) -> Self:
         return self

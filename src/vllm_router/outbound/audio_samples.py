@@ -209,18 +209,22 @@ def _wav_frame(data: bytes, header: wav.WavHeader) -> av.AudioFrame:
 
 def _decode(file: ByteRange) -> Iterator[bytes]:
     try:
-        with av.open(
+        container = av.open(
             file,
             metadata_errors="ignore",
             buffer_size=_READ_BYTES,
             container_options={"format_whitelist": _FORMATS, "protocol_whitelist": "none"},
-        ) as container:
-            yield from _decode_stream(container)
-    except (av.FFmpegError, UnicodeDecodeError) as error:
+        )
+    except av.FFmpegError as error:
         raise NotAudio(
             "The file is not audio in a format that can be decoded "
             "(wav, mp3, flac, ogg, opus, m4a, mp4, webm and more can)."
         ) from error
+    with container:
+        try:
+            yield from _decode_stream(container)
+        except av.FFmpegError as error:
+            raise NotAudio(f"The audio is damaged: {error.strerror}.") from error
 
 
 def _decode_stream(container: Any) -> Iterator[bytes]:
@@ -234,7 +238,7 @@ def _decode_stream(container: Any) -> Iterator[bytes]:
     for packet in container.demux(stream):
         try:
             frames = packet.decode()
-        except av.InvalidDataError:
+        except av.FFmpegError:
             bad += 1
             continue
         good += 1
