@@ -161,9 +161,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(2)
     # Only now: a wrong flag should be told without loading the whole application.
     from vllm_router.app.run import CannotStart, run
+    from vllm_router.app.workers import run_workers
 
     try:
-        run(settings)
+        if settings.workers > 1:
+            run_workers(settings)
+        else:
+            run(settings)
     except CannotStart as e:
         print(f"vllm-router: {e}", file=sys.stderr)
         sys.exit(2)

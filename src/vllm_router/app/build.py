@@ -13,7 +13,8 @@ from random import Random
 
 from vllm_router.app.access import Holder, KeyFile, KeyRing, digest
 from vllm_router.app.metrics import RouterMetrics, StateCollector
-from vllm_router.app.routes import Operations, build_routes
+from vllm_router.app.operations import Operations
+from vllm_router.app.routes import build_routes
 from vllm_router.app.service import FleetObserver, Limits, RouterService
 from vllm_router.app.stats import RequestStats
 from vllm_router.app.watch import EngineWatch, WatchSettings
@@ -56,6 +57,7 @@ class Router:
         watch: Probes and reads them.
         stats: What they answered of late.
         metrics: What is counted.
+        operations: What the other routes show and do.
         spool: Holds uploads.
         decoder: Decodes long audio.
         clients: Connections to engines, for uploads and for questions.
@@ -70,6 +72,7 @@ class Router:
     watch: EngineWatch
     stats: RequestStats
     metrics: RouterMetrics
+    operations: Operations
     spool: Spool
     decoder: AudioDecoder
     clients: tuple[HttpClient, ...]
@@ -121,9 +124,14 @@ def build_discovery(settings: Settings, now: Callable[[], float], rng: Random) -
             )
 
 
+def _part(bound: float | None, share: float) -> float | None:
+    return None if bound is None else bound * share
+
+
 def build_router(
     settings: Settings,
     *,
+    share: float = 1.0,
     discovery: Discovery | None = None,
     now: Callable[[], float] = time.monotonic,
     rng: Random | None = None,
@@ -132,6 +140,7 @@ def build_router(
 
     Args:
         settings: What was asked for.
+        share: The part of all bounds that is this process's, 1/N for each of N workers.
         discovery: In place of the source that the settings name.
         now: Monotonic seconds.
         rng: Source of chance for ties and spreading; secrets have their own.
@@ -148,7 +157,8 @@ def build_router(
         FleetSettings(
             policy=settings.routing_logic,
             max_windows=None if limit == "auto" else limit,
-            max_queue_audio_s=settings.max_queue_audio_s,
+            limit_share=share,
+            max_queue_audio_s=settings.max_queue_audio_s * share,
             max_queue_wait_s=settings.max_queue_wait_s,
         ),
         chance,
@@ -184,12 +194,15 @@ def build_router(
         chance,
     )
     watches.append(watch)
-    spool = Spool(settings.spool_dir, int(settings.spool_memory_mb * MIB))
+    spool = Spool(settings.spool_dir, int(settings.spool_memory_mb * MIB * share))
     holders = tuple(
         Holder(f"key-{i}", digest(secret.get_secret_value()))
         for i, secret in enumerate(settings.api_key, 1)
     )
     keys = KeyRing(holders)
+    quota_rules = QuotaRules(
+        _part(settings.key_max_audio_s, share), _part(settings.key_audio_s_per_minute, share)
+    )
     key_file = None
     if settings.api_key_file is not None:
         key_file = KeyFile(settings.api_key_file, keys, holders)
@@ -204,21 +217,19 @@ def build_router(
     def is_draining() -> bool:
         return service.is_draining
 
-    routes = build_routes(
-        Operations(
-            fleet=fleet,
-            aliases=dict(settings.static_aliases),
-            keys=keys,
-            admin=admin,
-            registry=metrics.registry,
-            status=discovery.status,
-            is_draining=is_draining,
-            now=now,
-            changed=dispatcher.changed,
-            started_at=time.time(),
-        ),
-        settings.root_path,
+    operations = Operations(
+        fleet=fleet,
+        aliases=dict(settings.static_aliases),
+        keys=keys,
+        admin=admin,
+        registry=metrics.registry,
+        status=discovery.status,
+        is_draining=is_draining,
+        now=now,
+        changed=dispatcher.changed,
+        started_at=time.time(),
     )
+    routes = build_routes(operations, settings.root_path)
     relay = Relay(uploads, floors, key)
     decoder = AudioDecoder(max_workers=settings.decode_workers, max_audio_s=settings.max_audio_s)
 
@@ -244,10 +255,10 @@ def build_router(
         fleet=fleet,
         transcriber=transcriber,
         spool=spool,
-        limits=Limits(int(settings.max_upload_mb * MIB), int(settings.spool_max_mb * MIB)),
+        limits=Limits(int(settings.max_upload_mb * MIB), int(settings.spool_max_mb * MIB * share)),
         aliases=dict(settings.static_aliases),
         keys=keys,
-        quotas=Quotas(QuotaRules(settings.key_max_audio_s, settings.key_audio_s_per_minute)),
+        quotas=Quotas(quota_rules),
         metrics=metrics,
         clock=now,
         new_id=lambda: uuid.uuid4().hex,
@@ -271,6 +282,7 @@ def build_router(
         watch=watch,
         stats=stats,
         metrics=metrics,
+        operations=operations,
         spool=spool,
         decoder=decoder,
         clients=(uploads, questions),

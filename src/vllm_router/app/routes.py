@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -12,46 +9,15 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
 from fastapi_offline import FastAPIOffline
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, choose_encoder
 from starlette.exceptions import HTTPException
 
 from vllm_router import __version__
 from vllm_router.app.access import KeyRing
 from vllm_router.app.openapi import with_uploads
-from vllm_router.engines.engine import Engine, EngineId, Transition
-from vllm_router.engines.fleet import Fleet
+from vllm_router.app.operations import Operations, Order, engine_view
+from vllm_router.engines.engine import EngineId
 from vllm_router.errors import Forbidden, MethodNotAllowed, NotFound, RouterError, WrongKey
-from vllm_router.outbound.discovery import DiscoveryStatus
-
-
-@dataclass(frozen=True, slots=True)
-class Operations:
-    """What the routes show and do.
-
-    Attributes:
-        fleet: The engines.
-        aliases: Further names of models.
-        keys: Who may ask for models.
-        admin: Who may drain engines; an open ring closes the routes.
-        registry: The metrics.
-        status: How the source of engines fares.
-        is_draining: Whether the process is shutting down.
-        now: Monotonic seconds.
-        changed: Told of what an operator's word has changed.
-        started_at: When the process started, in Unix seconds.
-    """
-
-    fleet: Fleet
-    aliases: Mapping[str, str]
-    keys: KeyRing
-    admin: KeyRing
-    registry: CollectorRegistry
-    status: DiscoveryStatus
-    is_draining: Callable[[], bool]
-    now: Callable[[], float]
-    changed: Callable[[tuple[Transition, ...]], None]
-    started_at: float
 
 
 def build_routes(operations: Operations, root_path: str = "") -> FastAPI:
@@ -177,7 +143,9 @@ def _add_health(app: FastAPI, operations: Operations) -> None:
     @app.get("/metrics", tags=["operations"], summary="Figures for Prometheus")
     async def metrics(request: Request) -> Response:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        return Response(encode(operations.registry), media_type=content_type)
+        if operations.siblings is None:
+            return Response(encode(operations.registry), media_type=content_type)
+        return Response(await operations.merged_metrics(), media_type=CONTENT_TYPE_LATEST)
 
 
 def _add_engines(app: FastAPI, operations: Operations) -> None:
@@ -185,54 +153,23 @@ def _add_engines(app: FastAPI, operations: Operations) -> None:
 
     @app.get("/engines", tags=["operations"], summary="Engines, their state and their load")
     async def engines() -> Response:
-        return JSONResponse([engine_view(engine, operations.now()) for engine in fleet.engines()])
+        return JSONResponse(await operations.engine_views())
 
-    async def change(
-        engine_id: str, request: Request, act: Callable[[EngineId, float], tuple[Transition, ...]]
-    ) -> Response:
+    async def change(engine_id: str, request: Request, order: Order) -> Response:
         if operations.admin.is_open:
             raise Forbidden("This route is closed; start the router with --admin-key to open it.")
         _require(operations.admin, request)
         engine = fleet.engine(EngineId(engine_id))
         if engine is None:
             raise NotFound(f"There is no engine `{engine_id[:200]}`; /engines lists them.")
-        operations.changed(act(engine.engine_id, operations.now()))
+        await operations.give_order(order, engine.engine_id)
         return JSONResponse(engine_view(engine, operations.now()))
 
     # An engine's id is often a URL, with slashes of its own.
     @app.post("/engines/{engine_id:path}/drain", tags=["operations"], summary="Give no new work")
     async def drain(engine_id: str, request: Request) -> Response:
-        return await change(engine_id, request, fleet.drain)
+        return await change(engine_id, request, Order.DRAIN)
 
     @app.post("/engines/{engine_id:path}/resume", tags=["operations"], summary="Give work again")
     async def resume(engine_id: str, request: Request) -> Response:
-        return await change(engine_id, request, fleet.resume)
-
-
-def engine_view(engine: Engine, now: float) -> dict[str, Any]:
-    """Return an engine as `/engines` shows it."""
-    probe = engine.last_probe
-    stats = engine.stats
-    wall = time.time() - now
-    return {
-        "engine_id": engine.engine_id,
-        "url": engine.spec.url,
-        "models": list(engine.models),
-        "label": engine.spec.label,
-        "gpu": engine.spec.gpu,
-        "state": engine.state.value,
-        "in_flight": engine.in_flight,
-        "audio_s_in_flight": round(engine.audio_s_in_flight, 3),
-        "windows_in_flight": engine.windows_in_flight,
-        "limit_windows": round(engine.limit, 1),
-        "running": None if stats is None else stats.running,
-        "waiting": None if stats is None else stats.waiting,
-        "last_probe": None
-        if probe is None
-        else {
-            "ok": probe.is_ok,
-            "seconds": round(probe.seconds, 4),
-            "at": round(wall + probe.at, 3),
-        },
-        "last_error": engine.last_error,
-    }
+        return await change(engine_id, request, Order.RESUME)

@@ -12,14 +12,19 @@ import contextlib
 import logging
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
 
 import uvloop
+from prometheus_client import disable_created_metrics
 
 from vllm_router import __version__
 from vllm_router.app.build import Router, build_router
 from vllm_router.app.logs import set_up_logging
+from vllm_router.app.siblings import Siblings
 from vllm_router.app.stats import stats_table
 from vllm_router.settings import Settings
 
@@ -37,24 +42,60 @@ class CannotStart(Exception):
     """The router cannot start; the message says why in one sentence."""
 
 
-def run(settings: Settings) -> None:
-    """Run one router until it is told to stop.
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """Which of several processes this is.
+
+    Attributes:
+        index: From 0.
+        count: How many there are.
+        folder: Where their sockets are.
+    """
+
+    index: int
+    count: int
+    folder: Path
+
+
+def run(settings: Settings, worker: Worker | None = None) -> None:
+    """Run one router process until it is told to stop.
+
+    Args:
+        settings: What was asked for.
+        worker: Which of several this is; None: it is the only one.
 
     Raises:
         CannotStart: The address or the settings cannot be used.
     """
     set_up_logging(settings.log_level, settings.log_format, with_access=settings.access_log)
+    # Nobody asks when a series began, and it doubles the page.
+    disable_created_metrics()  # type: ignore[no-untyped-call]
     try:
-        router = build_router(settings)
+        router = build_router(settings, share=1 / worker.count if worker else 1.0)
     except ValueError as e:
         raise CannotStart(str(e)) from e
-    listening = bind(settings.host, settings.port)
+    listening = bind(settings.host, settings.port, is_shared=worker is not None)
+    siblings = Siblings(worker.folder, worker.index, worker.count) if worker else None
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(router, listening, settings))
+        runner.run(serve(router, listening, settings, siblings))
 
 
-def bind(host: str, port: int) -> socket.socket:
+def run_worker(settings: Settings, worker: Worker) -> None:
+    """Run one of several processes; the target of a new process."""
+    try:
+        run(settings, worker)
+    except CannotStart as e:
+        log.error("%s", e)
+        sys.exit(2)
+
+
+def bind(host: str, port: int, *, is_shared: bool = False) -> socket.socket:
     """Return a socket bound to the address.
+
+    Args:
+        host: IPv4 or IPv6 address.
+        port: 0 takes a free one.
+        is_shared: Whether other processes of ours listen there too.
 
     Raises:
         CannotStart: It is taken, or not ours to take.
@@ -62,6 +103,8 @@ def bind(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if is_shared:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         listening.bind((host, port))
     except (OSError, OverflowError) as e:
@@ -72,7 +115,12 @@ def bind(host: str, port: int) -> socket.socket:
     return listening
 
 
-async def serve(router: Router, listening: socket.socket, settings: Settings) -> None:
+async def serve(
+    router: Router,
+    listening: socket.socket,
+    settings: Settings,
+    siblings: Siblings | None = None,
+) -> None:
     """Serve on a bound socket until a signal comes, then drain and close."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
@@ -83,7 +131,7 @@ async def serve(router: Router, listening: socket.socket, settings: Settings) ->
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
-    async with running(router, settings):
+    async with running(router, settings, siblings):
         server = await loop.create_server(router.listener, sock=listening, backlog=BACKLOG)
         host, port = listening.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
@@ -113,9 +161,15 @@ async def drain(router: Router, hurry: asyncio.Event, timeout_s: float) -> None:
 
 
 @contextlib.asynccontextmanager
-async def running(router: Router, settings: Settings) -> AsyncIterator[None]:
+async def running(
+    router: Router, settings: Settings, siblings: Siblings | None = None
+) -> AsyncIterator[None]:
     """Keep everything going that a router does besides answering."""
-    async with router.decoder, asyncio.TaskGroup() as group:
+    async with contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as group:
+        await stack.enter_async_context(router.decoder)
+        if siblings is not None:
+            router.operations.siblings = siblings
+            await stack.enter_async_context(siblings.listening(router.operations.answer_sibling))
         router.watch.start(group)
         tasks = [
             group.create_task(_discover(router)),

@@ -1,0 +1,137 @@
+"""What operators see and do: engines, metrics, draining; over all worker processes where there are
+several.
+
+Knows nothing of HTTP; `routes` puts it there.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import generate_latest
+
+from vllm_router.app.access import KeyRing
+from vllm_router.app.exposition import merge_expositions
+from vllm_router.app.siblings import Siblings
+from vllm_router.engines.engine import Engine, EngineId, Transition
+from vllm_router.engines.fleet import Fleet
+from vllm_router.outbound.discovery import DiscoveryStatus
+
+
+class Order(StrEnum):
+    """What an operator may tell an engine."""
+
+    DRAIN = "drain"
+    RESUME = "resume"
+
+
+@dataclass(slots=True)
+class Operations:
+    """What is shown and done.
+
+    Attributes:
+        fleet: The engines.
+        aliases: Further names of models.
+        keys: Who may ask for models.
+        admin: Who may drain engines; an open ring closes the routes.
+        registry: The metrics.
+        status: How the source of engines fares.
+        is_draining: Whether the process is shutting down.
+        now: Monotonic seconds.
+        changed: Told of what an operator's word has changed.
+        started_at: When the process started, in Unix seconds.
+        siblings: The way to the other worker processes; None: there are none.
+    """
+
+    fleet: Fleet
+    aliases: Mapping[str, str]
+    keys: KeyRing
+    admin: KeyRing
+    registry: CollectorRegistry
+    status: DiscoveryStatus
+    is_draining: Callable[[], bool]
+    now: Callable[[], float]
+    changed: Callable[[tuple[Transition, ...]], None]
+    started_at: float
+    siblings: Siblings | None = None
+
+    async def answer_sibling(self, question: dict[str, Any]) -> bytes:
+        """Answer another worker's question."""
+        match question.get("ask"):
+            case "metrics":
+                return generate_latest(self.registry)
+            case "engines":
+                return json.dumps(self._own_views()).encode()
+            case "order":
+                self._obey(Order(question["order"]), EngineId(question["engine_id"]))
+        return b""
+
+    def _own_views(self) -> list[dict[str, Any]]:
+        return [engine_view(engine, self.now()) for engine in self.fleet.engines()]
+
+    def _obey(self, order: Order, engine_id: EngineId) -> None:
+        act = self.fleet.drain if order is Order.DRAIN else self.fleet.resume
+        self.changed(act(engine_id, self.now()))
+
+    async def give_order(self, order: Order, engine_id: EngineId) -> None:
+        """Drain or resume an engine, in every worker."""
+        self._obey(order, engine_id)
+        if self.siblings is not None:
+            question = {"ask": "order", "order": order.value, "engine_id": engine_id}
+            await self.siblings.ask_all(question)
+
+    async def merged_metrics(self) -> bytes:
+        """Return every worker's metrics as one page."""
+        pages = [generate_latest(self.registry)]
+        if self.siblings is not None:
+            pages += await self.siblings.ask_all({"ask": "metrics"})
+        return merge_expositions(page.decode() for page in pages if page)
+
+    async def engine_views(self) -> list[dict[str, Any]]:
+        """Return all engines as `/engines` shows them, with every worker's load."""
+        views = self._own_views()
+        if self.siblings is None:
+            return views
+        by_id = {view["engine_id"]: view for view in views}
+        for answer in await self.siblings.ask_all({"ask": "engines"}):
+            for other in json.loads(answer):
+                view = by_id.get(other["engine_id"])
+                if view is not None:
+                    for field in _SUMMED:
+                        view[field] = round(view[field] + other[field], 3)
+        return views
+
+
+_SUMMED = ("in_flight", "audio_s_in_flight", "windows_in_flight", "limit_windows")
+
+
+def engine_view(engine: Engine, now: float) -> dict[str, Any]:
+    """Return an engine as `/engines` shows it."""
+    probe = engine.last_probe
+    stats = engine.stats
+    last_probe = None
+    if probe is not None:
+        at = time.time() - now + probe.at
+        last_probe = {"ok": probe.is_ok, "seconds": round(probe.seconds, 4), "at": round(at, 3)}
+    return {
+        "engine_id": engine.engine_id,
+        "url": engine.spec.url,
+        "models": list(engine.models),
+        "label": engine.spec.label,
+        "gpu": engine.spec.gpu,
+        "state": engine.state.value,
+        "in_flight": engine.in_flight,
+        "audio_s_in_flight": round(engine.audio_s_in_flight, 3),
+        "windows_in_flight": engine.windows_in_flight,
+        "limit_windows": round(engine.limit, 1),
+        "running": None if stats is None else stats.running,
+        "waiting": None if stats is None else stats.waiting,
+        "last_probe": last_probe,
+        "last_error": engine.last_error,
+    }

@@ -1,0 +1,84 @@
+"""What worker processes of one router tell each other: figures when asked, an operator's word when
+given.
+
+Each listens on a Unix socket in a folder that only they may enter. One line of JSON is a question,
+and the answer is what comes until the end of the stream. A sibling that does not answer in time is
+left out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+#: A sibling is on this machine: what takes longer than this is not working.
+ANSWER_S = 2.0
+MAX_QUESTION_BYTES = 16 * 1024
+
+Answerer = Callable[[dict[str, Any]], Awaitable[bytes]]
+
+
+class Siblings:
+    """One worker's way to the others.
+
+    Args:
+        folder: Where the sockets are.
+        index: This worker's number, from 0.
+        count: How many there are.
+    """
+
+    def __init__(self, folder: Path, index: int, count: int) -> None:
+        self._folder = folder
+        self._index = index
+        self._count = count
+
+    def _path(self, index: int) -> Path:
+        return self._folder / f"worker-{index}.sock"
+
+    @contextlib.asynccontextmanager
+    async def listening(self, answer: Answerer) -> Any:
+        """Answer the others' questions for as long as the context lasts."""
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            try:
+                async with asyncio.timeout(ANSWER_S):
+                    question = json.loads(await reader.readline())
+                    writer.write(await answer(question))
+                    await writer.drain()
+            except (TimeoutError, OSError, ValueError) as e:
+                log.warning("a sibling's question could not be answered: %s", e)
+            finally:
+                writer.close()
+
+        path = self._path(self._index)
+        path.unlink(missing_ok=True)
+        server = await asyncio.start_unix_server(serve, path, limit=MAX_QUESTION_BYTES)
+        async with server:
+            yield
+
+    async def ask_all(self, question: dict[str, Any]) -> list[bytes]:
+        """Return every other worker's answer, without those that gave none."""
+        others = [i for i in range(self._count) if i != self._index]
+        answers = await asyncio.gather(*(self._ask(i, question) for i in others))
+        return [answer for answer in answers if answer is not None]
+
+    async def _ask(self, index: int, question: dict[str, Any]) -> bytes | None:
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                reader, writer = await asyncio.open_unix_connection(self._path(index))
+                try:
+                    writer.write(json.dumps(question).encode() + b"\n")
+                    await writer.drain()
+                    return await reader.read()
+                finally:
+                    writer.close()
+        except (TimeoutError, OSError) as e:
+            log.warning("worker %d does not answer: %s", index, e)
+            return None
