@@ -1,6 +1,7 @@
 """The chart as tests see it: rendered by the real helm, as lists of plain objects."""
 
 import functools
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -47,6 +48,24 @@ def render_chart(
     done = helm(*command)
     assert done.returncode == 0, done.stderr
     return tuple(each for each in yaml.safe_load_all(done.stdout) if each)
+
+
+def rendered_notes(folder: Path, name: str, *settings: str) -> str:
+    """Return NOTES.txt for a value file, which helm itself shows only on a real install.
+
+    Args:
+        folder: For a copy of the chart in which the notes are an object.
+        name: As for `render`, like `settings`.
+    """
+    chart = folder / "chart"
+    if not chart.exists():
+        shutil.copytree(CHART, chart)
+        (chart / "templates" / "notes.yaml").write_text(
+            "kind: Notes\n"
+            'text: |\n  {{- include (print $.Template.BasePath "/NOTES.txt") . | nindent 2 }}\n'
+        )
+    (notes,) = of_kind(render_chart(chart, name, *settings), "Notes")
+    return str(notes["text"])
 
 
 def names() -> list[str]:

@@ -1,7 +1,6 @@
 """What people read says what the chart does: README, schema, NOTES and the plain manifests."""
 
 import json
-import shutil
 import subprocess
 import sys
 
@@ -9,7 +8,7 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
-from tests.helm.chart import CHART, ROOT, of_kind, render, render_chart
+from tests.helm.chart import CHART, ROOT, render, rendered_notes
 
 BASE = ROOT / "deploy" / "base"
 
@@ -42,23 +41,6 @@ def test_the_schema_knows_every_value_and_no_other():
     compare(schema, yaml.safe_load((CHART / "values.yaml").read_text()), "")
 
 
-@pytest.fixture(scope="module")
-def chart_with_notes(tmp_path_factory):
-    """Copy the chart and have it render NOTES.txt, which helm shows only on a real install."""
-    chart = tmp_path_factory.mktemp("chart") / "helm"
-    shutil.copytree(CHART, chart)
-    (chart / "templates" / "notes.yaml").write_text(
-        "kind: Notes\n"
-        'text: |\n  {{- include (print $.Template.BasePath "/NOTES.txt") . | nindent 2 }}\n'
-    )
-    return chart
-
-
-def notes(chart, name, *settings):
-    (found,) = of_kind(render_chart(chart, name, *settings), "Notes")
-    return found["text"]
-
-
 @pytest.mark.parametrize(
     ("name", "words"),
     [
@@ -73,16 +55,16 @@ def notes(chart, name, *settings):
         ("httproute", "get secret whisper-keys"),
     ],
 )
-def test_notes_say_how_to_send_the_first_request(chart_with_notes, name, words):
-    text = notes(chart_with_notes, name)
+def test_notes_say_how_to_send_the_first_request(tmp_path, name, words):
+    text = rendered_notes(tmp_path, name)
     assert words in text
     assert 'curl "$URL/v1/audio/transcriptions"' in text
 
 
 @pytest.mark.parametrize("name", ["defaults", "ingress", "two-models"])
-def test_the_commands_in_the_notes_are_a_shells(chart_with_notes, name):
+def test_the_commands_in_the_notes_are_a_shells(tmp_path, name):
     commands = [
-        line for line in notes(chart_with_notes, name).splitlines() if line.startswith("  ")
+        line for line in rendered_notes(tmp_path, name).splitlines() if line.startswith("  ")
     ]
     script = "\n".join(commands)
     assert "curl" in script

@@ -6,6 +6,9 @@ server) it is pointed at something that refuses.
 """
 
 import base64
+import json
+import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +19,15 @@ import httpx
 import pytest
 import yaml
 from tests.clients.servers import ROOT, Server, free_port, running
-from tests.helm.chart import Object, container, deployments, names, of_kind, render
+from tests.helm.chart import (
+    Object,
+    container,
+    deployments,
+    names,
+    of_kind,
+    render,
+    rendered_notes,
+)
 
 from vllm_router.cli import read_settings
 
@@ -134,6 +145,22 @@ def test_every_rendered_flag_means_what_it_says(name, tmp_path):
         assert settings.session_key == "x-user-id"
 
 
+def test_every_metric_that_is_scaled_or_alerted_on_is_there(tmp_path):
+    named = {
+        metric
+        for each in render("everything")
+        if each["kind"] in ("HorizontalPodAutoscaler", "ScaledObject", "PrometheusRule")
+        for metric in re.findall(r"vllm_router_[a-z_]+", json.dumps(each))
+    }
+    assert {"vllm_router_queue_audio_seconds", "vllm_router_audio_seconds_in_flight"} <= named
+    with rendered_router("static", tmp_path) as router:
+        page = httpx.get(router.url + "/metrics").text
+    there = set(re.findall(r"^# HELP (\S+)", page, re.M))
+    for metric in named:
+        family = re.sub(r"_(bucket|sum|count)$", "", metric)
+        assert metric in there or family in there, metric
+
+
 def test_a_key_of_the_rendered_secret_opens_the_api(tmp_path):
     with rendered_router("ingress", tmp_path) as router:
         url = router.url + "/v1/models"
@@ -156,3 +183,47 @@ def test_the_images_health_check_asks_the_running_router(tmp_path):
                 check=False,
             )
             assert done.returncode == status, done.stderr
+
+
+def test_the_commands_of_the_notes_transcribe_through_the_rendered_router(tmp_path):
+    def engine_command(port: int) -> list[str]:
+        engine = [sys.executable, "-m", "vllm_router.local", "--simulate", "--port", str(port)]
+        return [*engine, "--served-model-name", "openai/whisper-large-v3"]
+
+    source = {"PYTHONPATH": str(ROOT / "src")}
+    engine = Server(engine_command, tmp_path / "engine.log", "/health", free_port(), source)
+    settings = (
+        "router.auth.apiKeys[0]=me:secret",
+        f"router.discovery.static.engines[0].url={engine.url}",
+        f"router.discovery.static.engines[1].url=http://127.0.0.1:{free_port()}",
+    )
+    with (
+        running([engine], timeout_s=60),
+        rendered_router("static", tmp_path, *settings, static_aliases="") as router,
+    ):
+        router.ready_path = "/ready"
+        router.wait_until_ready(60)
+        # What the cluster would say: nothing but the Secret is asked for.
+        secret = base64.b64encode(b"me:secret").decode()
+        kubectl = tmp_path / "bin" / "kubectl"
+        kubectl.parent.mkdir()
+        kubectl.write_text(f"#!/bin/sh\necho {secret}\n")
+        kubectl.chmod(0o755)
+        recording = ROOT / "speech_model" / "samples" / "00.wav"
+        (tmp_path / "recording.wav").write_bytes(recording.read_bytes())
+        lines = [
+            line
+            for line in rendered_notes(tmp_path, "static", *settings).splitlines()
+            if line.startswith(("  KEY=", "  MODEL=", "  curl "))
+        ]
+        assert len(lines) == 3
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", "\n".join(lines)],
+            cwd=tmp_path,
+            env={**os.environ, "PATH": f"{kubectl.parent}:{os.environ['PATH']}", "URL": router.url},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["text"]
