@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.core import GaugeMetricFamily, Metric
 
+from vllm_router.app.tally import Counter, Histogram
 from vllm_router.engines.engine import EngineId, EngineState
 from vllm_router.engines.fleet import Fleet
 from vllm_router.outbound.discovery import DiscoveryStatus
@@ -158,7 +159,7 @@ class StateCollector:
 
     Args:
         fleet: Whose engines and queues are shown.
-        spool: Whose bytes are shown.
+        spools: Whose bytes are shown, together.
         statuses: Returns how the sources of engines fare.
         connections: Returns how many clients are connected.
         now: Monotonic seconds.
@@ -167,13 +168,13 @@ class StateCollector:
     def __init__(
         self,
         fleet: Fleet,
-        spool: Spool,
+        spools: tuple[Spool, ...],
         statuses: Callable[[], Iterable[DiscoveryStatus]],
         connections: Callable[[], int],
         now: Callable[[], float],
     ) -> None:
         self._fleet = fleet
-        self._spool = spool
+        self._spools = spools
         self._statuses = statuses
         self._connections = connections
         self._now = now
@@ -183,11 +184,11 @@ class StateCollector:
         yield from self._engines()
         yield from self._queues()
         spool = _gauge("spool_bytes", "Bytes of uploads held.", ["where"])
-        spool.add_metric(["memory"], self._spool.pool.bytes_out)
-        spool.add_metric(["disk"], self._spool.bytes_on_disk)
+        spool.add_metric(["memory"], sum(each.pool.bytes_out for each in self._spools))
+        spool.add_metric(["disk"], sum(each.bytes_on_disk for each in self._spools))
         yield spool
-        uploads = _gauge("open_uploads", "Uploads held.")
-        uploads.add_metric([], self._spool.open_uploads)
+        uploads = _gauge("open_uploads", "Uploads and pieces held.")
+        uploads.add_metric([], sum(each.open_uploads for each in self._spools))
         yield uploads
         connections = _gauge("connections", "Clients connected.")
         connections.add_metric([], self._connections())

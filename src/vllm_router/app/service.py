@@ -14,11 +14,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from prometheus_client import Counter, Histogram
-
 from vllm_router.app.access import KeyRing
 from vllm_router.app.metrics import RouterMetrics, length_label
 from vllm_router.app.stats import RequestStats
+from vllm_router.app.tally import Count, Spread
 from vllm_router.engines.engine import EngineId, EngineState, Transition
 from vllm_router.engines.fleet import Fleet
 from vllm_router.engines.work import Charge, OutcomeKind, Ticket, Urgency
@@ -107,8 +106,8 @@ class RouterService:
         self._metrics = metrics
         self._new_id = new_id
         self._bitrates = BitrateBook()
-        self._counted: dict[tuple[str, str, int], Counter] = {}
-        self._timed: dict[tuple[str, str], tuple[Histogram, Histogram, Histogram, Counter]] = {}
+        self._counted: dict[tuple[str, str, int], Count] = {}
+        self._timed: dict[tuple[str, str], tuple[Spread, Spread, Spread, Count]] = {}
         self.now = clock
         self.is_draining = False
         self.in_flight = 0
@@ -285,9 +284,9 @@ class FleetObserver:
         self._metrics = metrics
         self._stats = stats
         self._on_change = on_change
-        self._attempts: dict[tuple[EngineId, OutcomeKind], Counter] = {}
-        self._waits: dict[tuple[str, Urgency], Histogram] = {}
-        self._audio: dict[EngineId, Counter] = {}
+        self._attempts: dict[tuple[EngineId, OutcomeKind], Count] = {}
+        self._waits: dict[tuple[str, Urgency], Spread] = {}
+        self._audio: dict[EngineId, Count] = {}
 
     def attempted(self, charge: Charge, outcome: OutcomeKind, seconds: float) -> None:
         """One attempt on an engine has ended."""
