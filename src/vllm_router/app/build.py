@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import ssl
+import sys
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +43,8 @@ from vllm_router.wire.kube_objects import parse_port
 from vllm_router.wire.subtitles import SubtitleStyle
 
 MIB = 2**20
+#: Memory for pieces of long audio that wait; what is more goes to the disk.
+PIECES_MEMORY_BYTES = 32 * MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ class Router:
         stats: What they answered of late.
         metrics: What is counted.
         operations: What the other routes show and do.
-        spool: Holds uploads.
+        spools: Hold uploads, and pieces of long audio.
         decoder: Decodes long audio.
         clients: Connections to engines, for uploads and for questions.
         key_file: Followed for changed keys; None: there is none.
@@ -73,7 +75,7 @@ class Router:
     stats: RequestStats
     metrics: RouterMetrics
     operations: Operations
-    spool: Spool
+    spools: tuple[Spool, ...]
     decoder: AudioDecoder
     clients: tuple[HttpClient, ...]
     key_file: KeyFile | None
@@ -195,6 +197,8 @@ def build_router(
     )
     watches.append(watch)
     spool = Spool(settings.spool_dir, int(settings.spool_memory_mb * MIB * share))
+    # Of their own, so that one long file does not push everybody's short clips to the disk.
+    pieces = Spool(settings.spool_dir, int(PIECES_MEMORY_BYTES * share))
     holders = tuple(
         Holder(f"key-{i}", digest(secret.get_secret_value()))
         for i, secret in enumerate(settings.api_key, 1)
@@ -239,7 +243,7 @@ def build_router(
     transcriber = Transcriber(
         dispatcher,
         relay,
-        Fanout(dispatcher, relay, decoder, count_piece),
+        Fanout(dispatcher, relay, decoder, pieces, count_piece),
         TranscriptionRules(
             split=settings.split,
             split_longer_than_s=settings.split_longer_than_s,
@@ -247,8 +251,12 @@ def build_router(
             partial_ok=settings.partial_ok,
             stream_format=StreamFormat(settings.stream_format),
             style=SubtitleStyle(settings.subtitle_max_line_chars, settings.subtitle_max_lines),
+            session_header=settings.session_key.lower().encode() if settings.session_key else None,
         ),
     )
+    access_log = None
+    if settings.access_log and settings.log_level in ("debug", "info"):
+        access_log = AccessLog(settings.log_format, sys.stderr)
     service = RouterService(
         app=routes,
         root_path=settings.root_path,
@@ -260,8 +268,9 @@ def build_router(
         keys=keys,
         quotas=Quotas(quota_rules),
         metrics=metrics,
+        access_log=access_log,
         clock=now,
-        new_id=lambda: uuid.uuid4().hex,
+        new_id=lambda: f"{chance.getrandbits(128):032x}",
     )
     patience = Patience(
         settings.client_head_timeout_s,
@@ -271,7 +280,11 @@ def build_router(
     listener = Listener(service, patience, settings.max_connections)
     metrics.registry.register(
         StateCollector(
-            fleet, spool, lambda: [discovery.status], lambda: len(listener.connections), now
+            fleet,
+            (spool, pieces),
+            lambda: [discovery.status],
+            lambda: len(listener.connections),
+            now,
         )
     )
     return Router(
@@ -283,7 +296,7 @@ def build_router(
         stats=stats,
         metrics=metrics,
         operations=operations,
-        spool=spool,
+        spools=(spool, pieces),
         decoder=decoder,
         clients=(uploads, questions),
         key_file=key_file,

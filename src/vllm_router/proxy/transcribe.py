@@ -25,7 +25,7 @@ from vllm_router.proxy.dispatch import Attempt, Dispatcher
 from vllm_router.proxy.events import EventStream
 from vllm_router.proxy.facts import RequestFacts, Task
 from vllm_router.proxy.fanout import Fanout, Heard, LongAudio
-from vllm_router.proxy.relay import EditedUpload, Relay, engine_headers, pass_on
+from vllm_router.proxy.relay import Relay, UploadBody, engine_headers, pass_on
 from vllm_router.proxy.rendering import EventRendering
 from vllm_router.proxy.story import Story
 from vllm_router.proxy.wish import StreamFormat, Wish, read_wish
@@ -74,6 +74,7 @@ class TranscriptionRules:
         partial_ok: Whether pieces that cannot be had may be missing.
         stream_format: Of events, when a request does not say.
         style: Of subtitles.
+        session_header: Lower-case name of the header whose value keeps to one engine; None: none.
     """
 
     split: str
@@ -82,6 +83,7 @@ class TranscriptionRules:
     partial_ok: bool
     stream_format: StreamFormat
     style: SubtitleStyle
+    session_header: bytes | None = None
 
 
 class Transcriber:
@@ -178,6 +180,12 @@ class Transcriber:
         is_short = facts.audio_s <= self._rules.split_longer_than_s and not wish.is_batch
         return Urgency.SHORT if is_short else Urgency.LONG
 
+    def session_key(self, exchange: Exchange) -> str | None:
+        """Return what requests of one session have in common."""
+        name = self._rules.session_header
+        value = exchange.head.header(name) if name is not None else None
+        return value.decode("latin-1") if value else None
+
     def rendering(self, facts: RequestFacts, wish: Wish, story: Story) -> EventRendering:
         """Return what writes an answer's events."""
         return EventRendering(
@@ -238,7 +246,7 @@ class _WholeAnswer:
 
     async def _attempt(self, edits: Sequence[Edit] = ()) -> Attempt:
         relay, facts, story = self._transcriber.relay, self._facts, self._story
-        body = EditedUpload(self._upload, [*self._edits, *edits])
+        body = UploadBody.edited(self._upload, [*self._edits, *edits])
         headers = engine_headers(self._exchange, story.request_id, relay.engine_key)
         path = b"/v1/audio/" + facts.task.value.encode()
 
@@ -254,6 +262,7 @@ class _WholeAnswer:
             windows=windows_of(facts.audio_s),
             urgency=self._transcriber.urgency(facts, self._wish),
             enqueued_at=dispatcher.now(),
+            session_key=self._transcriber.session_key(self._exchange),
         )
         attempt = await dispatcher.attempt(ticket, send)
         story.queue_s = attempt.waited_s
