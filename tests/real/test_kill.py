@@ -57,10 +57,12 @@ def test_no_request_fails_when_an_engine_is_killed_under_load(
 
     victim.start()
     victim.wait_until_ready(START_S)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + START_S
     while str(engine_state(own_router, victim)["state"]).upper() != "READY":
         assert time.monotonic() < deadline, engine_state(own_router, victim)
         time.sleep(0.2)
-    with ThreadPoolExecutor(CLIENTS) as clients:
-        later = set(clients.map(lambda s: ask(s)[1], work[:CLIENTS] * 2))
-    assert len(later) == 2, "the restarted engine gets no work"
+    # An engine that has just come back may be given little at first.
+    while str(engine_state(own_router, victim)["engine_id"]) not in by_engine[REQUESTS:]:
+        assert time.monotonic() < deadline, "the restarted engine gets no work"
+        with ThreadPoolExecutor(CLIENTS) as clients:
+            by_engine += [name for _, name in clients.map(ask, work[:CLIENTS])]
