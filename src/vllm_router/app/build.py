@@ -12,6 +12,7 @@ from pathlib import Path
 from random import Random
 
 from vllm_router.app.access import Holder, KeyFile, KeyRing, digest
+from vllm_router.app.access_log import AccessLog
 from vllm_router.app.metrics import RouterMetrics, StateCollector
 from vllm_router.app.operations import Operations
 from vllm_router.app.routes import build_routes

@@ -67,7 +67,7 @@ def run(settings: Settings, worker: Worker | None = None) -> None:
     Raises:
         CannotStart: The address or the settings cannot be used.
     """
-    set_up_logging(settings.log_level, settings.log_format, with_access=settings.access_log)
+    set_up_logging(settings.log_level, settings.log_format)
     # Nobody asks when a series began, and it doubles the page.
     disable_created_metrics()  # type: ignore[no-untyped-call]
     try:
@@ -187,7 +187,8 @@ async def running(
                 task.cancel()
             for client in router.clients:
                 client.close()
-            router.spool.close()
+            for spool in router.spools:
+                spool.close()
 
 
 async def _discover(router: Router) -> None:

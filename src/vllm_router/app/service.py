@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vllm_router.app.access import KeyRing
+from vllm_router.app.access_log import AccessLog
 from vllm_router.app.metrics import RouterMetrics, length_label
 from vllm_router.app.stats import RequestStats
 from vllm_router.app.tally import Count, Spread
@@ -39,7 +40,6 @@ from vllm_router.proxy.transcribe import Transcriber
 from vllm_router.wire.bitrate import BitrateBook
 
 log = logging.getLogger("vllm_router")
-access_log = logging.getLogger("vllm_router.access")
 
 UPLOAD_ROUTES = {f"/v1/audio/{task.value}": task for task in Task}
 #: nginx's status for a client that left; it is only ever seen in metrics and logs.
@@ -74,6 +74,7 @@ class RouterService:
         keys: Who may ask.
         quotas: How much each may ask.
         metrics: What is counted.
+        access_log: Gets a line for each upload; None: none is written.
         clock: Monotonic seconds.
         new_id: Makes request ids.
     """
@@ -91,6 +92,7 @@ class RouterService:
         keys: KeyRing,
         quotas: Quotas,
         metrics: RouterMetrics,
+        access_log: AccessLog | None,
         clock: Callable[[], float],
         new_id: Callable[[], str],
     ) -> None:
@@ -104,6 +106,7 @@ class RouterService:
         self._keys = keys
         self._quotas = quotas
         self._metrics = metrics
+        self._access_log = access_log
         self._new_id = new_id
         self._bitrates = BitrateBook()
         self._counted: dict[tuple[str, str, int], Count] = {}
@@ -220,8 +223,8 @@ class RouterService:
         if story.holder is not None:
             self._metrics.key_requests.labels(story.holder, str(status)).inc()
             self._metrics.key_audio_seconds.labels(story.holder).inc(story.charged_s or 0.0)
-        if access_log.isEnabledFor(logging.INFO):
-            self._log(exchange, story, status, total_s)
+        if self._access_log is not None:
+            self._access_log.write(exchange, story, status, total_s)
 
     def _time(self, exchange: Exchange, story: Story, audio_s: float, now: float) -> None:
         length = length_label(audio_s)
@@ -242,28 +245,6 @@ class RouterService:
             first_byte_seconds.observe(first_at - whole_at)
             if audio_s > 0:
                 ratio.observe((now - whole_at) / audio_s)
-
-    def _log(self, exchange: Exchange, story: Story, status: int, total_s: float) -> None:
-        first_s = None
-        if exchange.first_byte_at is not None:
-            first_s = exchange.first_byte_at - exchange.started_at
-        fields = {
-            "request_id": story.request_id,
-            "route": story.task.value,
-            "status": status,
-            "model": story.model or None,
-            "audio_s": None if story.audio_s is None else round(story.audio_s, 3),
-            "bytes": exchange.received_bytes,
-            "engines": story.engines,
-            "queue_s": round(story.queue_s, 4),
-            "first_byte_s": None if first_s is None else round(first_s, 4),
-            "total_s": round(total_s, 4),
-            "error": story.error,
-            "pieces": story.pieces or None,
-            "key": story.holder,
-            "client": exchange.client,
-        }
-        access_log.info("request", extra={"fields": fields})
 
 
 class FleetObserver:

@@ -1,0 +1,84 @@
+"""One line for each finished upload, written straight to the log's stream.
+
+In the form of all other lines (see `logs`) but not by way of `logging`, whose records, look-ups of
+the caller and formatters cost more than all else that is done for a small upload. Never audio,
+prompts, words or keys.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable
+from typing import Any, TextIO
+
+from vllm_router.inbound.exchange import Exchange
+from vllm_router.proxy.story import Story
+
+
+class AccessLog:
+    """Writes the lines.
+
+    Args:
+        kind: "text" or "json".
+        stream: Where they go, line by line.
+        wall_clock: Unix seconds.
+    """
+
+    def __init__(
+        self, kind: str, stream: TextIO, wall_clock: Callable[[], float] = time.time
+    ) -> None:
+        self._stream = stream
+        self._wall_clock = wall_clock
+        self._line = self._json if kind == "json" else self._text
+        self._encode = json.JSONEncoder(ensure_ascii=False).encode
+        self._second = -1
+        self._moment = ""
+
+    def write(self, exchange: Exchange, story: Story, status: int, total_s: float) -> None:
+        """Write the line of a request that has ended."""
+        first_at = exchange.first_byte_at
+        audio_s = story.audio_s
+        fields = {
+            "request_id": story.request_id,
+            "route": story.task.value,
+            "status": status,
+            "model": story.model or None,
+            "audio_s": None if audio_s is None else round(audio_s, 3),
+            "bytes": exchange.received_bytes,
+            "engines": story.engines,
+            "queue_s": round(story.queue_s, 4),
+            "first_byte_s": None if first_at is None else round(first_at - exchange.started_at, 4),
+            "total_s": round(total_s, 4),
+            "error": story.error,
+            "pieces": story.pieces or None,
+            "key": story.holder,
+            "client": exchange.client,
+        }
+        # A log that cannot be written is no reason to fail a request.
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(self._line(fields))
+
+    def _text(self, fields: dict[str, Any]) -> str:
+        now = int(self._wall_clock())
+        if now != self._second:
+            self._second = now
+            self._moment = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now))
+        fields["engines"] = ",".join(fields["engines"]) or None
+        pairs = " ".join([f"{k}={v}" for k, v in fields.items() if v is not None])
+        return f"{self._moment} INFO    request {pairs}\n"
+
+    def _json(self, fields: dict[str, Any]) -> str:
+        at = self._wall_clock()
+        second = int(at)
+        if second != self._second:
+            self._second = second
+            self._moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        line = {
+            "time": f"{self._moment}.{int((at - second) * 1000):03d}Z",
+            "level": "info",
+            "logger": "vllm_router.access",
+            "message": "request",
+        }
+        return f"{self._encode(line | fields)}\n"
