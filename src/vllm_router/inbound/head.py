@@ -102,7 +102,8 @@ def read_head(data: bytes) -> RequestHead:
         raise BadHead("the request's head is incomplete")
     if len(events.headers) > MAX_HEADERS:
         raise BadHead(f"the request has more than {MAX_HEADERS} headers")
-    length, is_chunked = _framing(events.headers)
+    version = _version(data)
+    length, is_chunked, is_keep_alive = _framing(events.headers, version)
     raw_path, _, query = events.url.partition(b"?")
     if not raw_path.startswith(b"/"):
         raw_path = _path_of_absolute(raw_path)
@@ -117,14 +118,27 @@ def read_head(data: bytes) -> RequestHead:
         headers=events.headers,
         content_length=length,
         is_chunked=is_chunked,
-        is_keep_alive=parser.should_keep_alive(),
-        http_version=parser.get_http_version(),
+        is_keep_alive=is_keep_alive,
+        http_version=version,
     )
 
 
-def _framing(headers: list[tuple[bytes, bytes]]) -> tuple[int | None, bool]:
+def _version(data: bytes) -> str:
+    # llhttp also reads HTTP/0.9, HTTP/2.0, RTSP and ICE, none of which is spoken here.
+    line = data[: data.find(b"\r\n")]
+    if line.endswith(b" HTTP/1.1"):
+        return "1.1"
+    if line.endswith(b" HTTP/1.0"):
+        return "1.0"
+    raise BadHead("only HTTP/1.1 and HTTP/1.0 are spoken here")
+
+
+def _framing(headers: list[tuple[bytes, bytes]], version: str) -> tuple[int | None, bool, bool]:
+    """Return the body's declared length, whether it is chunked, and the wish to keep alive."""
     length: int | None = None
     is_chunked = False
+    # llhttp forgets what Connection said once a request without a body has ended.
+    is_keep_alive = version == "1.1"
     hosts = 0
     for name, value in headers:
         if name == b"content-length":
@@ -135,13 +149,22 @@ def _framing(headers: list[tuple[bytes, bytes]]) -> tuple[int | None, bool]:
             if is_chunked or value.strip().lower() != b"chunked":
                 raise BadHead("the only Transfer-Encoding taken is chunked")
             is_chunked = True
+        elif name == b"connection":
+            options = [option.strip() for option in value.lower().split(b",")]
+            if b"close" in options:
+                is_keep_alive = False
+            elif version == "1.0":
+                is_keep_alive = b"keep-alive" in options
         elif name == b"host":
             hosts += 1
     if is_chunked and length is not None:
         raise BadHead("the request has both a Content-Length and a Transfer-Encoding")
-    if hosts > 1:
-        raise BadHead("the request has more than one Host")
-    return length, is_chunked
+    if is_chunked and version == "1.0":
+        # HTTP/1.0 knows no chunks: who stands in front may have read another end (RFC 9112, 6.1).
+        raise BadHead("an HTTP/1.0 request cannot be chunked")
+    if hosts > 1 or (not hosts and version == "1.1"):
+        raise BadHead("the request must have one Host")
+    return length, is_chunked, is_keep_alive
 
 
 def _path_of_absolute(url: bytes) -> bytes:
