@@ -161,6 +161,7 @@ class Connection(asyncio.BufferedProtocol):
         "_state",
         "_task",
         "_transport",
+        "_unsent",
         "client",
         "deadline",
         "will_close",
@@ -184,6 +185,7 @@ class Connection(asyncio.BufferedProtocol):
         # Kept, since asking for the running loop is a system call (getpid) before Python 3.12.
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[None] | None = None
+        self._unsent = 0
         self.client = ""
         self.deadline = 0.0
         self.will_close = False
@@ -205,6 +207,8 @@ class Connection(asyncio.BufferedProtocol):
             self.abort()
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: D102
+        # A loop may ask for a buffer and then have nothing to put in it.
+        self._is_direct = False
         if self._state is _State.BODY and self._intake is not None and self._chunks is None:
             try:
                 block, used = self._intake.block()
@@ -298,10 +302,16 @@ class Connection(asyncio.BufferedProtocol):
             self._refuse(TooSlow("the body stopped coming; send it without long pauses"))
         elif self._state is _State.HEAD and self._head:
             self._refuse_early(TooSlow("the request's head took too long to come"))
-        elif self._state is _State.HEAD:
-            self._transport.close()
+        elif self._state is not _State.ANSWER and self._is_taking():
+            # No engine waits for a client that takes a long answer slowly.
+            self.deadline = self.now() + self._listener.patience.body_s
         else:
             self.abort()
+
+    def _is_taking(self) -> bool:
+        """Return whether the client has taken some of what is unsent since this was last asked."""
+        before, self._unsent = self._unsent, self._transport.get_write_buffer_size()
+        return 0 < self._unsent < (before or self._unsent + 1)
 
     def drain(self) -> None:
         """Close now if no request is under way, else after it."""
@@ -319,9 +329,14 @@ class Connection(asyncio.BufferedProtocol):
             self.deadline = self.now() + self._listener.patience.body_s
             self._read_body(data, view, at, end)
         elif state is _State.ANSWER:
+            if self.will_close:
+                return
             self._ahead += view[at:end]
             if len(self._ahead) > MAX_AHEAD_BYTES:
-                self._pause()
+                # To leave it waiting would hide its leaving: what it sent ahead is dropped, and it
+                # is told by the connection's end to send that again (RFC 9112, 9.3.2).
+                self._ahead.clear()
+                self.will_close = True
 
     def _read_head(self, data: bytearray, view: memoryview, at: int, end: int) -> None:
         held = self._head
@@ -434,6 +449,8 @@ class Connection(asyncio.BufferedProtocol):
         if not task.cancelled() and (error := task.exception()) is not None:
             self._refuse(self._shown(error))
             return
+        # The client was silent because it had to be.
+        self.deadline = self.now() + self._listener.patience.body_s
         self._resume()
 
     def _body_complete(self, view: memoryview, at: int, end: int) -> None:
@@ -470,7 +487,7 @@ class Connection(asyncio.BufferedProtocol):
         except Exception as error:
             if exchange.status is None and self._state is _State.ANSWER:
                 exchange.refuse(self._shown(error))
-            else:
+            elif not isinstance(error, RouterError):
                 self._service.failed(exchange, error)
         self._task = None
         self._finish()
@@ -504,16 +521,13 @@ class Connection(asyncio.BufferedProtocol):
         exchange = self._exchange
         assert exchange is not None
         is_flushing = self._task is not None
-        if self._left > 0 or self._chunks is not None or is_flushing:
-            self.will_close = True
+        # Whatever follows, the body's rest or another request, is not to be read as a request.
+        self.will_close = True
         self._state = _State.ANSWER
         exchange.refuse(error)
         if not is_flushing:
             self._finish()
-        if self.will_close:
-            self._linger(LINGER_S)
-        else:
-            self._next()
+        self._linger(LINGER_S)
 
     def _refuse_early(self, error: RouterError) -> None:
         """Answer an error to what cannot even be called a request."""
@@ -527,8 +541,8 @@ class Connection(asyncio.BufferedProtocol):
     def _linger(self, seconds: float) -> None:
         """Close, giving a client that is still sending the time to read its answer first."""
         self._state = _State.LINGER
-        self.deadline = self.now() + seconds
-        if seconds <= 0:
+        self.deadline = self.now() + (seconds or self._listener.patience.body_s)
+        if not seconds:
             self._transport.close()
             return
         self._resume()
