@@ -148,7 +148,7 @@ class Answer:
     def __init__(
         self, connection: _EngineConnection, status: int, headers: Headers, body: bytes | None
     ) -> None:
-        self._connection = connection
+        self._connection: _EngineConnection | None = connection
         self.status = status
         self.headers = headers
         self.body = body
@@ -171,8 +171,13 @@ class Answer:
         if self.body is not None:
             yield self.body
             return
-        while chunk := await self._connection.next_chunk():
+        while chunk := await self._next_chunk():
             yield chunk
+
+    async def _next_chunk(self) -> bytes:
+        if self._connection is None:
+            raise ConnectionBroke("the answer was closed")
+        return await self._connection.next_chunk()
 
     async def read(self, limit_bytes: int = MAX_READ_BYTES) -> bytes:
         """Return the body whole.
@@ -184,7 +189,7 @@ class Answer:
         if self.body is None:
             parts = []
             size = 0
-            while chunk := await self._connection.next_chunk():
+            while chunk := await self._next_chunk():
                 parts.append(chunk)
                 size += len(chunk)
                 if size > limit_bytes:
@@ -193,8 +198,13 @@ class Answer:
         return self.body
 
     def close(self) -> None:
-        """Give the connection back, or cut it if the answer was not taken to its end."""
-        self._connection.release()
+        """Give the connection back, or cut it if the answer was not taken to its end.
+
+        May be called twice; the connection may be another call's by then.
+        """
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.release()
 
 
 class HttpClient:
@@ -279,7 +289,8 @@ class HttpClient:
         loop = asyncio.get_running_loop()
         tls: Any = None
         if origin.is_tls:
-            tls = self._tls or ssl.create_default_context()
+            # Reading the system's authorities takes 20 ms: once, not for each connection.
+            tls = self._tls = self._tls or ssl.create_default_context()
         try:
             async with asyncio.timeout(connect_s):
                 _, connection = await loop.create_connection(
@@ -291,6 +302,8 @@ class HttpClient:
             raise NotConnected(f"TLS failed: {e.reason or e}") from e
         except OSError as e:
             raise NotConnected(f"connection failed: {_plain(e)}") from e
+        except UnicodeError as e:
+            raise NotConnected(f"{origin.host!r} is no host name") from e
         return connection
 
     def sweep(self) -> None:
@@ -352,10 +365,12 @@ class _EngineConnection(asyncio.Protocol):
         "_is_sent",
         "_is_streamed",
         "_is_until_close",
+        "_is_waiting",
         "_last_arrival",
         "_loop",
         "_origin",
         "_parser",
+        "_status",
         "_timer",
         "_transport",
         "_waiter",
@@ -398,7 +413,9 @@ class _EngineConnection(asyncio.Protocol):
         self._is_sent = False
         self._is_streamed = False
         self._is_until_close = False
+        self._is_waiting = False
         self._last_arrival = 0.0
+        self._status = 0
 
     @property
     def is_usable(self) -> bool:
@@ -418,8 +435,7 @@ class _EngineConnection(asyncio.Protocol):
             self._fail(BadAnswer("the engine sent bytes that nobody asked for"))
             return
         self._last_arrival = self._loop.time()
-        if not self._is_head_done:
-            self._head_bytes += len(data)
+        body_bytes = self._body_bytes
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -428,7 +444,10 @@ class _EngineConnection(asyncio.Protocol):
         except httptools.HttpParserError as e:
             self._fail(BadAnswer(f"the engine's answer is not valid HTTP: {e}"))
             return
-        if not self._is_head_done and self._head_bytes > MAX_HEAD_BYTES:
+        if self._body_bytes == body_bytes:
+            # Head, trailer, chunk extensions: nothing that the client gets.
+            self._head_bytes += len(data)
+        if self._head_bytes > MAX_HEAD_BYTES and not self._is_complete:
             self._fail(BadAnswer("the engine's answer has a head without end"))
         elif self._waiter is not None and not self._waiter.done():
             if self._is_complete or self._is_streamed:
@@ -441,7 +460,7 @@ class _EngineConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._client.closed(self)
-        if self._is_until_close and self._parser is not None and exc is None:
+        if self._is_until_close and self._error is None and exc is None:
             self._is_complete = True
         words = (
             "the engine closed the connection" if exc is None else f"the connection broke: {exc}"
@@ -464,11 +483,20 @@ class _EngineConnection(asyncio.Protocol):
 
     # --- what the parser calls
 
+    def on_message_begin(self) -> None:
+        if self._is_complete:
+            # A second answer to one request: whoever came next would be given it.
+            self._error = BadAnswer("the engine sent more than one answer")
+
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers.append((name.lower(), value))
+        # A trailer's fields come here too; nobody has asked for them.
+        if not self._is_head_done:
+            self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        status = self._parser.get_status_code()
+        if self._is_complete:
+            return
+        self._status = status = self._parser.get_status_code()
         self._is_interim = 100 <= status < 200
         if self._is_interim:
             return
@@ -483,6 +511,8 @@ class _EngineConnection(asyncio.Protocol):
         self._is_event_stream = is_stream
 
     def on_body(self, data: bytes) -> None:
+        if self._is_complete:
+            return
         self._body.append(data)
         self._body_bytes += len(data)
         # Not before its first bytes: an engine that dies before them has cost the client nothing.
@@ -493,7 +523,7 @@ class _EngineConnection(asyncio.Protocol):
         if self._is_interim:
             self._headers = []
             self._is_interim = False
-        else:
+        elif not self._is_complete:
             self._is_complete = True
             self._is_keep_alive = self._parser.should_keep_alive()
 
@@ -509,14 +539,15 @@ class _EngineConnection(asyncio.Protocol):
         self.calls += 1
         try:
             await self._send(head, body, waiter)
-            if not waiter.done():
-                self._last_arrival = self._loop.time()
+            self._is_waiting = True
+            self._last_arrival = self._loop.time()
+            if self._error is None and not self._is_complete:
                 self._arm(deadlines.read_s)
-                await waiter
+            await waiter
             if self._error is not None and not self._is_complete and not self._is_streamed:
                 raise self._error
         except BaseException:
-            self.is_stale = self.calls > 1 and self._head_bytes == 0
+            self.is_stale = self.calls > 1 and self._head_bytes == 0 and self._status == 0
             self.abort()
             raise
         self._waiter = None
@@ -524,7 +555,7 @@ class _EngineConnection(asyncio.Protocol):
         if self._is_complete:
             whole = b"".join(self._body)
             self._body = []
-        return Answer(self, self._parser.get_status_code(), self._headers, whole)
+        return Answer(self, self._status, self._headers, whole)
 
     async def _send(self, head: bytes, body: Body, waiter: asyncio.Future[None]) -> None:
         buffers = body.in_memory()
@@ -565,6 +596,7 @@ class _EngineConnection(asyncio.Protocol):
         self._body_bytes = 0
         if self._is_reading_paused and not self._transport.is_closing():
             self._is_reading_paused = False
+            self._last_arrival = self._loop.time()
             self._transport.resume_reading()
         return data
 
@@ -596,8 +628,13 @@ class _EngineConnection(asyncio.Protocol):
 
     def _expire(self) -> None:
         self._timer = None
-        if self._is_sent:
+        if self._is_complete:
+            return
+        if self._is_waiting:
             left_s = self._last_arrival + self._deadlines.read_s - self._loop.time()
+            if self._is_reading_paused:
+                # It is the client that takes its time.
+                left_s = self._deadlines.read_s
             if left_s > 0.001:
                 self._arm(left_s)
                 return
@@ -616,8 +653,9 @@ class _EngineConnection(asyncio.Protocol):
             and self._is_complete
             and self._is_sent
             and self._is_keep_alive
-            and self._write_waiter is None
             and self.is_usable
+            # What is unsent may lie in memory that goes to another upload now.
+            and not self._transport.get_write_buffer_size()
         ):
             self.idle_since = self._loop.time()
             self._client.keep(self._origin, self)
