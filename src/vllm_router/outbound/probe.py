@@ -145,9 +145,14 @@ def read_models(body: bytes) -> tuple[str, ...]:
         names = tuple(dict.fromkeys(item["id"] for item in listed))
     except (ValueError, LookupError, TypeError, RecursionError) as e:
         raise CallFailed("its /v1/models is not a list of models") from e
-    if len(names) > 1000 or not all(isinstance(n, str) and 0 < len(n) <= 500 for n in names):
+    if len(names) > 1000 or not all(isinstance(name, str) and _is_name(name) for name in names):
         raise CallFailed("its /v1/models is not a reasonable list of models")
     return names
+
+
+def _is_name(name: str) -> bool:
+    # What cannot be printed cannot be put into headers, logs or, as half a surrogate pair, JSON.
+    return 0 < len(name) <= 500 and name.isprintable()
 
 
 def _form(fields: dict[str, str], audio: bytes) -> bytes:

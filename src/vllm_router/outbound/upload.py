@@ -12,9 +12,10 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 from vllm_router.wire.multipart import Edit
 
@@ -29,6 +30,12 @@ READ_BYTES = 256 * 1024
 #: One upload may fill this part of the pool before it goes to disk, so that one large file does not
 #: push the short clips of everybody else there.
 UPLOAD_SHARE = 8
+
+
+#: A range (start, end) of an upload, or bytes that stand in its place.
+Span = tuple[int, int] | bytes
+
+_T = TypeVar("_T")
 
 
 class SpoolFailed(Exception):
@@ -225,10 +232,8 @@ class Upload:
         offset = self._disk_bytes
         self._disk_bytes += size
         self._spool.bytes_on_disk += size
-        loop = asyncio.get_running_loop()
-        job = loop.run_in_executor(self._threads, _write, os.dup(self._fd), blocks, size, offset)
         try:
-            await job
+            await self._on_copy(lambda fd: _write(fd, blocks, size, offset))
         except OSError as e:
             raise SpoolFailed(f"the spool folder {self._spool.folder} refuses: {e.strerror}") from e
         finally:
@@ -274,9 +279,9 @@ class Upload:
             raise
         return fd
 
-    def spans(self, edits: list[Edit]) -> list[tuple[int, int] | bytes]:
+    def spans(self, edits: list[Edit]) -> list[Span]:
         """Return the upload with the edits made, as ranges of itself and new bytes, in order."""
-        out: list[tuple[int, int] | bytes] = []
+        out: list[Span] = []
         at = 0
         for edit in sorted(edits, key=lambda e: e.start):
             if edit.start > at:
@@ -288,7 +293,7 @@ class Upload:
             out.append((at, self.size_bytes))
         return out
 
-    def memory_of(self, spans: list[tuple[int, int] | bytes]) -> list[bytes | memoryview] | None:
+    def memory_of(self, spans: list[Span]) -> list[bytes | memoryview] | None:
         """Return the spans' bytes for one gathered write, or None if some are on disk."""
         out: list[bytes | memoryview] = []
         for span in spans:
@@ -300,9 +305,7 @@ class Upload:
                 out.extend(self._memory(*span))
         return out
 
-    async def pieces(
-        self, spans: list[tuple[int, int] | bytes]
-    ) -> AsyncIterator[list[bytes | memoryview]]:
+    async def pieces(self, spans: list[Span]) -> AsyncIterator[list[bytes | memoryview]]:
         """Yield the spans' bytes in pieces fit for writing one after the other.
 
         Raises:
@@ -322,12 +325,8 @@ class Upload:
                 start += count
 
     async def _from_disk(self, offset: int, count: int) -> bytes:
-        assert self._fd is not None
-        loop = asyncio.get_running_loop()
-        fd = os.dup(self._fd)
-        job = loop.run_in_executor(self._threads, _read, fd, count, offset)
         try:
-            data = await job
+            data = await self._on_copy(lambda fd: os.pread(fd, count, offset))
         except OSError as e:
             raise SpoolFailed(
                 f"the spool in {self._spool.folder} is unreadable: {e.strerror}"
@@ -335,6 +334,19 @@ class Upload:
         if len(data) != count:
             raise SpoolFailed(f"the spool in {self._spool.folder} has lost bytes")
         return data
+
+    async def _on_copy(self, work: Callable[[int], _T]) -> _T:
+        """Let a thread work on its own copy of the descriptor: the upload may be closed meanwhile.
+
+        Raises:
+            OSError: The disk's, or too many files are open.
+        """
+        assert self._fd is not None
+        fd = os.dup(self._fd)
+        job = self._threads.submit(work, fd)
+        # Also if it is cancelled before a thread has taken it up.
+        job.add_done_callback(lambda _: os.close(fd))
+        return await asyncio.wrap_future(job)
 
     def close(self) -> None:
         """Give everything back. May be called twice."""
@@ -352,22 +364,11 @@ class Upload:
 
 
 def _write(fd: int, blocks: list[bytearray], size: int, offset: int) -> None:
-    # The descriptor is the thread's own copy: the upload may be closed meanwhile.
-    try:
-        for block in blocks:
-            count = min(size, BLOCK_BYTES)
-            view = memoryview(block)[:count]
-            while view:
-                written = os.pwrite(fd, view, offset)
-                view = view[written:]
-                offset += written
-            size -= count
-    finally:
-        os.close(fd)
-
-
-def _read(fd: int, count: int, offset: int) -> bytes:
-    try:
-        return os.pread(fd, count, offset)
-    finally:
-        os.close(fd)
+    for block in blocks:
+        count = min(size, BLOCK_BYTES)
+        view = memoryview(block)[:count]
+        while view:
+            written = os.pwrite(fd, view, offset)
+            view = view[written:]
+            offset += written
+        size -= count
