@@ -13,13 +13,14 @@ from random import Random
 
 from vllm_router.app.access import Holder, KeyFile, KeyRing, digest
 from vllm_router.app.access_log import AccessLog
-from vllm_router.app.metrics import RouterMetrics, StateCollector
+from vllm_router.app.gauges import StateCollector
+from vllm_router.app.metrics import RouterMetrics
 from vllm_router.app.operations import Operations
 from vllm_router.app.routes import build_routes
 from vllm_router.app.service import FleetObserver, Limits, RouterService
 from vllm_router.app.stats import RequestStats
 from vllm_router.app.watch import EngineWatch, WatchSettings
-from vllm_router.engines.engine import EngineState, Transition
+from vllm_router.engines.engine import EngineId, EngineState, Transition
 from vllm_router.engines.fleet import Fleet
 from vllm_router.engines.registry import FleetSettings
 from vllm_router.inbound.connection import Listener, Patience
@@ -174,7 +175,11 @@ def build_router(
         for watch in watches:
             watch.changed(transition)
 
-    observer = FleetObserver(metrics, stats, on_change)
+    def models_of(engine_id: EngineId) -> tuple[str, ...]:
+        engine = fleet.engine(engine_id)
+        return () if engine is None else engine.models
+
+    observer = FleetObserver(metrics, stats, models_of, on_change)
     dispatcher = Dispatcher(fleet, now, observer, settings.max_attempts)
     engine_key = settings.engine_api_key
     key = engine_key.get_secret_value() if engine_key is not None else None
@@ -258,13 +263,14 @@ def build_router(
     access_log = None
     if settings.access_log and settings.log_level in ("debug", "info"):
         access_log = AccessLog(settings.log_format, sys.stderr)
+    disk_bytes = int(settings.spool_max_mb * MIB * share)
     service = RouterService(
         app=routes,
         root_path=settings.root_path,
         fleet=fleet,
         transcriber=transcriber,
         spool=spool,
-        limits=Limits(int(settings.max_upload_mb * MIB), int(settings.spool_max_mb * MIB * share)),
+        limits=Limits(int(settings.max_upload_mb * MIB), disk_bytes),
         aliases=dict(settings.static_aliases),
         keys=keys,
         quotas=Quotas(quota_rules),
@@ -283,6 +289,8 @@ def build_router(
         StateCollector(
             fleet,
             (spool, pieces),
+            disk_bytes,
+            share,
             lambda: [discovery.status],
             lambda: len(listener.connections),
             now,

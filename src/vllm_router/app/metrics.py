@@ -1,22 +1,21 @@
-"""The router's Prometheus metrics, in a registry of their own, with names of their own.
+"""What the router counts for Prometheus, in a registry of its own, with names of its own.
 
-Counters and histograms are written as requests end; what the fleet and the spool know already is
-read when it is scraped, so that it costs a request nothing. Label sets are bounded: a model that no
-engine serves is no label, and an engine's series go when the engine goes.
+Counters and histograms are written as requests end; what is known anyway is read by `gauges` when
+it is scraped. Label sets are bounded: a model that no engine serves is no label, and an engine's
+series go when the engine goes. What an alert or a rate needs is there from the start with 0: a
+series that first appears with a 1 shows no increase.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 
-from prometheus_client import CollectorRegistry, Gauge
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
 
 from vllm_router.app.tally import Counter, Histogram
-from vllm_router.engines.engine import EngineId, EngineState
-from vllm_router.engines.fleet import Fleet
-from vllm_router.outbound.discovery import DiscoveryStatus
-from vllm_router.outbound.upload import Spool
+from vllm_router.engines.engine import EngineId
+from vllm_router.engines.work import OutcomeKind, Urgency
+from vllm_router.proxy.facts import Task
 
 #: From a short clip's third of a second to an hour-long file's hour.
 REQUEST_BUCKETS = (
@@ -30,6 +29,10 @@ LAG_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
 
 #: Upper bounds in seconds of audio, with their label.
 LENGTHS = ((30.0, "30s"), (300.0, "5m"), (1800.0, "30m"))
+
+#: Statuses that every model can be expected to answer with at some time.
+STATUSES = ("200", "429", "499", "502", "503", "504")
+PIECE_OUTCOMES = ("heard", "silent", "missing")
 
 
 def length_label(audio_s: float) -> str:
@@ -84,6 +87,12 @@ class RouterMetrics:
             ["engine"],
             registry=registry,
         )
+        self.engine_windows = Counter(
+            "vllm_router_engine_windows",
+            "Windows of 30 s done by an engine: what audio costs it, however short.",
+            ["engine"],
+            registry=registry,
+        )
         self.upload_bytes = Counter(
             "vllm_router_upload_bytes", "Bytes of uploads received.", registry=registry
         )
@@ -103,7 +112,10 @@ class RouterMetrics:
             registry=registry,
         )
         self.ejections = Counter(
-            "vllm_router_ejections", "Times an engine was ejected.", ["engine"], registry=registry
+            "vllm_router_ejections",
+            "Times an engine was taken out for failing, by its answers or its probes.",
+            ["engine"],
+            registry=registry,
         )
         self.pieces = Counter(
             "vllm_router_pieces",
@@ -146,99 +158,31 @@ class RouterMetrics:
         self.is_draining = Gauge(
             "vllm_router_draining", "1 while the router is shutting down.", registry=registry
         )
+        for outcome in PIECE_OUTCOMES:
+            self.pieces.labels(outcome)
+        ProcessCollector(registry=registry)
+
+    def expect(self, engine_id: EngineId, models: Iterable[str]) -> None:
+        """Start the series of an engine that is ready, and of the models that it serves."""
+        for family in (self.engine_audio_seconds, self.engine_windows, self.ejections):
+            family.labels(engine_id)
+        for kind in OutcomeKind:
+            self.attempts.labels(engine_id, kind.value)
+        for model in models:
+            self.audio_seconds.labels(model)
+            for task in Task:
+                for status in STATUSES:
+                    self.requests.labels(model, task.value, status)
+            for urgency in Urgency:
+                self.queue_wait_seconds.labels(model, urgency.value)
 
     def forget(self, engine_id: EngineId) -> None:
         """Drop the series of an engine that is gone."""
-        for family in (self.engine_audio_seconds, self.ejections, self.probe_seconds):
+        for family in (
+            self.attempts,
+            self.engine_audio_seconds,
+            self.engine_windows,
+            self.ejections,
+            self.probe_seconds,
+        ):
             family.remove_by_labels({"engine": engine_id})
-        self.attempts.remove_by_labels({"engine": engine_id})
-
-
-class StateCollector:
-    """Reads the fleet, the spool and discovery when it is scraped.
-
-    Args:
-        fleet: Whose engines and queues are shown.
-        spools: Whose bytes are shown, together.
-        statuses: Returns how the sources of engines fare.
-        connections: Returns how many clients are connected.
-        now: Monotonic seconds.
-    """
-
-    def __init__(
-        self,
-        fleet: Fleet,
-        spools: tuple[Spool, ...],
-        statuses: Callable[[], Iterable[DiscoveryStatus]],
-        connections: Callable[[], int],
-        now: Callable[[], float],
-    ) -> None:
-        self._fleet = fleet
-        self._spools = spools
-        self._statuses = statuses
-        self._connections = connections
-        self._now = now
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield the families, as prometheus_client asks for them."""
-        yield from self._engines()
-        yield from self._queues()
-        spool = _gauge("spool_bytes", "Bytes of uploads held.", ["where"])
-        spool.add_metric(["memory"], sum(each.pool.bytes_out for each in self._spools))
-        spool.add_metric(["disk"], sum(each.bytes_on_disk for each in self._spools))
-        yield spool
-        uploads = _gauge("open_uploads", "Uploads and pieces held.")
-        uploads.add_metric([], sum(each.open_uploads for each in self._spools))
-        yield uploads
-        connections = _gauge("connections", "Clients connected.")
-        connections.add_metric([], self._connections())
-        yield connections
-        age = _gauge(
-            "discovery_last_sync_age_seconds",
-            "Seconds since the list of engines was last known to be current.",
-            ["source"],
-        )
-        for status in self._statuses():
-            age.add_metric([status.source], status.age_s(self._now()))
-        yield age
-
-    def _engines(self) -> Iterator[Metric]:
-        label = ["engine"]
-        in_flight = _gauge("in_flight", "Uploads and pieces at an engine.", label)
-        audio = _gauge("audio_seconds_in_flight", "Their seconds of audio.", label)
-        windows = _gauge("windows_in_flight", "Their windows of 30 s.", label)
-        limit = _gauge("engine_limit_windows", "Windows an engine may work on at a time.", label)
-        state = _gauge("engine_state", "1 for the state an engine is in.", ["engine", "state"])
-        running = _gauge("engine_running", "Sequences running, as the engine says.", label)
-        waiting = _gauge("engine_waiting", "Sequences waiting, as the engine says.", label)
-        cache = _gauge("engine_cache_usage", "Share of its KV cache in use.", label)
-        for engine in self._fleet.engines():
-            name = [engine.spec.engine_id]
-            in_flight.add_metric(name, engine.in_flight)
-            audio.add_metric(name, engine.audio_s_in_flight)
-            windows.add_metric(name, engine.windows_in_flight)
-            limit.add_metric(name, engine.limit)
-            for each in EngineState:
-                state.add_metric([*name, each.value], float(engine.state is each))
-            if engine.stats is not None:
-                running.add_metric(name, engine.stats.running)
-                waiting.add_metric(name, engine.stats.waiting)
-                if engine.stats.cache_usage is not None:
-                    cache.add_metric(name, engine.stats.cache_usage)
-        yield from (in_flight, audio, windows, limit, state, running, waiting, cache)
-
-    def _queues(self) -> Iterator[Metric]:
-        label = ["model", "urgency"]
-        requests = _gauge("queue_requests", "Uploads and pieces waiting for an engine.", label)
-        audio = _gauge("queue_audio_seconds", "Their seconds of audio.", label)
-        wait = _gauge("queue_oldest_wait_seconds", "How long the first in line has waited.", label)
-        for queue in self._fleet.queues(self._now()):
-            names = [queue.model, queue.urgency.value]
-            requests.add_metric(names, queue.count)
-            audio.add_metric(names, queue.audio_s)
-            wait.add_metric(names, queue.oldest_s)
-        yield from (requests, audio, wait)
-
-
-def _gauge(name: str, text: str, labels: list[str] | None = None) -> GaugeMetricFamily:
-    return GaugeMetricFamily(f"vllm_router_{name}", text, labels=labels or [])

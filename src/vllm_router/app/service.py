@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +44,8 @@ log = logging.getLogger("vllm_router")
 UPLOAD_ROUTES = {f"/v1/audio/{task.value}": task for task in Task}
 #: nginx's status for a client that left; it is only ever seen in metrics and logs.
 CLIENT_LEFT = 499
+#: What an engine that was ready becomes when its answers or its probes fail.
+_TAKEN_OUT = frozenset({EngineState.EJECTED, EngineState.PROBING})
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
 
@@ -253,6 +255,7 @@ class FleetObserver:
     Args:
         metrics: What is counted.
         stats: What engines answered of late.
+        models: Tells which models an engine serves.
         on_change: Called for each transition, so that who watches an engine can look at once.
     """
 
@@ -260,14 +263,16 @@ class FleetObserver:
         self,
         metrics: RouterMetrics,
         stats: RequestStats,
+        models: Callable[[EngineId], Iterable[str]],
         on_change: Callable[[Transition], None],
     ) -> None:
         self._metrics = metrics
         self._stats = stats
+        self._models = models
         self._on_change = on_change
         self._attempts: dict[tuple[EngineId, OutcomeKind], Count] = {}
         self._waits: dict[tuple[str, Urgency], Spread] = {}
-        self._audio: dict[EngineId, Count] = {}
+        self._done: dict[EngineId, tuple[Count, Count]] = {}
 
     def attempted(self, charge: Charge, outcome: OutcomeKind, seconds: float) -> None:
         """One attempt on an engine has ended."""
@@ -278,11 +283,16 @@ class FleetObserver:
             self._attempts[engine_id, outcome] = counter
         counter.inc()
         if outcome is OutcomeKind.OK:
-            audio = self._audio.get(engine_id)
-            if audio is None:
-                audio = self._metrics.engine_audio_seconds.labels(engine_id)
-                self._audio[engine_id] = audio
+            done = self._done.get(engine_id)
+            if done is None:
+                metrics = self._metrics
+                done = self._done[engine_id] = (
+                    metrics.engine_audio_seconds.labels(engine_id),
+                    metrics.engine_windows.labels(engine_id),
+                )
+            audio, windows = done
             audio.inc(charge.audio_s)
+            windows.inc(charge.windows)
             self._stats.note(engine_id, seconds, charge.audio_s)
 
     def waited(self, ticket: Ticket, seconds: float) -> None:
@@ -307,14 +317,17 @@ class FleetObserver:
             transition.after.value,
             transition.why,
         )
-        if transition.after is EngineState.EJECTED:
-            self._metrics.ejections.labels(transition.engine_id).inc()
-        if transition.after is EngineState.GONE:
-            self._forget(transition.engine_id)
+        engine_id, after = transition.engine_id, transition.after
+        if after is EngineState.READY:
+            self._metrics.expect(engine_id, self._models(engine_id))
+        elif transition.before is EngineState.READY and after in _TAKEN_OUT:
+            self._metrics.ejections.labels(engine_id).inc()
+        elif after is EngineState.GONE:
+            self._forget(engine_id)
         self._on_change(transition)
 
     def _forget(self, engine_id: EngineId) -> None:
-        self._audio.pop(engine_id, None)
+        self._done.pop(engine_id, None)
         for key in [key for key in self._attempts if key[0] == engine_id]:
             del self._attempts[key]
         self._metrics.forget(engine_id)
