@@ -99,6 +99,10 @@ class _State(Enum):
     CLOSED = auto()
 
 
+# Looking a member up in its class is slow before Python 3.12, and this is done at every step.
+_HEAD, _BODY, _ANSWER, _LINGER, _CLOSED = _State
+
+
 class Listener:
     """What all connections of one process share.
 
@@ -171,7 +175,7 @@ class Connection(asyncio.BufferedProtocol):
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
         self._service = listener.service
-        self._state = _State.HEAD
+        self._state = _HEAD
         self._head = bytearray()
         self._ahead = bytearray()
         self._exchange: Exchange | None = None
@@ -209,7 +213,7 @@ class Connection(asyncio.BufferedProtocol):
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: D102
         # A loop may ask for a buffer and then have nothing to put in it.
         self._is_direct = False
-        if self._state is _State.BODY and self._intake is not None and self._chunks is None:
+        if self._state is _BODY and self._intake is not None and self._chunks is None:
             try:
                 block, used = self._intake.block()
             except RouterError as error:
@@ -230,28 +234,28 @@ class Connection(asyncio.BufferedProtocol):
             self._received(self._listener.scratch, self._listener.scratch_view, 0, count)
 
     def eof_received(self) -> bool:  # noqa: D102
-        if self._state is _State.BODY:
+        if self._state is _BODY:
             self.will_close = True
             self._refuse(BadRequest("the body ended before its declared length"))
             return False
         # A client may close its sending side and still wait for a small answer; of an upload's
         # client that is the only sign of leaving, and the engine must be freed at once.
         self.will_close = True
-        return self._state is _State.ANSWER and self._intake is None
+        return self._state is _ANSWER and self._intake is None
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102
         self._listener.connections.discard(self)
-        state, self._state = self._state, _State.CLOSED
+        state, self._state = self._state, _CLOSED
         self._resume_writers()
         if self._task is not None:
             if self._exchange is not None:
                 self._exchange.has_left = not self._exchange.is_complete
             self._task.cancel()
-            if state is _State.ANSWER and not self._is_answering:
+            if state is _ANSWER and not self._is_answering:
                 # Cancelled before its first step, a task never runs at all.
                 self._task = None
                 self._finish()
-        elif state is _State.BODY:
+        elif state is _BODY:
             if self._exchange is not None:
                 self._exchange.has_left = True
             self._finish()
@@ -263,7 +267,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:  # noqa: D102
         self._resume_writers()
-        if self._state is _State.ANSWER:
+        if self._state is _ANSWER:
             self.deadline = float("inf")
 
     def _resume_writers(self) -> None:
@@ -285,7 +289,7 @@ class Connection(asyncio.BufferedProtocol):
         """Return whether another request may follow this one's answer."""
         return (
             exchange.head.is_keep_alive
-            and self._state is _State.ANSWER
+            and self._state is _ANSWER
             and not self.will_close
             and not self._listener.is_draining
         )
@@ -298,11 +302,11 @@ class Connection(asyncio.BufferedProtocol):
 
     def expire(self) -> None:
         """Act on a deadline that has passed."""
-        if self._state is _State.BODY:
+        if self._state is _BODY:
             self._refuse(TooSlow("the body stopped coming; send it without long pauses"))
-        elif self._state is _State.HEAD and self._head:
+        elif self._state is _HEAD and self._head:
             self._refuse_early(TooSlow("the request's head took too long to come"))
-        elif self._state is not _State.ANSWER and self._is_taking():
+        elif self._state is not _ANSWER and self._is_taking():
             # No engine waits for a client that takes a long answer slowly.
             self.deadline = self.now() + self._listener.patience.body_s
         else:
@@ -316,19 +320,19 @@ class Connection(asyncio.BufferedProtocol):
     def drain(self) -> None:
         """Close now if no request is under way, else after it."""
         self.will_close = True
-        if self._state is _State.HEAD and not self._head:
+        if self._state is _HEAD and not self._head:
             self._transport.close()
 
     # --- reading
 
     def _received(self, data: bytearray, view: memoryview, at: int, end: int) -> None:
         state = self._state
-        if state is _State.HEAD:
+        if state is _HEAD:
             self._read_head(data, view, at, end)
-        elif state is _State.BODY:
+        elif state is _BODY:
             self.deadline = self.now() + self._listener.patience.body_s
             self._read_body(data, view, at, end)
-        elif state is _State.ANSWER:
+        elif state is _ANSWER:
             if self.will_close:
                 return
             self._ahead += view[at:end]
@@ -370,7 +374,7 @@ class Connection(asyncio.BufferedProtocol):
             self._refuse_early(BadRequest(str(e)))
             return
         self._exchange = exchange = Exchange(self, head, self.now())
-        self._state = _State.BODY
+        self._state = _BODY
         self.deadline = exchange.started_at + self._listener.patience.body_s
         self._chunks = ChunkedReader() if head.is_chunked else None
         self._left = head.content_length or 0
@@ -399,7 +403,7 @@ class Connection(asyncio.BufferedProtocol):
             self._left -= count
             if count:
                 self._take_body(view[at : at + count], count)
-            if self._state is _State.ANSWER and at + count < end:
+            if self._state is _ANSWER and at + count < end:
                 self._received(data, view, at + count, end)
             return
         try:
@@ -410,7 +414,7 @@ class Connection(asyncio.BufferedProtocol):
         is_done = self._chunks.is_done
         for first, last in spans:
             self._take_body(view[first:last], last - first)
-            if self._state is not _State.BODY:
+            if self._state is not _BODY:
                 return
         if is_done:
             self._body_complete(view, stop, end)
@@ -443,7 +447,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _flushed(self, task: asyncio.Task[None]) -> None:
         self._task = None
-        if self._state is not _State.BODY:
+        if self._state is not _BODY:
             self._finish()
             return
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -462,7 +466,7 @@ class Connection(asyncio.BufferedProtocol):
             self._task.add_done_callback(lambda task: self._complete_after(task))
             self._ahead += view[at:end]
             return
-        self._state = _State.ANSWER
+        self._state = _ANSWER
         self.deadline = float("inf")
         self._ahead += view[at:end]
         self._is_answering = False
@@ -470,7 +474,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _complete_after(self, task: asyncio.Task[None]) -> None:
         self._flushed(task)
-        if self._state is _State.BODY:
+        if self._state is _BODY:
             self._body_complete(self._listener.scratch_view, 0, 0)
 
     async def _answer(self, exchange: Exchange) -> None:
@@ -485,13 +489,13 @@ class Connection(asyncio.BufferedProtocol):
         except asyncio.CancelledError:
             pass
         except Exception as error:
-            if exchange.status is None and self._state is _State.ANSWER:
+            if exchange.status is None and self._state is _ANSWER:
                 exchange.refuse(self._shown(error))
             elif not isinstance(error, RouterError):
                 self._service.failed(exchange, error)
         self._task = None
         self._finish()
-        if self._state is _State.ANSWER:
+        if self._state is _ANSWER:
             if exchange.is_complete:
                 self._next()
             else:
@@ -507,7 +511,7 @@ class Connection(asyncio.BufferedProtocol):
         if self.will_close:
             self._linger(0)
             return
-        self._state = _State.HEAD
+        self._state = _HEAD
         self.deadline = self.now() + self._listener.patience.idle_s
         self._resume()
         if self._ahead:
@@ -523,7 +527,7 @@ class Connection(asyncio.BufferedProtocol):
         is_flushing = self._task is not None
         # Whatever follows, the body's rest or another request, is not to be read as a request.
         self.will_close = True
-        self._state = _State.ANSWER
+        self._state = _ANSWER
         exchange.refuse(error)
         if not is_flushing:
             self._finish()
@@ -540,7 +544,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _linger(self, seconds: float) -> None:
         """Close, giving a client that is still sending the time to read its answer first."""
-        self._state = _State.LINGER
+        self._state = _LINGER
         self.deadline = self.now() + (seconds or self._listener.patience.body_s)
         if not seconds:
             self._transport.close()
@@ -568,5 +572,5 @@ class Connection(asyncio.BufferedProtocol):
     def _resume(self) -> None:
         if self._is_paused:
             self._is_paused = False
-            if self._state is not _State.CLOSED and not self._transport.is_closing():
+            if self._state is not _CLOSED and not self._transport.is_closing():
                 self._transport.resume_reading()
