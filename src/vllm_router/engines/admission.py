@@ -3,7 +3,7 @@
 import math
 
 from vllm_router.engines.pool import Pool
-from vllm_router.engines.registry import FleetSettings
+from vllm_router.engines.settings import FleetSettings
 from vllm_router.engines.work import QueueFull, Ticket, Urgency
 from vllm_router.policy.drain import expected_wait_s
 

@@ -82,14 +82,26 @@ class Dispatcher:
                 self._registry.pools.pop(pool.model, None)
 
     def _serve(self, pool: Pool, now: float, out: list[Assignment]) -> None:
+        queue = pool.queue
+        if not queue.long.count and pool.held is None:
+            # What nearly every call comes down to: short requests and room for them.
+            while (head := queue.short.head()) is not None:
+                if head.excluded or head.expires_at <= now:
+                    break
+                engine = pool.pick(head)
+                if engine is None:
+                    break
+                self._give(pool, head, engine, now, out)
+            if head is None:
+                return
         self._expire(pool, now, out)
-        if pool.queue.long.count:
+        if queue.long.count:
             self._adjust_fill(pool, now)
         aside: list[Ticket] = []
         while len(aside) < _MOST_ASIDE and self._serve_one(pool, now, out, aside):
             pass
         for ticket in aside:
-            pool.queue.add(ticket)
+            queue.add(ticket)
 
     def _serve_one(
         self, pool: Pool, now: float, out: list[Assignment], aside: list[Ticket]
@@ -157,15 +169,18 @@ class Dispatcher:
                 out.append(Assignment(head, None, Refusal.WAITED_TOO_LONG))
 
     def _adjust_fill(self, pool: Pool, now: float) -> None:
-        """Let long work fill the engines further the more of it waits."""
-        if pool.peak_per_s <= 0.0 or now < pool.fill_at:
+        """Let long work fill the engines further when much of it waits, and less when little."""
+        if pool.peak_per_s <= 0.0:
             return
-        limits = self._registry.settings.limits
-        fill = limits.fill(pool.queue.long.windows, pool.half_at, pool.peak_per_s)
-        if abs(fill - pool.fill) > _FILL_STEP * pool.fill:
-            pool.fill = fill
-            # Not sooner than half a base latency from now.
-            pool.fill_at = now + 0.5 * pool.half_at / pool.peak_per_s
+        base_s = pool.half_at / pool.peak_per_s
+        passed = (now - pool.fill_at) / base_s
+        if passed < 1.0:
+            return
+        waiting = pool.queue.long.windows / pool.half_at
+        pool.fill = self._registry.settings.limits.fill(pool.fill, waiting, passed)
+        pool.fill_at = now
+        if abs(pool.fill - pool.fill_told) > _FILL_STEP * pool.fill_told:
+            pool.fill_told = pool.fill
             for engine in pool.members.values():
                 self._registry.refresh(engine, now)
 

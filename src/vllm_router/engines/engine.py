@@ -78,7 +78,8 @@ class Engine:
         in_flight: Requests charged to it.
         windows_in_flight: Their windows of 30 s.
         audio_s_in_flight: Their seconds of audio.
-        elsewhere: Windows that other routers have there, by the last scrape.
+        elsewhere: Windows that other routers have there, as far as scrapes tell.
+        part: The part of the engine's work that is this router's, with some slack.
         load: `windows_in_flight + elsewhere`.
         stats: The last scrape; None: none, or it failed.
         last_probe: The last probe; None: none yet.
@@ -122,10 +123,12 @@ class Engine:
         "long_limit",
         "models",
         "next_window_s",
-        "order",
+        "others",
         "out_since",
+        "part",
         "pools",
         "ready_since",
+        "scrapes",
         "slow_answers",
         "spec",
         "state",
@@ -139,13 +142,15 @@ class Engine:
     def __init__(self, spec: EngineSpec, index: int) -> None:
         self.spec = spec
         self.index = index
-        self.order = 0
         self.state = EngineState.DISCOVERED
         self.models: tuple[str, ...] = spec.models or ()
         self.in_flight = 0
         self.windows_in_flight = 0
         self.audio_s_in_flight = 0.0
         self.elsewhere = 0.0
+        self.others = 0.0
+        self.scrapes = 0
+        self.part = 1.0
         self.load = 0.0
         self.stats: EngineStats | None = None
         self.last_probe: ProbeResult | None = None

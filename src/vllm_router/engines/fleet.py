@@ -11,13 +11,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from random import Random
 
-from vllm_router.engines import load
+from vllm_router.engines import load, others
 from vllm_router.engines.admission import admit
 from vllm_router.engines.changes import Change
 from vllm_router.engines.dispatcher import Dispatcher
 from vllm_router.engines.engine import Engine, EngineId, EngineState, ProbeResult, Transition
 from vllm_router.engines.judge import Judge, is_failure
-from vllm_router.engines.registry import FleetSettings, Registry
+from vllm_router.engines.registry import Registry
+from vllm_router.engines.settings import FleetSettings
 from vllm_router.engines.states import Event
 from vllm_router.engines.work import Assignment, Charge, Outcome, OutcomeKind, Ticket, Urgency
 from vllm_router.policy.retry import RetryBudget
@@ -123,8 +124,10 @@ class Fleet:
         if engine is None:
             return ()
         engine.stats = stats
-        seen = stats.running + stats.waiting if stats is not None else 0.0
-        load.see_elsewhere(engine, max(0.0, seen - engine.windows_in_flight), now)
+        if stats is None:
+            others.forget(engine)
+        else:
+            others.scraped(engine, stats.running + stats.waiting)
         is_sleeping = stats is not None and stats.is_sleeping
         moves: tuple[Transition, ...] = ()
         if is_sleeping and engine.state is not EngineState.SLEEPING:
@@ -200,7 +203,7 @@ class Fleet:
         windows = load.release(charge, engine, now)
         moves: tuple[Transition, ...] = ()
         if outcome.kind is OutcomeKind.OK:
-            self._learn(engine, windows, outcome.total_s or now - charge.started_at, now)
+            self._learn(engine, charge, windows, now)
             moves = self._judge.answered_well(engine, charge, now)
         elif outcome.kind is OutcomeKind.CLIENT_FAULT:
             moves = self._judge.answered_well(engine, charge, now)
@@ -215,9 +218,12 @@ class Fleet:
                 pool.place(engine)
         return moves
 
-    def _learn(self, engine: Engine, windows: float, seconds: float, now: float) -> None:
-        peak, half = engine.curve.peak_per_s, engine.curve.half_at
-        if engine.curve.learn(windows, seconds, now):
+    def _learn(self, engine: Engine, charge: Charge, windows: float, now: float) -> None:
+        seconds = now - charge.started_at
+        curve = engine.curve
+        peak, half = curve.peak_per_s, curve.half_at
+        curve.is_count_rough = engine.elsewhere > 0.0
+        if curve.learn(windows + engine.elsewhere, seconds, now):
             self._registry.relearned(engine, peak, half, now)
 
     def blame(self, engine_id: EngineId, outcome: Outcome, now: float) -> tuple[Transition, ...]:

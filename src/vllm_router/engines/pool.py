@@ -1,16 +1,11 @@
 """The engines that serve one model, indexed so that no decision walks through all of them.
 
-Engines with room stand in a list sorted by the policy's rank, searched by bisection. Engines with
-room for pieces of long audio stand in a second list in a fixed order: long work fills them one
-after the other (first fit), so that those further down stay quick for short requests. The order is
-a hash of the engine's id, the same in every router, so that routers which share nothing still fill
-the same engines first.
+Engines with room stand in a list sorted by the policy's rank, searched by bisection.
 
 Bounds: O(log n) comparisons and one memory move for each change of an engine.
 """
 
-import hashlib
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator
 
@@ -28,11 +23,6 @@ _TIE = 1e-9
 _MOST_TRIES = 32
 
 
-def fixed_order(engine_id: EngineId) -> int:
-    """Return a number for an engine's place among others, the same in every process."""
-    return int.from_bytes(hashlib.blake2b(engine_id.encode(), digest_size=7).digest(), "big")
-
-
 class Pool:
     """One model's engines and its queue.
 
@@ -48,33 +38,39 @@ class Pool:
         drain: How fast work gets done.
         busy_since: Since when work has waited without a break; None: none waits.
         fill: Long work may fill an engine up to so many times its `half_at`.
+        fill_told: The fill that the engines' limits were last worked out with.
         fill_at: When `fill` was last set, monotonic seconds.
         peak_per_s: Windows per second that the engines in service approach together.
         half_at: Sum of theirs.
         load: Windows in service on all members.
+        others: Windows that other routers have on an engine in the mean, per windows per second of
+            its speed.
+        scrapes: How many scrapes that mean has seen.
         held: The engine kept free for a ticket too large to fit in otherwise, if any.
     """
 
     __slots__ = (
-        "_by_order",
         "_chance",
         "_key_of",
         "_keys",
-        "_long",
         "_open",
         "_ring",
         "busy_since",
         "drain",
         "fill",
         "fill_at",
+        "fill_told",
         "half_at",
         "held",
         "load",
         "members",
         "model",
+        "others",
+        "own",
         "peak_per_s",
         "policy",
         "queue",
+        "scrapes",
         "states",
     )
 
@@ -89,22 +85,23 @@ class Pool:
         self.drain = DrainRate()
         self.busy_since: float | None = None
         self.fill = 0.0
+        self.fill_told = 0.0
         self.fill_at = 0.0
         self.peak_per_s = 0.0
         self.half_at = 0.0
         self.load = 0.0
+        self.others = 0.0
+        self.own = 0.0
+        self.scrapes = 0
         self.held: Engine | None = None
         self._chance = chance
         self._keys: list[float] = []
         self._open: list[Engine] = []
         self._key_of: dict[int, float] = {}
-        self._long: list[int] = []
-        self._by_order: dict[int, Engine] = {}
         self._ring = Ring()
 
     def add(self, engine: Engine) -> None:
         """Take an engine in."""
-        engine.order = fixed_order(engine.engine_id)
         self.members[engine.engine_id] = engine
         self.states[engine.state] += 1
         self.load += engine.load
@@ -117,7 +114,6 @@ class Pool:
         self.states[engine.state] -= 1
         self.load -= engine.load
         self._close(engine)
-        self._close_long(engine)
         self._ring.discard(engine)
         if self.held is engine:
             self.held = None
@@ -131,9 +127,6 @@ class Pool:
             self._keys.insert(at, key)
             self._open.insert(at, engine)
             self._key_of[engine.index] = key
-        if engine.windows_in_flight < engine.long_cap and engine.order not in self._by_order:
-            insort(self._long, engine.order)
-            self._by_order[engine.order] = engine
 
     def _close(self, engine: Engine) -> None:
         key = self._key_of.pop(engine.index, None)
@@ -143,10 +136,6 @@ class Pool:
         while self._open[at] is not engine:
             at += 1
         del self._keys[at], self._open[at]
-
-    def _close_long(self, engine: Engine) -> None:
-        if self._by_order.pop(engine.order, None) is not None:
-            del self._long[bisect_left(self._long, engine.order)]
 
     @property
     def has_room(self) -> bool:
@@ -167,25 +156,9 @@ class Pool:
 
     def pick_long(self, ticket: Ticket) -> Engine | None:
         """Return the engine that takes a ticket as long work; None: none has room for it."""
-        if self.policy.packs_long:
-            return self._first_fit(ticket)
         if not self._open:
             return None
         return self.policy.choose(_Choice(self, ticket, is_long=True), ticket.session_key)
-
-    def _first_fit(self, ticket: Ticket) -> Engine | None:
-        at = tries = 0
-        while at < len(self._long) and tries < _MOST_TRIES:
-            engine = self._by_order[self._long[at]]
-            if engine.windows_in_flight >= engine.long_cap:
-                # Full since it was placed; it is placed again when something on it ends.
-                del self._by_order[self._long[at]], self._long[at]
-                continue
-            if fits(engine, ticket, engine.long_cap) and engine.engine_id not in ticket.excluded:
-                return engine
-            at += 1
-            tries += 1
-        return None
 
     def is_stranded(self, ticket: Ticket, now: float) -> bool:
         """Whether every engine that could take the ticket, now or soon, has failed on it."""

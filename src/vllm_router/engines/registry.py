@@ -5,49 +5,19 @@ much it may take now and puts it where that belongs in its pools.
 """
 
 import heapq
-import math
-from dataclasses import dataclass, field
 from random import Random
 
 from vllm_router.engines.changes import Appeared, Change, Listing, Withdrawn
 from vllm_router.engines.engine import Engine, EngineId, EngineSpec, EngineState, Transition
 from vllm_router.engines.pool import Pool
+from vllm_router.engines.room import give_room
+from vllm_router.engines.settings import FleetSettings
 from vllm_router.engines.states import TRANSITIONS, Event
 from vllm_router.engines.work import Ticket
 from vllm_router.policy.balance import POLICIES
-from vllm_router.policy.health import HealthRules
-from vllm_router.policy.limit import LimitRules
 from vllm_router.policy.queue import WorkQueue
 
-
-@dataclass(frozen=True, slots=True)
-class FleetSettings:
-    """What an operator may decide about the fleet.
-
-    Attributes:
-        policy: A name in the table of policies.
-        max_windows: Windows of 30 s in service on an engine; None: learned (`auto`).
-        limit_share: The part of each engine's limit that this process may fill, above 0 and up to
-            1: 1/N for each of N worker processes.
-        max_queue_audio_s: Seconds of audio that may wait per model; None: any.
-        max_queue_wait_s: Expected or actual wait in seconds past which work is refused; None: any.
-        ageing_s: Wait in seconds after which long work may go before short work.
-        retry_share: Repeats per request of live traffic.
-        retry_floor_per_s: Repeats per second that are always allowed.
-        health: When engines are taken out.
-        limits: How the learned limits are used.
-    """
-
-    policy: str = "least-loaded"
-    max_windows: int | None = None
-    limit_share: float = 1.0
-    max_queue_audio_s: float | None = 36_000.0
-    max_queue_wait_s: float | None = 120.0
-    ageing_s: float = 30.0
-    retry_share: float = 0.2
-    retry_floor_per_s: float = 3.0
-    health: HealthRules = field(default_factory=HealthRules)
-    limits: LimitRules = field(default_factory=LimitRules)
+__all__ = ["FleetSettings", "Registry"]
 
 
 class Registry:
@@ -78,7 +48,7 @@ class Registry:
         if pool is None:
             queue: WorkQueue[Ticket] = WorkQueue(self.settings.ageing_s)
             pool = Pool(model, self._policy, queue, self._rng.random)
-            pool.fill = self.settings.limits.least_fill
+            pool.fill = pool.fill_told = self.settings.limits.first_fill
             self.pools[model] = pool
         return pool
 
@@ -195,32 +165,21 @@ class Registry:
 
     def refresh(self, engine: Engine, now: float) -> None:
         """Work out what an engine may take now, and place it in its pools."""
-        limits, health = self.settings.limits, self.settings.health
         engine.next_window_s = engine.curve.window_s(engine.load + 1.0)
-        engine.limit = limits.limit(engine.curve, self.settings.max_windows)
-        engine.cap = engine.long_cap = 0.0
-        if engine.held_for is None and self._is_open(engine, now):
-            warmth = 1.0
-            if not engine.is_warm and engine.ready_since is not None:
-                warmth = health.warmth(now - engine.ready_since)
-                engine.is_warm = warmth >= 1.0
-                if not engine.is_warm:
-                    self.wake_at(now + health.slow_start_s / 20.0, engine)
-            allowed = max(1.0, engine.limit * warmth)
-            own = max(1.0, math.ceil(allowed * self.settings.limit_share))
-            engine.cap = min(own, allowed - engine.elsewhere)
-            if engine.is_on_trial:
-                engine.cap = min(engine.cap, 1.0) if engine.in_flight == 0 else 0.0
+        is_open = engine.held_for is None and self._is_open(engine, now)
+        give_room(engine, self.settings, self._warmth(engine, now) if is_open else None)
         for pool in engine.pools:
-            if engine.cap > 0.0:
-                engine.long_limit = limits.long_limit(
-                    engine.curve, engine.limit, pool.fill, pool.half_at, pool.peak_per_s
-                )
-                share = self.settings.limit_share
-                allowed = max(1.0, engine.long_limit)
-                own = max(1.0, math.ceil(allowed * share))
-                engine.long_cap = min(engine.cap, own, allowed - engine.elsewhere)
             pool.place(engine)
+
+    def _warmth(self, engine: Engine, now: float) -> float:
+        if engine.is_warm or engine.ready_since is None:
+            return 1.0
+        health = self.settings.health
+        warmth = health.warmth(now - engine.ready_since)
+        engine.is_warm = warmth >= 1.0
+        if not engine.is_warm:
+            self.wake_at(now + health.slow_start_s / 20.0, engine)
+        return warmth
 
     def _is_open(self, engine: Engine, now: float) -> bool:
         if engine.is_on_trial and now < engine.trial_at:

@@ -49,6 +49,9 @@ class ServiceCurve:
         intercept_s: Seconds of a window that do not depend on the others.
         slope_s: Seconds that each window in service adds to all of them.
         answers: Answers learned from, with forgetting.
+        is_count_rough: The windows in service that go with the answers are partly a guess, because
+            other routers use the engine too. Then only its speed is learned, not its shape: errors
+            in the count would flatten the line.
     """
 
     __slots__ = (
@@ -61,6 +64,7 @@ class ServiceCurve:
         "_sum_tt",
         "answers",
         "intercept_s",
+        "is_count_rough",
         "slope_s",
     )
 
@@ -71,6 +75,7 @@ class ServiceCurve:
         self._sum_c = self._sum_t = self._sum_cc = self._sum_ct = self._sum_tt = 0.0
         self._since_fit = 0
         self._fitted_at: float | None = None
+        self.is_count_rough = False
 
     @property
     def peak_per_s(self) -> float:
@@ -132,7 +137,7 @@ class ServiceCurve:
         assumed = mean_t / (mean_c + half)
         noise = max(var_t - (cov * cov / var_c if var_c > 0 else 0.0), (0.1 * mean_t) ** 2)
         pull = noise / (count * (_PRIOR_SPREAD * assumed) ** 2)
-        slope = (cov + pull * assumed) / (var_c + pull)
+        slope = assumed if self.is_count_rough else (cov + pull * assumed) / (var_c + pull)
         least = mean_t / (mean_c + _MOST_HALF_AT)
         most = mean_t / (mean_c + _LEAST_HALF_AT)
         self.slope_s = min(max(slope, least), most)

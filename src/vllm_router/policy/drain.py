@@ -4,6 +4,8 @@ import math
 
 # Long enough to average over the answers of a few files, short enough to be the present.
 _MEMORY_S = 5.0
+# Finer steps would only cost time.
+_GRAIN_S = 0.1
 
 
 class DrainRate:
@@ -20,7 +22,7 @@ class DrainRate:
         """Count windows that are done."""
         if self._since is None:
             self._since = self._at = now
-        elif now > self._at:
+        elif now - self._at > _GRAIN_S:
             self._sum *= math.exp((self._at - now) / _MEMORY_S)
             self._at = now
         self._sum += windows

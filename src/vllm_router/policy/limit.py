@@ -2,12 +2,13 @@
 
 Two numbers per engine. The limit is where its throughput stops rising, by its learned curve: short
 work may go up to it. Long work may go up to a lower one, and how much lower moves with the load:
-little long work waiting leaves every engine quick, much of it fills the engines up to where they
+while little long work waits, engines are left quick; when much waits, they are filled to where they
 are most productive.
 
 Refuses to know: queues and engines; only a curve and a few sums.
 """
 
+import math
 from dataclasses import dataclass
 
 from vllm_router.policy.curve import ServiceCurve
@@ -17,26 +18,40 @@ from vllm_router.policy.curve import ServiceCurve
 class LimitRules:
     """The constants, each a ratio, so that they hold for any speed of engine and any time scale.
 
+    The fill is up to how many times `half_at` long work may fill an engine. `first_fill` to `pace`
+    were chosen with benchmarks/simulate.py on other seeds than its tables show.
+
     Attributes:
         elasticity: The throughput has stopped rising where one percent more windows in service
-            bring this many percent more windows per second. At 0.08 an H200 with large-v3 (peak 34,
-            half at 11.6) has 133 windows in service and gives 92 % of all it could.
+            bring this many percent more windows per second. At 0.06 an H200 with large-v3 (peak 34,
+            half at 11.6) has 182 windows in service and gives 94 % of all it could.
         least_limit: Windows that any engine may have: one being answered, one on its way.
         most_limit: vLLM takes 256 sequences at a time by default (`--max-num-seqs`).
         kept_for_short: Part of the limit that long work never takes.
-        least_fill: Long work may always fill an engine up to so many times `half_at`.
-        fill_per_wait: How much more it may for each base latency (`half_at / peak`) that the long
-            work waiting would take the fleet to do.
+        least_fill: Where the fill ends on an idle fleet: two thirds of the peak.
+        first_fill: Where it begins before any load has been seen.
+        most_fill: Where it ends under more load than the fleet can carry.
+        wait_per_service: The wait of long work that is aimed at, over the time a window takes, at
+            the first fill. It grows with the square of the fill: the more a further window would
+            cost short requests, the longer long work waits before it is allowed one.
+        pace: How fast the fill moves, relative, per base latency (`half_at / peak`). At 0.003 it
+            doubles in a minute or so on an H200: jumping with each file that comes would make short
+            requests pay for all of them.
+        longest_step: Base latencies that a single move may stand for.
         evenness: Long work on one engine may take up to so many times what it takes on the others;
             a file is done only when its last piece is.
     """
 
-    elasticity: float = 0.08
+    elasticity: float = 0.06
     least_limit: float = 2.0
     most_limit: float = 256.0
     kept_for_short: float = 0.125
     least_fill: float = 2.0
-    fill_per_wait: float = 0.9
+    first_fill: float = 5.0
+    most_fill: float = 14.0
+    wait_per_service: float = 0.27
+    pace: float = 0.003
+    longest_step: float = 30.0
     evenness: float = 1.25
 
     def limit(self, curve: ServiceCurve, fixed: int | None) -> float:
@@ -45,19 +60,20 @@ class LimitRules:
             return float(fixed)
         return min(max(curve.limit_at(self.elasticity), self.least_limit), self.most_limit)
 
-    def fill(self, waiting_windows: int, half_at: float, peak_per_s: float) -> float:
-        """Return up to how many times `half_at` long work may fill the engines.
+    def fill(self, fill: float, waiting: float, passed: float) -> float:
+        """Return up to how many times `half_at` long work may fill the engines from now on.
 
         Args:
-            waiting_windows: Windows of long work waiting.
-            half_at: Sum over the engines in service.
-            peak_per_s: Sum over the engines in service.
+            fill: What held until now.
+            waiting: Windows of long work waiting, over the sum of `half_at` of the engines.
+            passed: Time since the last call, in base latencies of the fleet.
         """
-        most = 1.0 / self.elasticity
-        if peak_per_s <= 0.0 or half_at <= 0.0:
-            return self.least_fill
-        # Seconds to work them off, over half_at / peak: the peak cancels out.
-        return min(most, self.least_fill + self.fill_per_wait * waiting_windows / half_at)
+        # The wait over what a window takes at this fill: both are a number of base latencies.
+        wait = waiting / fill
+        aim = self.wait_per_service * (fill / self.first_fill) ** 2
+        error = max(-1.0, min(2.0, wait / aim - 1.0))
+        step = self.pace * min(passed, self.longest_step) * error
+        return float(min(max(fill * math.exp(step), self.least_fill), self.most_fill))
 
     def long_limit(
         self, curve: ServiceCurve, limit: float, fill: float, half_at: float, peak_per_s: float

@@ -35,7 +35,8 @@ class RetryBudget:
 
     def earn(self, now: float) -> None:
         """Count a request."""
-        self.grant(self._share, now)
+        self._forget(now)
+        self._left += self._share
 
     def grant(self, repeats: float, now: float) -> None:
         """Allow so many further repeats."""
@@ -51,6 +52,7 @@ class RetryBudget:
         return True
 
     def _forget(self, now: float) -> None:
-        if now > self._at:
+        # Finer steps than a tenth of a second would only cost time.
+        if now - self._at > 0.1:
             self._left *= math.exp((self._at - now) / _MEMORY_S)
             self._at = now

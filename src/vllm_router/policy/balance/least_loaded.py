@@ -1,7 +1,7 @@
 """Least expected finish: the engine on which one more window would be done first.
 
 An engine's outstanding windows over its learned speed; a slow GPU with little to do loses against a
-fast one with more. Long work is packed, so that some engines stay quick.
+fast one with more.
 """
 
 from vllm_router.policy.balance.view import Load, Policy
@@ -12,4 +12,4 @@ def rank(engine: Load) -> float:
     return engine.next_window_s
 
 
-POLICY = Policy("least-loaded", rank, packs_long=True)
+POLICY = Policy("least-loaded", rank)

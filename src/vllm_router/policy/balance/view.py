@@ -80,12 +80,8 @@ class Policy:
         name: As given to `--routing-logic`.
         rank: Orders the engines; the lowest is the best.
         choose: Picks an engine for a piece of work, given its session key or None.
-        packs_long: Whether pieces of long audio fill the engines one after the other, up to the
-            part of their limit that long work may take, instead of being chosen for like short
-            work. The engines further down then stay quick for short requests.
     """
 
     name: str
     rank: Rank
     choose: Choose = first_in_order
-    packs_long: bool = False

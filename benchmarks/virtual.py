@@ -1,0 +1,337 @@
+"""Engines and routers in virtual time: an event queue, processor sharing, and the router's own fleet.
+
+A simulated engine serves all its windows at once, each at an equal share of
+`peak * c / (c + half_at)` windows per second. One number, the progress, tells how far every window
+has come, so that an engine with a thousand windows costs no more per event than one with two.
+"""
+
+import heapq
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import Protocol
+
+from vllm_router.engines.changes import Listing
+from vllm_router.engines.engine import EngineId, EngineSpec
+from vllm_router.engines.fleet import Fleet
+from vllm_router.engines.registry import FleetSettings
+from vllm_router.engines.work import (
+    Charge,
+    Outcome,
+    OutcomeKind,
+    QueueFull,
+    Ticket,
+    Urgency,
+    windows_of,
+)
+from vllm_router.wire.exposition import EngineStats
+
+
+class Clock:
+    """Virtual time: calls things at their time, in order."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._count = itertools.count()
+
+    def at(self, when: float, what: Callable[[], None]) -> None:
+        """Have something happen later."""
+        heapq.heappush(self._events, (when, next(self._count), what))
+
+    def run(self, until: float) -> None:
+        """Let time pass."""
+        events = self._events
+        while events and events[0][0] <= until:
+            when, _, what = heapq.heappop(events)
+            self.now = when
+            what()
+        self.now = until
+
+
+@dataclass(slots=True)
+class Job:
+    """Windows of one attempt on one engine."""
+
+    left: int
+    done: Callable[[OutcomeKind], None]
+
+
+class SimEngine:
+    """A GPU.
+
+    Args:
+        clock: The time.
+        peak: Windows per second with very many in service.
+        half_at: Windows in service at which half of that is reached.
+        most: Windows in service at most; further ones wait inside, as in vLLM.
+    """
+
+    def __init__(
+        self, clock: Clock, peak: float = 34.0, half_at: float = 11.6, most: int = 100000
+    ) -> None:
+        self.peak, self.half_at, self.most = peak, half_at, most
+        self.is_broken = False
+        self.running = 0
+        self.waiting: list[tuple[float, Job]] = []
+        self.window_s = 0.0
+        self.finished = 0
+        self._clock = clock
+        self._progress = 0.0
+        self._at = 0.0
+        self._ends: list[tuple[float, int, Job]] = []
+        self._count = itertools.count()
+        self._planned = 0
+
+    @property
+    def load(self) -> int:
+        """Windows in service or waiting inside."""
+        return self.running + len(self.waiting)
+
+    def take(self, works: list[float], done: Callable[[OutcomeKind], None]) -> None:
+        """Serve windows of the given work each; `done` is called when the last one ends."""
+        if self.is_broken:
+            self._clock.at(self._clock.now + 0.002, lambda: done(OutcomeKind.BAD_STATUS))
+            return
+        self._advance()
+        job = Job(len(works), done)
+        self.waiting.extend((work, job) for work in works)
+        self._plan()
+
+    def set_speed(self, peak: float) -> None:
+        """Become slower or faster from now on."""
+        self._advance()
+        self.peak = peak
+        self._plan()
+
+    def _advance(self) -> None:
+        now = self._clock.now
+        if self.running:
+            self._progress += (now - self._at) * self.peak / (self.running + self.half_at)
+            self.window_s += self.running * (now - self._at)
+        self._at = now
+
+    def _plan(self) -> None:
+        while self.waiting and self.running < self.most:
+            work, job = self.waiting.pop(0)
+            self.running += 1
+            heapq.heappush(self._ends, (self._progress + work, next(self._count), job))
+        self._planned += 1
+        if self._ends:
+            planned = self._planned
+            rate = self.peak / (self.running + self.half_at)
+            delay = max(0.0, (self._ends[0][0] - self._progress) / rate)
+            self._clock.at(self._clock.now + delay, lambda: self._end(planned))
+
+    def _end(self, planned: int) -> None:
+        if planned != self._planned:
+            return
+        self._advance()
+        over = []
+        while self._ends and self._ends[0][0] <= self._progress + 1e-9:
+            _, _, job = heapq.heappop(self._ends)
+            self.running -= 1
+            self.finished += 1
+            job.left -= 1
+            if not job.left:
+                over.append(job)
+        self._plan()
+        for job in over:
+            job.done(OutcomeKind.OK)
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One upload and what became of it."""
+
+    at: float
+    audio_s: float
+    works: list[float]
+    done_at: float | None = None
+    is_failed: bool = False
+    is_refused: bool = False
+    left: int = 0
+    attempts: int = 0
+
+    @property
+    def latency_s(self) -> float | None:
+        """Seconds from upload to answer; None if there was no answer."""
+        return None if self.done_at is None or self.is_failed else self.done_at - self.at
+
+
+class Router(Protocol):
+    """What takes requests and sends them to engines."""
+
+    def take(self, request: Request) -> None:
+        """Take a request now."""
+        ...
+
+
+class DirectRouter:
+    """No queue: each request goes at once, whole, to the engine that a rule picks.
+
+    Args:
+        clock: The time.
+        engines: All of them.
+        rule: "round robin", "fewest requests" or "fewest windows".
+        rng: Breaks ties.
+    """
+
+    def __init__(self, clock: Clock, engines: list[SimEngine], rule: str, rng: Random) -> None:
+        self._clock, self._engines, self._rule, self._rng = clock, engines, rule, rng
+        self._turn = itertools.cycle(range(len(engines)))
+        self._requests = [0] * len(engines)
+        self._windows = [0] * len(engines)
+
+    def take(self, request: Request) -> None:
+        """Send a request on."""
+        if self._rule == "round robin":
+            chosen = next(self._turn)
+        else:
+            loads = self._requests if self._rule == "fewest requests" else self._windows
+            least = min(loads)
+            chosen = self._rng.choice([n for n, load in enumerate(loads) if load == least])
+        self._requests[chosen] += 1
+        self._windows[chosen] += len(request.works)
+
+        def done(kind: OutcomeKind) -> None:
+            self._requests[chosen] -= 1
+            self._windows[chosen] -= len(request.works)
+            request.done_at = self._clock.now
+            request.is_failed = kind is not OutcomeKind.OK
+
+        self._engines[chosen].take(request.works, done)
+
+
+class FleetRouter:
+    """This project's fleet, driven as the real router drives it, but in virtual time.
+
+    Args:
+        clock: The time.
+        engines: All of them.
+        settings: The fleet's.
+        rng: The fleet's.
+        splits: Long audio goes in pieces of one window; otherwise each upload goes whole.
+        scrape_s: Interval of scrapes; None: none.
+        probe_s: Interval of probes.
+        short_s: Audio up to so many seconds is short work.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        engines: list[SimEngine],
+        settings: FleetSettings,
+        rng: Random,
+        *,
+        splits: bool = True,
+        scrape_s: float | None = None,
+        probe_s: float = 10.0,
+        short_s: float = 30.0,
+    ) -> None:
+        self.fleet = Fleet(settings, rng)
+        self._clock, self._splits, self._short_s = clock, splits, short_s
+        self._engines = {EngineId(f"http://engine-{n}"): each for n, each in enumerate(engines)}
+        specs = tuple(EngineSpec(each, str(each), ("whisper",)) for each in self._engines)
+        self.fleet.apply(Listing(specs), clock.now)
+        self._waiting: dict[int, tuple[Request, list[float]]] = {}
+        self._woken_at: float | None = None
+        self._probe(probe_s)
+        if scrape_s is not None:
+            # Not all routers at the same moment.
+            clock.at(clock.now + rng.random() * scrape_s, lambda: self._scrape(scrape_s))
+
+    def take(self, request: Request) -> None:
+        """Queue a request, whole or in pieces."""
+        urgency = Urgency.SHORT if request.audio_s <= self._short_s else Urgency.LONG
+        if self._splits and urgency is Urgency.LONG:
+            parts = [[work] for work in request.works]
+        else:
+            parts = [request.works]
+        request.left = len(parts)
+        now = self._clock.now
+        audio_s = request.audio_s / len(parts)
+        whole = Ticket("", "whisper", request.audio_s, windows_of(request.audio_s), urgency, now)
+        try:
+            self.fleet.admit(whole, now)
+        except QueueFull:
+            request.is_refused = request.is_failed = True
+            return
+        for works in parts:
+            ticket = Ticket(
+                "", "whisper", audio_s, len(works), urgency, now, is_admitted=len(parts) > 1
+            )
+            self._submit(ticket, request, works)
+        self._assign()
+
+    def _submit(self, ticket: Ticket, request: Request, works: list[float]) -> None:
+        self._waiting[id(ticket)] = (request, works)
+        try:
+            self.fleet.submit(ticket, self._clock.now)
+        except QueueFull:
+            del self._waiting[id(ticket)]
+            request.is_refused = request.is_failed = True
+
+    def _assign(self) -> None:
+        now = self._clock.now
+        for assignment in self.fleet.assign(now):
+            request, works = self._waiting.pop(id(assignment.ticket))
+            if assignment.charge is None:
+                request.is_failed = True
+                self._part_done(request)
+            else:
+                self._send(assignment.charge, request, works)
+        wakeup = self.fleet.next_wakeup(now)
+        if wakeup is not None and (self._woken_at is None or wakeup < self._woken_at):
+            self._woken_at = max(wakeup, now)
+            self._clock.at(self._woken_at, self._wake)
+
+    def _wake(self) -> None:
+        if self._woken_at is not None and self._clock.now >= self._woken_at:
+            self._woken_at = None
+            self._assign()
+
+    def _send(self, charge: Charge, request: Request, works: list[float]) -> None:
+        def done(kind: OutcomeKind) -> None:
+            now = self._clock.now
+            self.fleet.finish(charge, Outcome(kind), now)
+            ticket = charge.ticket
+            if kind is OutcomeKind.OK:
+                self._part_done(request)
+            else:
+                ticket.excluded.add(charge.engine_id)
+                if len(ticket.excluded) < 3 and self.fleet.may_retry(now):
+                    self._submit(ticket, request, works)
+                else:
+                    request.is_failed = True
+                    self._part_done(request)
+            self._assign()
+
+        request.attempts += 1
+        self._engines[charge.engine_id].take(works, done)
+
+    def _part_done(self, request: Request) -> None:
+        request.left -= 1
+        if not request.left:
+            request.done_at = self._clock.now
+
+    def _probe(self, every_s: float) -> None:
+        for engine_id, engine in self._engines.items():
+            self.fleet.observe_probe(
+                engine_id,
+                not engine.is_broken,
+                (1 + engine.half_at) / engine.peak,
+                "broken" if engine.is_broken else None,
+                False,
+                self._clock.now,
+            )
+        self._assign()
+        self._clock.at(self._clock.now + every_s, lambda: self._probe(every_s))
+
+    def _scrape(self, every_s: float) -> None:
+        for engine_id, engine in self._engines.items():
+            stats = EngineStats(float(engine.running), float(len(engine.waiting)))
+            self.fleet.observe_stats(engine_id, stats, self._clock.now)
+        self._assign()
+        self._clock.at(self._clock.now + every_s, lambda: self._scrape(every_s))

@@ -1,0 +1,59 @@
+"""What other routers have on the engines, without asking them.
+
+A scrape shows what runs and waits in an engine at one moment; what is not this router's own is the
+others'. A window takes a second or two and scrapes come every ten, so one scrape is soon of no use;
+the mean over several is. It is half the engine's own mean, which shows load that is always there,
+and half the fleet's, which has seen more scrapes and to which routers that balance return.
+
+Each router also learns what part of the work in the engines is its own, and keeps its long work to
+that part of every engine: three routers that each believe an engine half free fill it thrice.
+"""
+
+from vllm_router.engines.engine import Engine
+
+# The means are over so many scrapes of an engine.
+_SCRAPES = 5.0
+# Fewer windows on an engine than this are no other router but requests coming and going.
+_LEAST = 1.0
+# Room over one's part, so that it can grow when the others' work ends.
+_SLACK = 1.2
+# The part that a router may always take, or one that has been idle would never get in.
+_LEAST_PART = 0.25
+
+
+def scraped(engine: Engine, windows: float) -> None:
+    """Note how many windows a scrape shows on an engine, this router's own included."""
+    others = max(0.0, windows - engine.windows_in_flight)
+    engine.scrapes += 1
+    engine.others += (others - engine.others) / min(engine.scrapes, _SCRAPES)
+    speed = engine.curve.peak_per_s
+    usual = own = 0.0
+    for pool in engine.pools:
+        pool.scrapes += 1
+        weight = 1.0 / min(pool.scrapes, _SCRAPES * len(pool.members))
+        pool.others += weight * (others / speed - pool.others)
+        pool.own += weight * (engine.windows_in_flight / speed - pool.own)
+        usual, own = max(usual, pool.others * speed), max(own, pool.own * speed)
+    _set(engine, 0.5 * (usual + engine.others))
+    if engine.elsewhere:
+        engine.part = min(1.0, max(_LEAST_PART, _SLACK * own / (own + usual)))
+    else:
+        engine.part = 1.0
+
+
+def forget(engine: Engine) -> None:
+    """Assume nothing of an engine that cannot be scraped."""
+    engine.scrapes = 0
+    engine.others = 0.0
+    engine.part = 1.0
+    _set(engine, 0.0)
+
+
+def _set(engine: Engine, windows: float) -> None:
+    if windows < _LEAST:
+        windows = 0.0
+    before = engine.load
+    engine.elsewhere = windows
+    engine.load = engine.windows_in_flight + windows
+    for pool in engine.pools:
+        pool.load += engine.load - before

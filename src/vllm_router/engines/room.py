@@ -1,0 +1,42 @@
+"""How much an engine may take now: its limit, less what keeps others and short work their part."""
+
+import math
+
+from vllm_router.engines.engine import Engine
+from vllm_router.engines.settings import FleetSettings
+
+
+def give_room(engine: Engine, settings: FleetSettings, warmth: float | None) -> None:
+    """Set an engine's limits and caps.
+
+    Args:
+        engine: The engine.
+        settings: What the operator decided.
+        warmth: The part of its limit that it has grown to; None: it takes nothing at present.
+    """
+    limits = settings.limits
+    engine.limit = limits.limit(engine.curve, settings.max_windows)
+    engine.cap = engine.long_cap = 0.0
+    if warmth is None:
+        return
+    if engine.is_on_trial:
+        engine.cap = engine.long_cap = 1.0 if engine.in_flight == 0 else 0.0
+        return
+    limit = max(1.0, engine.limit * warmth)
+    # Short work takes what the others leave, and its part of the engine in any case.
+    free = max(limit - engine.elsewhere, engine.part * limit)
+    engine.cap = max(1.0, min(math.ceil(limit * settings.limit_share), free))
+    engine.long_limit = (
+        min(
+            limits.long_limit(engine.curve, engine.limit, pool.fill, pool.half_at, pool.peak_per_s)
+            for pool in engine.pools
+        )
+        if engine.pools
+        else 1.0
+    )
+    long = engine.long_limit
+    if engine.elsewhere > 0.0:
+        # Long work comes in bursts of many pieces, and a scrape is too old to see another router's
+        # burst: each keeps to its part.
+        long = max(engine.part * long, 0.5 * (long - engine.elsewhere))
+    engine.long_cap = min(engine.cap, max(1.0, math.ceil(long * settings.limit_share)))

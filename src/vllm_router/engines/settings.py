@@ -1,0 +1,36 @@
+"""What an operator may decide about the fleet."""
+
+from dataclasses import dataclass, field
+
+from vllm_router.policy.health import HealthRules
+from vllm_router.policy.limit import LimitRules
+
+
+@dataclass(frozen=True, slots=True)
+class FleetSettings:
+    """The fleet's settings.
+
+    Attributes:
+        policy: A name in the table of policies.
+        max_windows: Windows of 30 s in service on an engine; None: learned (`auto`).
+        limit_share: The part of each engine's limit that this process may fill, above 0 and up to
+            1: 1/N for each of N worker processes.
+        max_queue_audio_s: Seconds of audio that may wait per model; None: any.
+        max_queue_wait_s: Expected or actual wait in seconds past which work is refused; None: any.
+        ageing_s: Wait in seconds after which long work may go before short work.
+        retry_share: Repeats per request of live traffic.
+        retry_floor_per_s: Repeats per second that are always allowed.
+        health: When engines are taken out.
+        limits: How the learned limits are used.
+    """
+
+    policy: str = "least-loaded"
+    max_windows: int | None = None
+    limit_share: float = 1.0
+    max_queue_audio_s: float | None = 36_000.0
+    max_queue_wait_s: float | None = 120.0
+    ageing_s: float = 30.0
+    retry_share: float = 0.2
+    retry_floor_per_s: float = 3.0
+    health: HealthRules = field(default_factory=HealthRules)
+    limits: LimitRules = field(default_factory=LimitRules)
