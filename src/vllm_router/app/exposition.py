@@ -23,6 +23,7 @@ _SHARED = frozenset(
         "vllm_router_queue_oldest_wait_seconds",
         "vllm_router_discovery_last_sync_age_seconds",
         "vllm_router_draining",
+        "vllm_router_ready_engines",
         "process_max_fds",
         "process_start_time_seconds",
     }

@@ -109,6 +109,18 @@ class StateCollector:
                 if engine.stats.cache_usage is not None:
                     cache.add_metric(name, engine.stats.cache_usage)
         yield from (in_flight, audio, windows, limit, state, running, waiting, cache)
+        yield self._ready()
+
+    def _ready(self) -> Metric:
+        counts = dict.fromkeys(self._fleet.models(), 0)
+        for engine in self._fleet.engines():
+            if engine.state is EngineState.READY:
+                for model in engine.models:
+                    counts[model] = counts.get(model, 0) + 1
+        ready = _gauge("ready_engines", "Engines that are ready for a model.", ["model"])
+        for model, count in counts.items():
+            ready.add_metric([model], count)
+        return ready
 
     def _queues(self) -> Iterator[Metric]:
         label = ["model", "urgency"]
