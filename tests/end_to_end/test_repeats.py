@@ -1,0 +1,205 @@
+"""What one engine fails at goes to another, as long as the client has seen nothing."""
+
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+from tests.routers import MODEL, RunningRouter, field, file, running_router, until
+
+from vllm_router.local.serving import SimulatedHandle, serve_simulated
+from vllm_router.wire.wav import silence
+
+
+@pytest.fixture
+async def engines() -> AsyncIterator[list[SimulatedHandle]]:
+    async with (
+        serve_simulated(MODEL, time_scale=1000) as a,
+        serve_simulated(MODEL, time_scale=1000) as b,
+        serve_simulated(MODEL, time_scale=1000) as c,
+        serve_simulated(MODEL, time_scale=1000) as d,
+    ):
+        yield [a, b, c, d]
+
+
+@pytest.fixture
+async def router(engines: list[SimulatedHandle]) -> AsyncIterator[RunningRouter]:
+    async with running_router(*engines, routing_logic="roundrobin") as router:
+        yield router
+
+
+def tried(engines: list[SimulatedHandle]) -> int:
+    return sum(len(engine.log.audio()) for engine in engines)
+
+
+async def attempts(router: RunningRouter, outcome: str) -> float:
+    metrics = await router.metrics()
+    return sum(
+        value
+        for name, value in metrics.items()
+        if name.startswith("vllm_router_attempts_total") and f'outcome="{outcome}"' in name
+    )
+
+
+@pytest.mark.parametrize(
+    ("fault", "outcome"),
+    [
+        ({"reset_upload_at": 0}, "reset"),
+        ({"reset_upload_at": 1000}, "reset"),
+        ({"cut_answer_at": 0}, "reset"),
+        ({"cut_answer_at": 10}, "reset"),
+        ({"cut_answer_at": 150, "cut_by": "close"}, "reset"),
+        ({"garbage": True}, "reset"),
+        ({"status": 502}, "bad_status"),
+        ({"status": 503}, "bad_status"),
+        ({"status": 504}, "bad_status"),
+    ],
+)
+async def test_another_engine_takes_what_one_fails_at(
+    router: RunningRouter,
+    engines: list[SimulatedHandle],
+    fault: dict[str, object],
+    outcome: str,
+) -> None:
+    for bad in engines[:2]:
+        await bad.order(**fault)
+    answers = [await router.upload() for _ in range(4)]
+    assert [answer.status_code for answer in answers] == [200] * 4
+    good = {engine.url for engine in engines[2:]}
+    assert {answer.headers["x-engine-id"] for answer in answers} <= good
+    assert await attempts(router, outcome) > 0
+    assert (await router.metrics())["vllm_router_retries_total"] > 0
+
+
+async def test_another_engine_takes_what_one_refuses(engines: list[SimulatedHandle]) -> None:
+    settings = {"routing_logic": "roundrobin", "static_backend_health_check_interval": 3600}
+    async with running_router(*engines, **settings) as router:
+        for bad in engines[:2]:
+            await bad.order(refuse=True)
+        answers = [await router.upload() for _ in range(4)]
+        assert [answer.status_code for answer in answers] == [200] * 4
+        assert await attempts(router, "unreachable") > 0
+
+
+async def test_three_engines_are_tried_and_no_fourth(
+    router: RunningRouter, engines: list[SimulatedHandle]
+) -> None:
+    for bad in engines:
+        await bad.order(status=503)
+    answer = await router.upload()
+    assert answer.status_code == 502
+    assert tried(engines) == 3
+
+
+async def test_a_refusal_is_not_repeated(
+    router: RunningRouter, engines: list[SimulatedHandle]
+) -> None:
+    for engine in engines:
+        await engine.order(status=400)
+    answer = await router.upload()
+    assert answer.status_code == 400
+    assert tried(engines) == 1
+
+
+async def test_a_500_is_tried_once_elsewhere(
+    router: RunningRouter, engines: list[SimulatedHandle]
+) -> None:
+    for bad in engines[:3]:
+        await bad.order(status=500, times=1)
+    answers = [await router.upload() for _ in range(4)]
+    assert 200 in {answer.status_code for answer in answers}
+    assert await attempts(router, "undecided") > 0
+
+
+async def test_a_second_500_is_shown_and_no_engine_blamed(
+    router: RunningRouter, engines: list[SimulatedHandle]
+) -> None:
+    for engine in engines:
+        await engine.order(poison="a poisonous upload")
+    for _ in range(4):
+        answer = await router.upload(field("model", MODEL), file(b"a poisonous upload"))
+        assert answer.status_code == 500
+        assert answer.json()["error"]["message"] == "a fault was ordered"
+    assert tried(engines) == 8
+    assert {view["state"] for view in await router.engines()} == {"ready"}
+    assert (await router.upload()).status_code == 200
+
+
+async def test_an_engine_that_alone_says_500_is_taken_out(
+    router: RunningRouter, engines: list[SimulatedHandle]
+) -> None:
+    await engines[0].order(status=500)
+    for _ in range(16):
+        assert (await router.upload()).status_code == 200
+    views = {view["engine_id"]: view["state"] for view in await router.engines()}
+    assert views[engines[0].url] == "ejected"
+
+
+async def test_no_repeat_after_the_first_byte(engines: list[SimulatedHandle]) -> None:
+    """A stream that has begun cannot begin anew: it ends with an error event."""
+    async with running_router(engines[0], engines[1]) as router:
+        for engine in engines[:2]:
+            # Past the head and the first event.
+            await engine.order(cut_answer_at=700)
+        parts = [field("model", MODEL), field("stream", "true"), file(silence(1.0))]
+        answer = await router.upload(*parts)
+        assert answer.status_code == 200
+        last = answer.text.strip().splitlines()[-1]
+        assert '"error"' in last
+        assert tried(engines) == 1
+
+
+async def test_an_answer_cut_off_is_cut_off_for_the_client_too(
+    engines: list[SimulatedHandle],
+) -> None:
+    """The engine's own stream passed on raw says in its last event that it is not whole."""
+    async with running_router(engines[0]) as router:
+        await engines[0].order(cut_answer_at=700)
+        parts = [field("model", MODEL), field("stream", "true"), file(silence(1.0))]
+        answer = await router.upload(*parts, X_Stream_Format="vllm")
+        assert '"code": "engine_failed"' in answer.text or '"code":"engine_failed"' in answer.text
+        assert "[DONE]" not in answer.text
+
+
+async def test_three_strikes_by_live_traffic_take_an_engine_out_and_one_good_answer_brings_it_back(
+    engines: list[SimulatedHandle],
+) -> None:
+    async with running_router(*engines[:3], routing_logic="roundrobin") as router:
+        bad = engines[0]
+        await bad.order(status=503)
+        for _ in range(9):
+            assert (await router.upload()).status_code == 200
+        states = {view["engine_id"]: view["state"] for view in await router.engines()}
+        assert states[bad.url] == "ejected"
+        assert (await router.metrics())[f'vllm_router_ejections_total{{engine="{bad.url}"}}'] == 1
+        await bad.restart()
+        fleet = router.router.dispatcher.fleet
+        await until(lambda: all(e.state.value == "ready" for e in fleet.engines()))
+
+
+async def test_a_pooled_connection_that_the_engine_has_left_is_no_failure(
+    engines: list[SimulatedHandle],
+) -> None:
+    async with (
+        serve_simulated(MODEL, time_scale=1000, keep_alive_s=0.05) as engine,
+        running_router(engine) as router,
+    ):
+        for _ in range(5):
+            assert (await router.upload()).status_code == 200
+            await until(lambda: engine.open_connections == 0)
+        assert await attempts(router, "reset") == 0
+        assert await attempts(router, "ok") == 5
+
+
+async def test_an_upload_on_disk_can_be_repeated_too(
+    engines: list[SimulatedHandle],
+) -> None:
+    async with running_router(*engines[:2], spool_memory_mb=1) as router:
+        for engine in engines[:2]:
+            await engine.order(status=503, times=1)
+        answer: httpx.Response = await router.upload(
+            field("model", MODEL), file(silence(50.0)), field("tail", "end")
+        )
+        assert answer.status_code in (200, 502)
+        logged = [one for engine in engines[:2] for one in engine.log.audio()]
+        assert len(logged) == 2
+        assert len({one.file.sha256 for one in logged if one.file}) == 1
