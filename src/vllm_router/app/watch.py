@@ -15,7 +15,7 @@ from random import Random
 
 from vllm_router.app.metrics import RouterMetrics
 from vllm_router.engines.engine import Engine, EngineId, EngineState, Transition
-from vllm_router.outbound.http1 import CallFailed
+from vllm_router.outbound.http1 import CallFailed, CallTimedOut
 from vllm_router.outbound.probe import EngineInquiry, Probe
 from vllm_router.proxy.dispatch import Dispatcher
 
@@ -154,7 +154,7 @@ class EngineWatch:
             try:
                 models = await self._inquiry.models(url)
             except CallFailed as e:
-                return Probe(str(e))
+                return Probe(str(e), is_timeout=isinstance(e, CallTimedOut))
             self._fleet.observe_models(engine.engine_id, models, self._now())
         if not self._settings.by_transcribing:
             return await self._inquiry.health(url)
