@@ -26,7 +26,6 @@ def build_routes(operations: Operations, root_path: str = "") -> FastAPI:
         title="Whisper router",
         version=__version__,
         description="One OpenAI-compatible audio address in front of a fleet of Whisper engines.",
-        root_path=root_path,
     )
     _handle_errors(app)
     _add_models(app, operations)
