@@ -47,6 +47,18 @@ def test_half_a_file_is_cut_short(kind: str, audio_folder: Path) -> None:
     assert "cut short" in trouble
 
 
+def test_an_ogg_cut_inside_its_last_page_header_is_cut_short(audio_folder: Path) -> None:
+    data = make_kind(audio_folder, "opus", 3.3).read_bytes()
+    trouble = trouble_of(data[: data.rfind(b"OggS") + 10])
+    assert trouble is not None
+    assert "cut short" in trouble
+
+
+def test_a_head_that_ends_inside_a_count_shows_nothing() -> None:
+    frame = b"\xff\xf3\x14\xc4" + bytes(9) + b"Xing\0\0\0\x03\0\0\0"
+    assert audio_trouble(frame + b"\xff\xf3\x14\xc4", 1000) is None
+
+
 @pytest.mark.parametrize(
     ("at", "value", "words"),
     [

@@ -108,8 +108,7 @@ def _is_cut_short(kind: str, head: bytes, size_bytes: int, tail: bytes) -> bool:
             whole = matroska.segment(head)
             return whole is not None and whole[2] is not None and whole[2] > size_bytes
         case "ogg":
-            last = tail.rfind(ogg.MAGIC)
-            return last >= 0 and ogg.page_end(tail, last) > len(tail)
+            return _ogg_is_cut_short(tail)
         case "mp3":
             found = mpeg.first_frame(head, mpeg.id3_end(head))
             if found is None:
@@ -118,6 +117,14 @@ def _is_cut_short(kind: str, head: bytes, size_bytes: int, tail: bytes) -> bool:
             return stated is not None and found[0] + stated > size_bytes + mpeg.LONGEST_FRAME
         case _:
             return False
+
+
+def _ogg_is_cut_short(tail: bytes) -> bool:
+    last = tail.rfind(ogg.MAGIC)
+    try:
+        return last >= 0 and ogg.page_end(tail, last) > len(tail)
+    except struct.error:
+        return True
 
 
 def _mp4_is_cut_short(head: bytes, size_bytes: int) -> bool:
