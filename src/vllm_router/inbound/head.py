@@ -7,7 +7,7 @@ from.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import unquote_to_bytes
 
 import httptools
@@ -16,6 +16,9 @@ import httptools
 MAX_HEAD_BYTES = 32 * 1024
 #: Apache's default; no client of an audio API comes near.
 MAX_HEADERS = 100
+
+#: What decides where a request ends, and where it goes.
+_FRAMING = frozenset({b"connection", b"content-length", b"host", b"transfer-encoding"})
 
 
 class BadHead(ValueError):
@@ -47,13 +50,14 @@ class RequestHead:
     is_chunked: bool
     is_keep_alive: bool
     http_version: str
+    _first: dict[bytes, bytes] | None = field(default=None, init=False, repr=False, compare=False)
 
     def header(self, name: bytes) -> bytes | None:
         """Return the first header of that lower-case name."""
-        for key, value in self.headers:
-            if key == name:
-                return value
-        return None
+        first = self._first
+        if first is None:
+            first = self._first = dict(reversed(self.headers))
+        return first.get(name)
 
     @property
     def has_body(self) -> bool:
@@ -141,6 +145,8 @@ def _framing(headers: list[tuple[bytes, bytes]], version: str) -> tuple[int | No
     is_keep_alive = version == "1.1"
     hosts = 0
     for name, value in headers:
+        if name not in _FRAMING:
+            continue
         if name == b"content-length":
             if length is not None or not value.isdigit() or len(value) > 18:
                 raise BadHead("the request's Content-Length is not one plain number")

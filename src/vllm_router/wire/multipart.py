@@ -165,6 +165,7 @@ class FormReader:
         "_offset",
         "_part",
         "_parts",
+        "_shift",
         "_state",
     )
 
@@ -175,6 +176,7 @@ class FormReader:
         self._carry = b"\r\n"
         self._state = _CONTENT
         self._offset = 0
+        self._shift = 0
         self._head = bytearray()
         self._kept: bytearray | None = None
         self._part: tuple[str, str | None, bytes | None, int] | None = None
@@ -193,19 +195,19 @@ class FormReader:
         Raises:
             BadForm: The body breaks the rules or a bound.
         """
+        self._shift = self._offset - start
+        self._offset += end - start
         at = start
         while at < end:
             state = self._state
             if state is _CONTENT:
-                taken = self._content(data, at, end)
-            elif state is _HEAD:
-                taken = self._part_head(data, at, end)
+                at = self._content(data, at, end)
             elif state is _BOUNDARY:
-                taken = self._behind_boundary(data, at, end)
+                at = self._behind_boundary(data, at, end)
+            elif state is _HEAD:
+                at = self._part_head(data, at, end)
             else:
-                taken = end - at
-            self._offset += taken
-            at += taken
+                at = end
 
     def finish(self) -> Form:
         """Return the form once the body has ended.
@@ -217,6 +219,8 @@ class FormReader:
             raise BadForm("the form ends before its closing boundary")
         return Form(tuple(self._parts), self._close_at, self._boundary)
 
+    # Each of these reads on from `at` and returns how far it has come.
+
     def _content(self, data: bytes | bytearray, at: int, end: int) -> int:
         delimiter = self._delimiter
         carry = self._carry
@@ -226,26 +230,29 @@ class FormReader:
             window = carry + data[at : min(end, at + reach)]
             found = window.find(delimiter)
             if found >= 0:
-                behind = found + len(delimiter) - len(carry)
-                self._keep(data, at, at + max(0, found - len(carry)))
-                self._close_part(self._offset + found - len(carry))
-                return behind
+                found += at - len(carry)
+                if self._kept is not None:
+                    self._keep(data, at, max(at, found))
+                self._close_part(self._shift + found)
+                return found + len(delimiter)
             if end - at < reach:
                 self._carry = bytes(window[-reach:])
-                self._keep(data, at, end)
-                return end - at
+                if self._kept is not None:
+                    self._keep(data, at, end)
+                return end
         found = data.find(delimiter, at, end)
         if found >= 0:
-            self._keep(data, at, found)
-            self._close_part(self._offset + found - at)
-            return found - at + len(delimiter)
+            if self._kept is not None:
+                self._keep(data, at, found)
+            self._close_part(self._shift + found)
+            return found + len(delimiter)
         self._carry = bytes(data[max(at, end - len(delimiter) + 1) : end])
-        self._keep(data, at, end)
-        return end - at
+        if self._kept is not None:
+            self._keep(data, at, end)
+        return end
 
     def _keep(self, data: bytes | bytearray, at: int, end: int) -> None:
-        if self._kept is None or end <= at:
-            return
+        assert self._kept is not None
         self._field_bytes += end - at
         if self._field_bytes > MAX_FIELD_BYTES:
             raise BadForm(f"the fields besides the file are larger than {MAX_FIELD_BYTES} bytes")
@@ -270,38 +277,40 @@ class FormReader:
 
     def _behind_boundary(self, data: bytes | bytearray, at: int, end: int) -> int:
         head = self._head
-        before = len(head)
         # Blanks before the line end (RFC 2046's transport padding) are refused: nobody sends them,
         # and what vLLM reads then is another form.
-        head += data[at : min(end, at + 2 - before)]
-        taken = len(head) - before
-        if head == b"--":
-            self._state = _END
-        elif head == b"\r\n":
+        behind = min(end, at + 2 - len(head))
+        head += data[at:behind]
+        if head == b"\r\n":
             # It stays, as part of the head: a part without headers has only the empty line.
             self._state = _HEAD
+            return self._part_head(data, behind, end)
+        if head == b"--":
+            self._state = _END
         elif len(head) == 2:
-            raise BadForm(f"a boundary before byte {self._offset} is not followed by a line end")
-        return taken
+            at = self._shift + behind
+            raise BadForm(f"a boundary before byte {at} is not followed by a line end")
+        return behind
 
     def _part_head(self, data: bytes | bytearray, at: int, end: int) -> int:
         head = self._head
         before = len(head)
         near = data.find(b"\r\n\r\n", at, min(end, at + MAX_PART_HEAD_BYTES))
         # What is behind the head is the file, not to be copied.
-        head += data[at : near + 4 if near >= 0 else min(end, at + MAX_PART_HEAD_BYTES)]
+        reached = near + 4 if near >= 0 else min(end, at + MAX_PART_HEAD_BYTES)
+        head += data[at:reached]
         stop = head.find(b"\r\n\r\n", max(0, before - 3))
         if stop < 0:
             if len(head) > MAX_PART_HEAD_BYTES:
                 raise BadForm(f"a part's headers are larger than {MAX_PART_HEAD_BYTES} bytes")
-            return len(head) - before
-        taken = stop + 4 - before
+            return reached
+        at += stop + 4 - before
         name, filename, content_type = _read_part_head(bytes(head[2:stop]))
         head.clear()
-        self._part = (name, filename, content_type, self._offset + taken)
+        self._part = (name, filename, content_type, self._shift + at)
         self._kept = bytearray() if filename is None else None
         self._state = _CONTENT
-        return taken
+        return self._content(data, at, end) if at < end else at
 
 
 def _read_part_head(head: bytes) -> tuple[str, str | None, bytes | None]:
