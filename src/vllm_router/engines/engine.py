@@ -135,7 +135,6 @@ class Engine:
         "stats",
         "trial_at",
         "turn",
-        "usual_ratio",
         "windows_in_flight",
     )
 
@@ -169,7 +168,6 @@ class Engine:
         self.failed_answers = 0
         self.failed_probes = 0
         self.slow_answers = 0
-        self.usual_ratio = 0.0
         self.last_ok_at: float | None = None
         self.is_on_trial = False
         self.is_warm = True

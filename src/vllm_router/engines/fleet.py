@@ -21,6 +21,7 @@ from vllm_router.engines.registry import Registry
 from vllm_router.engines.settings import FleetSettings
 from vllm_router.engines.states import Event
 from vllm_router.engines.work import Assignment, Charge, Outcome, OutcomeKind, Ticket, Urgency
+from vllm_router.policy.hedge import Hedge
 from vllm_router.policy.retry import RetryBudget
 from vllm_router.wire.exposition import EngineStats
 
@@ -61,6 +62,12 @@ class Fleet:
         self._budget = RetryBudget(self.settings.retry_share, self.settings.retry_floor_per_s)
         self._judge = Judge(self._registry, self._budget)
         self._dispatcher = Dispatcher(self._registry)
+        after = self.settings.hedge_after_s
+        self._hedge = (
+            None
+            if after is None
+            else Hedge(None if after == "auto" else after, self.settings.hedge_share)
+        )
 
     def __repr__(self) -> str:
         return f"<Fleet {len(self._registry.engines)} engines, {self.waiting()} waiting>"
@@ -203,8 +210,14 @@ class Fleet:
         windows = load.release(charge, engine, now)
         moves: tuple[Transition, ...] = ()
         if outcome.kind is OutcomeKind.OK:
-            self._learn(engine, charge, windows, now)
-            moves = self._judge.answered_well(engine, charge, now)
+            seconds = now - charge.started_at
+            if self._hedge is not None and charge.ticket.urgency is Urgency.SHORT:
+                self._hedge.answered(seconds)
+            if self._judge.is_far_off(engine, windows + engine.elsewhere, seconds):
+                moves = self._judge.answered_late(engine, charge, seconds, now)
+            else:
+                moves = self._judge.answered_well(engine, charge, now)
+            self._learn(engine, windows + engine.elsewhere, seconds, now)
         elif outcome.kind is OutcomeKind.CLIENT_FAULT:
             moves = self._judge.answered_well(engine, charge, now)
         elif is_failure(outcome):
@@ -218,12 +231,11 @@ class Fleet:
                 pool.place(engine)
         return moves
 
-    def _learn(self, engine: Engine, charge: Charge, windows: float, now: float) -> None:
-        seconds = now - charge.started_at
+    def _learn(self, engine: Engine, windows: float, seconds: float, now: float) -> None:
         curve = engine.curve
         peak, half = curve.peak_per_s, curve.half_at
         curve.is_count_rough = engine.elsewhere > 0.0
-        if curve.learn(windows + engine.elsewhere, seconds, now):
+        if curve.learn(windows, seconds, now):
             self._registry.relearned(engine, peak, half, now)
 
     def blame(self, engine_id: EngineId, outcome: Outcome, now: float) -> tuple[Transition, ...]:
@@ -236,6 +248,18 @@ class Fleet:
     def may_retry(self, now: float) -> bool:
         """Whether one more attempt is within the retry budget; it is counted if so."""
         return self._budget.spend(now)
+
+    def hedge_delay_s(self) -> float | None:
+        """Return how long after its start an unanswered short request is hedged; None: not now.
+
+        A hedge is a second ticket for the same request with the first engine excluded. Whichever
+        answers first is used, the other is finished as cancelled.
+        """
+        return None if self._hedge is None else self._hedge.delay_s()
+
+    def may_hedge(self) -> bool:
+        """Whether one more hedge is within its budget; it is counted if so."""
+        return self._hedge is not None and self._hedge.spend()
 
     # The operator's word.
 

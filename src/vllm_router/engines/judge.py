@@ -15,6 +15,9 @@ _FAILURES = frozenset(
     )
 )
 
+# So many answers, with forgetting, before an engine's own usual latency is known.
+_KNOWN_AFTER = 50.0
+
 
 def is_failure(outcome: Outcome) -> bool:
     """Whether an outcome speaks against the engine."""
@@ -87,6 +90,30 @@ class Judge:
     def _forgive(self, engine: Engine, now: float) -> None:
         if now - engine.ejected_until >= self._rules.forgiven_after_s:
             engine.ejections = 0
+
+    def is_far_off(self, engine: Engine, windows: float, seconds: float) -> bool:
+        """Whether an answer took far longer than the engine's usual, and the fleet's."""
+        curve, factor = engine.curve, self._rules.outlier_factor
+        if seconds <= factor * curve.window_s(windows) or curve.answers < _KNOWN_AFTER:
+            engine.slow_answers = 0
+            return False
+        for pool in engine.pools:
+            ready = pool.states[EngineState.READY]
+            if ready > 1 and pool.peak_per_s > 0.0:
+                usual_s = (pool.half_at + ready * windows) / pool.peak_per_s
+                return seconds > factor * usual_s
+        return False
+
+    def answered_late(
+        self, engine: Engine, charge: Charge, seconds: float, now: float
+    ) -> tuple[Transition, ...]:
+        """Take an answer in that was good but far too late."""
+        engine.slow_answers += 1
+        if engine.slow_answers < self._rules.outlier_answers or engine.is_on_trial:
+            return self.answered_well(engine, charge, now)
+        engine.last_error = f"an answer took {seconds:.1f} s"
+        why = f"{engine.slow_answers} answers in a row took far too long, the last {seconds:.1f} s"
+        return self._take_out(engine, why, now)
 
     def answered_badly(
         self, engine: Engine, started_at: float, outcome: Outcome, now: float

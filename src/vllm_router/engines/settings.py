@@ -1,6 +1,7 @@
 """What an operator may decide about the fleet."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from vllm_router.policy.health import HealthRules
 from vllm_router.policy.limit import LimitRules
@@ -18,6 +19,9 @@ class FleetSettings:
         max_queue_audio_s: Seconds of audio that may wait per model; None: any.
         max_queue_wait_s: Expected or actual wait in seconds past which work is refused; None: any.
         ageing_s: Wait in seconds after which long work may go before short work.
+        hedge_after_s: Wait in seconds after which an unanswered short request goes to a second
+            engine as well; "auto": the 95th percentile of what short requests take; None: never.
+        hedge_share: Hedges per short request at most.
         retry_share: Repeats per request of live traffic.
         retry_floor_per_s: Repeats per second that are always allowed.
         health: When engines are taken out.
@@ -30,6 +34,8 @@ class FleetSettings:
     max_queue_audio_s: float | None = 36_000.0
     max_queue_wait_s: float | None = 120.0
     ageing_s: float = 30.0
+    hedge_after_s: float | Literal["auto"] | None = None
+    hedge_share: float = 0.05
     retry_share: float = 0.2
     retry_floor_per_s: float = 3.0
     health: HealthRules = field(default_factory=HealthRules)
