@@ -14,7 +14,9 @@ MAX_LINE_BYTES = 1024
 #: All trailer lines together.
 MAX_TRAILER_BYTES = 8 * 1024
 
-_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?[ \t]*")
+_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t\x20-\x7e\x80-\xff]*|[ \t]*)")
+
+_FIELD = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*")
 
 
 class BadChunk(ValueError):
@@ -103,3 +105,5 @@ class ChunkedReader:
             self._trailer_bytes += len(line)
             if self._trailer_bytes > MAX_TRAILER_BYTES:
                 raise BadChunk("the trailer is too long")
+            if not _FIELD.fullmatch(line):
+                raise BadChunk("the trailer has a line that is no field")
