@@ -11,7 +11,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable
-from typing import Any, TextIO
+from typing import TextIO
 
 from vllm_router.inbound.exchange import Exchange
 from vllm_router.proxy.story import Story
@@ -38,9 +38,48 @@ class AccessLog:
 
     def write(self, exchange: Exchange, story: Story, status: int, total_s: float) -> None:
         """Write the line of a request that has ended."""
-        first_at = exchange.first_byte_at
-        audio_s = story.audio_s
-        fields = {
+        # A log that cannot be written is no reason to fail a request.
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(self._line(exchange, story, status, total_s))
+
+    def _text(self, exchange: Exchange, story: Story, status: int, total_s: float) -> str:
+        now = int(self._wall_clock())
+        if now != self._second:
+            self._second = now
+            self._moment = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now))
+        line = (
+            f"{self._moment} INFO    request request_id={story.request_id}"
+            f" route={story.task.value} status={status} bytes={exchange.received_bytes}"
+            f" queue_s={story.queue_s:.4f} total_s={total_s:.4f} client={exchange.client}"
+        )
+        if story.model:
+            line += f" model={story.model}"
+        if story.audio_s is not None:
+            line += f" audio_s={story.audio_s:.3f}"
+        if story.engines:
+            line += f" engines={','.join(story.engines)}"
+        if exchange.first_byte_at is not None:
+            line += f" first_byte_s={exchange.first_byte_at - exchange.started_at:.4f}"
+        if story.error is not None:
+            line += f" error={story.error}"
+        if story.pieces:
+            line += f" pieces={story.pieces}"
+        if story.holder is not None:
+            line += f" key={story.holder}"
+        return line + "\n"
+
+    def _json(self, exchange: Exchange, story: Story, status: int, total_s: float) -> str:
+        at = self._wall_clock()
+        second = int(at)
+        if second != self._second:
+            self._second = second
+            self._moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        first_at, audio_s = exchange.first_byte_at, story.audio_s
+        line = {
+            "time": f"{self._moment}.{int((at - second) * 1000):03d}Z",
+            "level": "info",
+            "logger": "vllm_router.access",
+            "message": "request",
             "request_id": story.request_id,
             "route": story.task.value,
             "status": status,
@@ -56,29 +95,4 @@ class AccessLog:
             "key": story.holder,
             "client": exchange.client,
         }
-        # A log that cannot be written is no reason to fail a request.
-        with contextlib.suppress(OSError, ValueError):
-            self._stream.write(self._line(fields))
-
-    def _text(self, fields: dict[str, Any]) -> str:
-        now = int(self._wall_clock())
-        if now != self._second:
-            self._second = now
-            self._moment = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now))
-        fields["engines"] = ",".join(fields["engines"]) or None
-        pairs = " ".join([f"{k}={v}" for k, v in fields.items() if v is not None])
-        return f"{self._moment} INFO    request {pairs}\n"
-
-    def _json(self, fields: dict[str, Any]) -> str:
-        at = self._wall_clock()
-        second = int(at)
-        if second != self._second:
-            self._second = second
-            self._moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-        line = {
-            "time": f"{self._moment}.{int((at - second) * 1000):03d}Z",
-            "level": "info",
-            "logger": "vllm_router.access",
-            "message": "request",
-        }
-        return f"{self._encode(line | fields)}\n"
+        return f"{self._encode(line)}\n"
