@@ -91,7 +91,8 @@ def _described(piece: Piece) -> bytes:
 
 def _send(sock: socket.socket, kind: bytes, meta: bytes, pcm: bytes = b"") -> None:
     sock.sendall(ANSWER.pack(kind, len(meta), len(pcm)) + meta)
-    sock.sendall(pcm)
+    if pcm:
+        sock.sendall(pcm)
 
 
 def confine(memory_bytes: int) -> None:  # pragma: no cover - would bind the tests themselves
