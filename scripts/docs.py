@@ -56,7 +56,8 @@ def metrics() -> str:
             rows[family.name + suffix] = (
                 f"| `{family.name}{suffix}` | {family.type} | {shown} | {family.documentation} |"
             )
-    router.spool.close()
+    for spool in router.spools:
+        spool.close()
     return "\n".join(lines + [rows[name] for name in sorted(rows)]) + "\n"
 
 

@@ -134,7 +134,8 @@ def _read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
         values["engine_api_key"] = key
     for name in Settings.model_fields:
         text = environment.get(ENVIRONMENT_PREFIX + name.upper())
-        if text:
+        # Kubernetes sets VLLM_ROUTER_PORT=tcp://… in pods beside a Service named vllm-router.
+        if text and not text.startswith("tcp://"):
             values[name] = text
     return values
 
@@ -169,5 +170,5 @@ def main(argv: Sequence[str] | None = None) -> None:
         else:
             run(settings)
     except CannotStart as e:
-        print(f"vllm-router: {e}", file=sys.stderr)
+        print(f"vllm-router: {str(e).rstrip('.')}.", file=sys.stderr)
         sys.exit(2)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import ssl
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -84,6 +85,15 @@ class Router:
     now: Callable[[], float]
 
 
+@contextlib.contextmanager
+def _blaming(flag: str) -> Iterator[None]:
+    """Name the flag in the sentence that says what is wrong with it."""
+    try:
+        yield
+    except (ValueError, OSError) as e:
+        raise ValueError(f"{flag}: {e}") from e
+
+
 def build_discovery(settings: Settings, now: Callable[[], float], rng: Random) -> Discovery:
     """Return the source of engines that the settings name.
 
@@ -103,24 +113,28 @@ def build_discovery(settings: Settings, now: Callable[[], float], rng: Random) -
             assert settings.discovery_file is not None
             return FileDiscovery(settings.discovery_file, clock=now)
         case "dns":
-            return DnsDiscovery(
-                settings.dns_name,
-                port=settings.dns_port,
-                refresh_s=settings.dns_refresh_s,
-                clock=now,
-            )
+            with _blaming("--dns-name"):
+                return DnsDiscovery(
+                    settings.dns_name,
+                    port=settings.dns_port,
+                    refresh_s=settings.dns_refresh_s,
+                    clock=now,
+                )
         case "k8s":
-            access = find_access(
-                settings.k8s_kubeconfig,
-                settings.k8s_context,
-                environ=os.environ,
-                home=Path.home(),
-            )
+            with _blaming("--k8s-port"):
+                port = parse_port(settings.k8s_port)
+            with _blaming("--k8s-kubeconfig"):
+                access = find_access(
+                    settings.k8s_kubeconfig,
+                    settings.k8s_context,
+                    environ=os.environ,
+                    home=Path.home(),
+                )
             return KubernetesDiscovery(
                 access,
                 namespace=settings.k8s_namespace,
                 label_selector=settings.k8s_label_selector,
-                port=parse_port(settings.k8s_port),
+                port=port,
                 kind=settings.k8s_service_discovery_type,
                 watch_timeout_s=settings.k8s_watcher_timeout_seconds,
                 clock=now,
@@ -186,7 +200,8 @@ def build_router(
     tls = None
     if settings.engine_ca_file is not None:
         tls = ssl.create_default_context()
-        tls.load_verify_locations(settings.engine_ca_file)
+        with _blaming("--engine-ca-file"):
+            tls.load_verify_locations(settings.engine_ca_file)
     uploads, questions = HttpClient(tls), HttpClient(tls)
     inquiry = EngineInquiry(questions, key, settings.static_backend_health_check_timeout_seconds)
     watch = EngineWatch(

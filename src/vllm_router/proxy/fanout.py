@@ -1,9 +1,10 @@
 """One long audio to many engines: cut where it is quiet, heard in parallel, given back in order.
 
 Decoding, sending and answering overlap. Pieces wait in the same queue as everything else, as long
-work. At most `AHEAD` pieces are held at a time, so that memory does not depend on the audio's
-length and a slow client slows the decoding. A piece that one engine fails at goes to others; one
-that cannot be had is named by its seconds. What becomes of the pieces is the caller's business.
+work. They lie in a spool of their own, in memory and then on disk, at most `AHEAD` at a time, so
+that memory does not depend on the audio's length and a slow client slows the decoding. A piece that
+one engine fails at goes to others; one that cannot be had is named by its seconds. What becomes of
+the pieces is the caller's business.
 """
 
 from __future__ import annotations
@@ -13,23 +14,32 @@ import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 
 from vllm_router.engines.engine import Engine
 from vllm_router.engines.work import OutcomeKind, Ticket, Urgency, windows_of
-from vllm_router.errors import EngineFailed, EngineSaid, EngineTooSlow, NoEngineReady, RouterError
+from vllm_router.errors import (
+    EngineFailed,
+    EngineSaid,
+    EngineTooSlow,
+    NoEngineReady,
+    RouterError,
+    SpoolFull,
+)
 from vllm_router.outbound.audio import AudioDecoder, PieceStream
-from vllm_router.outbound.http1 import Answer, BadAnswer, BytesBody, Headers
+from vllm_router.outbound.http1 import Answer, BadAnswer, Headers
+from vllm_router.outbound.upload import Spool, SpoolFailed, Upload
 from vllm_router.proxy.dispatch import Dispatcher
 from vllm_router.proxy.facts import RequestFacts
-from vllm_router.proxy.relay import Relay
+from vllm_router.proxy.relay import Relay, UploadBody
 from vllm_router.proxy.story import Story
 from vllm_router.wire.speech import Span
 from vllm_router.wire.split import Piece
 from vllm_router.wire.transcript import BadTranscript, Transcript, read_transcript
 from vllm_router.wire.wav import pcm16_header
 
-#: Pieces decoded and not yet given back; 30 s of 16 kHz PCM are 0.96 MB.
-AHEAD = 64
+#: Pieces decoded and not yet given back: enough to keep a large fleet busy; 0.96 MB each.
+AHEAD = 256
 #: What a piece waits before it is tried anew when the fleet cannot take it: together longer than an
 #: engine's restart takes to be noticed, since an hour of work should not die of a minute's trouble.
 PATIENCE_S = (1.0, 3.0, 10.0, 20.0)
@@ -73,6 +83,25 @@ class Heard:
     missing: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class SpooledPiece:
+    """A piece of the audio, waiting to be heard.
+
+    Attributes:
+        index: 0 for the first.
+        start_s: Where it begins in the whole audio.
+        end_s: Where it ends.
+        speech: Where somebody speaks in it, on the whole audio's clock.
+        upload: Its WAV.
+    """
+
+    index: int
+    start_s: float
+    end_s: float
+    speech: tuple[Span, ...]
+    upload: Upload
+
+
 Take = Callable[[Heard], Awaitable[None]]
 
 
@@ -85,7 +114,8 @@ class LongAudio:
         story: Told of engines and pieces.
         headers: For engines, but for the content type.
         with_times: Whether segments are needed, not only words.
-        language: As the client gave it; None: the first piece finds it.
+        language: As the client gave it, or as the first piece was heard in; None: not known yet.
+            Pieces sent before it is known find their own, and are heard again if that differs.
         file: Descriptor of the file that holds the upload.
         enqueued_at: When the request came, by which pieces take their turn.
         urgency: Of the pieces.
@@ -134,6 +164,7 @@ class Fanout:
         dispatcher: Brings pieces to engines.
         relay: Knows how engines are called.
         decoder: Cuts.
+        spool: Holds pieces until they have been heard.
         counted: Told what became of each piece: "heard", "silent", "missing".
     """
 
@@ -142,11 +173,13 @@ class Fanout:
         dispatcher: Dispatcher,
         relay: Relay,
         decoder: AudioDecoder,
+        spool: Spool,
         counted: Callable[[str], None],
     ) -> None:
         self._dispatcher = dispatcher
         self._relay = relay
         self._decoder = decoder
+        self._spool = spool
         self._counted = counted
 
     async def hear(self, audio: LongAudio, take: Take) -> float:
@@ -209,21 +242,31 @@ class Fanout:
         pieces: asyncio.Queue[asyncio.Task[Heard] | None],
         room: asyncio.Semaphore,
     ) -> None:
-        async for piece in stream:
+        async for cut in stream:
             audio.story.pieces += 1
             await room.acquire()
-            pieces.put_nowait(group.create_task(self._hear_piece(audio, piece)))
+            if cut.is_silent and audio.skip_silence:
+                self._counted("silent")
+                silent = Heard(cut.start_s, cut.end_s, None)
+                pieces.put_nowait(group.create_task(_at_once(silent)))
+                continue
+            piece = await _spooled(cut, self._spool)
+            task = group.create_task(self._hear_piece(audio, piece))
+            # Not in the task: one that is cancelled before it has begun never runs.
+            task.add_done_callback(partial(_release, piece.upload))
+            pieces.put_nowait(task)
         pieces.put_nowait(None)
 
-    async def _hear_piece(self, audio: LongAudio, piece: Piece) -> Heard:
-        if piece.is_silent and audio.skip_silence:
-            self._counted("silent")
-            return Heard(piece.start_s, piece.end_s, None)
+    async def _hear_piece(self, audio: LongAudio, piece: SpooledPiece) -> Heard:
         is_leader = audio.leads()
         try:
-            if not is_leader:
+            transcript, given = await self._ask(audio, piece)
+            if is_leader:
+                audio.found(transcript.language)
+            elif given is None:
                 await audio.wait_for_language()
-            transcript = await self._ask(audio, piece, finds_language=is_leader)
+                if audio.language not in (None, transcript.language):
+                    transcript, _ = await self._ask(audio, piece)
         except EngineSaid:
             raise
         except RouterError as e:
@@ -231,34 +274,36 @@ class Fanout:
                 raise _named(e, piece) from e
             self._counted("missing")
             return Heard(piece.start_s, piece.end_s, None, (), e.message)
-        else:
-            audio.found(transcript.language if is_leader else None)
         finally:
             if is_leader:
                 # Whatever became of the leader, nobody may wait for it for ever.
                 audio.found(None)
         self._counted("heard")
-        speech = tuple(Span(a, b) for a, b in piece.speech)
-        return Heard(piece.start_s, piece.end_s, transcript.shifted(piece.start_s), speech)
+        transcript = transcript.shifted(piece.start_s)
+        return Heard(piece.start_s, piece.end_s, transcript, piece.speech)
 
-    async def _ask(self, audio: LongAudio, piece: Piece, *, finds_language: bool) -> Transcript:
+    async def _ask(self, audio: LongAudio, piece: SpooledPiece) -> tuple[Transcript, str | None]:
+        """Return a piece's words, on its own clock, and the language that they were asked in."""
         length_s = piece.end_s - piece.start_s
         boundary = b"piece-" + secrets.token_hex(12).encode()
-        body = _piece_body(audio, piece, boundary, verbose=finds_language or audio.with_times)
         kind = b"multipart/form-data; boundary=" + boundary
         headers = [*audio.headers, (b"content-type", kind)]
         path = b"/v1/audio/" + audio.facts.task.value.encode()
-        transcripts: list[Transcript] = []
+        heard: list[tuple[Transcript, str | None]] = []
 
         async def send(engine: Engine) -> Answer:
             audio.story.given_to(engine.engine_id)
+            # Not before now: while the piece waited, the language may have been found.
+            language = audio.language
+            body = _piece_body(audio, piece, boundary, language)
             answer = await self._relay.send(engine, path, headers, body, length_s)
             if answer.status == 200:
                 try:
-                    transcripts.append(read_transcript(await answer.read(), round(length_s, 3)))
+                    transcript = read_transcript(await answer.read(), round(length_s, 3))
                 except BadTranscript as e:
                     answer.close()
                     raise BadAnswer(f"it answered what is no transcript: {e}") from e
+                heard.append((transcript, language))
             return answer
 
         for patience_s in (*PATIENCE_S, None):
@@ -282,7 +327,7 @@ class Fanout:
             answer = attempt.answer
             if answer.status == 200:
                 attempt.close(OutcomeKind.OK)
-                return transcripts[-1]
+                return heard[-1]
             said = EngineSaid(answer.status, await answer.read())
             attempt.close(OutcomeKind.CLIENT_FAULT)
             raise said
@@ -298,12 +343,39 @@ def _first(several: BaseExceptionGroup[BaseException]) -> RouterError | None:
     return None
 
 
-def _named(error: RouterError, piece: Piece) -> RouterError:
+def _release(upload: Upload, _: asyncio.Task[Heard]) -> None:
+    upload.close()
+
+
+async def _at_once(heard: Heard) -> Heard:
+    return heard
+
+
+async def _spooled(piece: Piece, spool: Spool) -> SpooledPiece:
+    upload = spool.upload()
+    try:
+        for data in (pcm16_header(len(piece.pcm)), piece.pcm):
+            for _ in upload.append(data):
+                pass
+        await upload.flush()
+    except SpoolFailed as e:
+        upload.close()
+        raise SpoolFull(f"There is no room to hold the audio's pieces: {e}.") from e
+    except BaseException:
+        upload.close()
+        raise
+    speech = tuple(Span(a, b) for a, b in piece.speech)
+    return SpooledPiece(piece.index, piece.start_s, piece.end_s, speech, upload)
+
+
+def _named(error: RouterError, piece: SpooledPiece) -> RouterError:
     where = f"Seconds {piece.start_s:.1f} to {piece.end_s:.1f} of the audio could not be had"
     return type(error)(f"{where}. {error.message}", retry_after_s=error.retry_after_s)
 
 
-def _piece_body(audio: LongAudio, piece: Piece, boundary: bytes, *, verbose: bool) -> BytesBody:
+def _piece_body(
+    audio: LongAudio, piece: SpooledPiece, boundary: bytes, language: str | None
+) -> UploadBody:
     """Return the form for one piece: the client's fields, with ours in their places."""
     fields = [
         (part.name.encode(), part.value)
@@ -312,9 +384,11 @@ def _piece_body(audio: LongAudio, piece: Piece, boundary: bytes, *, verbose: boo
     ]
     if audio.facts.asked_model is not None:
         fields.append((b"model", audio.facts.model.encode()))
-    fields.append((b"response_format", b"verbose_json" if verbose else b"json"))
-    if audio.language is not None:
-        fields.append((b"language", audio.language.encode()))
+    # Only verbose_json tells the language, where that is still to be found.
+    is_verbose = audio.with_times or language is None
+    fields.append((b"response_format", b"verbose_json" if is_verbose else b"json"))
+    if language is not None:
+        fields.append((b"language", language.encode()))
     head = [
         b'--%b\r\nContent-Disposition: form-data; name="%b"\r\n\r\n%b\r\n' % (boundary, name, value)
         for name, value in fields
@@ -324,6 +398,5 @@ def _piece_body(audio: LongAudio, piece: Piece, boundary: bytes, *, verbose: boo
         b'--%b\r\nContent-Disposition: form-data; name="file"; filename="%b"\r\n'
         b"Content-Type: audio/wav\r\n\r\n" % (boundary, name)
     )
-    # The samples are not copied: 64 pieces held twice would be 60 MB more.
-    head.append(pcm16_header(len(piece.pcm)))
-    return BytesBody(b"".join(head), piece.pcm, b"\r\n--%b--\r\n" % boundary)
+    end = b"\r\n--%b--\r\n" % boundary
+    return UploadBody(piece.upload, [b"".join(head), (0, piece.upload.size_bytes), end])

@@ -22,7 +22,7 @@ from vllm_router.outbound.http1 import (
     HttpClient,
     Origin,
 )
-from vllm_router.outbound.upload import Upload
+from vllm_router.outbound.upload import Span, Upload
 from vllm_router.proxy.dispatch import Attempt
 from vllm_router.wire.multipart import Edit
 from vllm_router.wire.sse import encode
@@ -74,17 +74,27 @@ REPLACED = HOP_BY_HOP | {b"content-length", b"x-request-id", b"x-engine-id"}
 ANSWER_S_PER_AUDIO_S = 2.0
 
 
-class EditedUpload:
-    """An upload's bytes with edits made, as the body of a request."""
+class UploadBody:
+    """Ranges of an upload and bytes of ours, one after the other, as the body of a request.
+
+    Args:
+        upload: Stays open until the call is over.
+        spans: (start, end) in the upload, or bytes.
+    """
 
     __slots__ = ("_spans", "_upload", "size_bytes")
 
-    def __init__(self, upload: Upload, edits: list[Edit]) -> None:
+    def __init__(self, upload: Upload, spans: list[Span]) -> None:
         self._upload = upload
-        self._spans = upload.spans(edits)
-        self.size_bytes = upload.size_bytes + sum(
-            len(edit.data) - (edit.end - edit.start) for edit in edits
+        self._spans = spans
+        self.size_bytes = sum(
+            len(span) if isinstance(span, bytes) else span[1] - span[0] for span in spans
         )
+
+    @classmethod
+    def edited(cls, upload: Upload, edits: list[Edit]) -> UploadBody:
+        """Return an upload's bytes with edits made."""
+        return cls(upload, upload.spans(edits))
 
     def in_memory(self) -> Buffers | None:
         """Return its bytes where they lie, or None if some are on disk."""
