@@ -33,6 +33,8 @@ LENGTHS = ((30.0, "30s"), (300.0, "5m"), (1800.0, "30m"))
 #: Statuses that every model can be expected to answer with at some time.
 STATUSES = ("200", "429", "499", "502", "503", "504")
 PIECE_OUTCOMES = ("heard", "silent", "missing")
+#: Of a hedged upload: the engine that it was sent to first, or second.
+HEDGE_WINNERS = ("first", "second")
 
 
 def length_label(audio_s: float) -> str:
@@ -160,6 +162,8 @@ class RouterMetrics:
         )
         for outcome in PIECE_OUTCOMES:
             self.pieces.labels(outcome)
+        for winner in HEDGE_WINNERS:
+            self.hedges.labels(winner)
         ProcessCollector(registry=registry)
 
     def expect(self, engine_id: EngineId, models: Iterable[str]) -> None:
