@@ -3,10 +3,10 @@
     python benchmarks/long.py speedup [--windows 4] [--time-scale 0.2]
     python benchmarks/long.py memory [--hours 1 3 10]
 
-`speedup` sends one hour of speech to 1, 8 and 16 simulated engines and prints how many times sooner
-it is answered. `memory` streams 44.1 kHz stereo WAVs of the given lengths up and prints the greatest
-memory that the router's process, and it with its decoders, had over idle. Real processes, all on this
-machine: compare figures of one run only.
+`speedup` sends one hour of speech to 1, 8 and 16 simulated engines and prints how many times
+sooner it is answered. `memory` streams 44.1 kHz stereo WAVs of the given lengths up and prints the
+greatest memory that the router's process, and it with its decoders, had over idle. Real processes,
+all on this machine: compare figures of one run only.
 """
 
 import argparse
@@ -126,7 +126,7 @@ def form(header: bytes, blocks: Iterator[bytes], size: int) -> tuple[Iterator[by
 
 
 def post(port: int, hours: float, block: bytes, rate_hz: int, channels: int) -> float:
-    """Send audio made of one block repeated; return the seconds from its last byte to the answer."""
+    """Send one block repeated; return the seconds from its last byte to the answer."""
     size = int(hours * 3600 * rate_hz) * channels * 2
     sent = 0.0
 

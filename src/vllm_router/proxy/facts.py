@@ -10,11 +10,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from vllm_router.errors import MissingField, NoEngineReady, UnknownModel
+from vllm_router.errors import MissingField, NoEngineReady, UnknownModel, UnreadableAudio
 from vllm_router.outbound.upload import Upload
 from vllm_router.wire.bitrate import BitrateBook
-from vllm_router.wire.duration import HEAD_BYTES, TAIL_BYTES, audio_seconds, container_kind
+from vllm_router.wire.duration import (
+    HEAD_BYTES,
+    TAIL_BYTES,
+    audio_seconds,
+    container_kind,
+    tail_offset,
+)
 from vllm_router.wire.multipart import Form, Part
+from vllm_router.wire.trouble import audio_trouble
 
 #: When no engine can take a model now: as long as a probe interval is worth waiting.
 RETRY_AFTER_S = 5.0
@@ -87,6 +94,7 @@ def read_facts(
         MissingField: There is no file, or nothing in it, or no model.
         UnknownModel: No engine serves it.
         NoEngineReady: No engine has said yet what it serves.
+        UnreadableAudio: The container itself says that the file is broken.
     """
     file = form.file()
     if file is None:
@@ -107,21 +115,24 @@ def read_facts(
 
 
 def _length(upload: Upload, start: int, size_bytes: int) -> tuple[float | None, str]:
+    """Return seconds of audio, None if no header tells, and the container's kind.
+
+    Raises:
+        UnreadableAudio: The container itself says that the file is broken.
+    """
     # A WAV's header is short and most uploads are WAV: look no further unless it is needed.
     head = upload.read(start, min(size_bytes, WAV_HEAD_BYTES))
+    tail: bytes | memoryview = b""
     kind = container_kind(head)
-    if kind == "wav":
-        audio_s = audio_seconds(head, size_bytes)
-        if audio_s is not None:
-            return audio_s, kind
-    if size_bytes > WAV_HEAD_BYTES:
+    audio_s = audio_seconds(head, size_bytes) if kind == "wav" else None
+    if audio_s is None:
         head = upload.read(start, min(size_bytes, HEAD_BYTES))
-    # Most containers tell at their beginning; the end of a spooled file is on the disk.
-    audio_s = audio_seconds(head, size_bytes)
-    if audio_s is None and size_bytes > HEAD_BYTES:
-        tail_bytes = min(size_bytes, TAIL_BYTES)
-        tail = upload.read(start + size_bytes - tail_bytes, tail_bytes)
+        if size_bytes > HEAD_BYTES:
+            tail = upload.read(start + tail_offset(head, size_bytes), TAIL_BYTES)
         audio_s = audio_seconds(head, size_bytes, tail)
+    trouble = audio_trouble(head, size_bytes, tail)
+    if trouble is not None:
+        raise UnreadableAudio(trouble, param="file")
     return audio_s, kind
 
 
