@@ -128,7 +128,8 @@ def _length(upload: Upload, start: int, size_bytes: int) -> tuple[float | None, 
     if audio_s is None:
         head = upload.read(start, min(size_bytes, HEAD_BYTES))
         if size_bytes > HEAD_BYTES:
-            tail = upload.read(start + tail_offset(head, size_bytes), TAIL_BYTES)
+            offset = tail_offset(head, size_bytes)
+            tail = upload.read(start + offset, min(TAIL_BYTES, size_bytes - offset))
         audio_s = audio_seconds(head, size_bytes, tail)
     trouble = audio_trouble(head, size_bytes, tail)
     if trouble is not None:
