@@ -378,7 +378,7 @@ def one_engine() -> Json:
         stat(
             "Share of the fleet's work",
             f"{rate(windows, labels=ENGINE)} / ({rate(windows)} > 0)",
-            "By windows of 30 s.",
+            "Of the windows of 30 s that the fleet does.",
             "percentunit",
             decimals=1,
         ),

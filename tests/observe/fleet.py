@@ -64,14 +64,18 @@ class Load:
         async with httpx.AsyncClient(base_url=self._url, headers=headers, timeout=60) as client:
 
             async def post(
-                audio: bytes, *, route: str = "transcriptions", timeout: float = 60, **fields: str
+                audio: bytes,
+                *,
+                route: str = "transcriptions",
+                patience_s: float = 60,
+                **fields: str,
             ) -> None:
                 with contextlib.suppress(httpx.TransportError):
                     await client.post(
                         f"/v1/audio/{route}",
                         files={"file": ("a.wav", audio)},
                         data={"model": MODEL, **fields},
-                        timeout=timeout,
+                        timeout=patience_s,
                     )
 
             async def shorts() -> None:
@@ -85,7 +89,7 @@ class Load:
                     await post(long)
                     await post(b"not audio at all")
                     await post(short, model="nobody")
-                    await post(long, timeout=0.2)
+                    await post(long, patience_s=0.2)
                     await asyncio.sleep(0.2)
 
             await asyncio.gather(shorts(), shorts(), shorts(), others())
