@@ -269,6 +269,8 @@ class Connection(asyncio.BufferedProtocol):
         self._resume_writers()
         if self._state is _ANSWER:
             self.deadline = float("inf")
+        elif self._state is _HEAD and self._is_paused:
+            self._read_ahead()
 
     def _resume_writers(self) -> None:
         waiter, self.write_waiter = self.write_waiter, None
@@ -513,6 +515,13 @@ class Connection(asyncio.BufferedProtocol):
             return
         self._state = _HEAD
         self.deadline = self.now() + self._listener.patience.idle_s
+        if self.write_waiter is not None:
+            # A client that asks and asks and takes no answer would fill the memory.
+            self._pause()
+            return
+        self._read_ahead()
+
+    def _read_ahead(self) -> None:
         self._resume()
         if self._ahead:
             data, self._ahead = self._ahead, bytearray()
