@@ -10,6 +10,7 @@ the request goes out once more on a new one. Knows nothing of engines' states, m
 from __future__ import annotations
 
 import asyncio
+import math
 import ssl
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -34,8 +35,6 @@ WHOLE_BYTES = 2 * 1024 * 1024
 MAX_READ_BYTES = 64 * 1024 * 1024
 #: What may wait of a streamed answer before the engine is left to wait.
 AHEAD_BYTES = 256 * 1024
-#: What may wait unsent towards an engine when a spooled upload is sent piece by piece.
-WRITE_AHEAD_BYTES = 256 * 1024
 
 
 class CallFailed(Exception):
@@ -353,9 +352,11 @@ class _EngineConnection(asyncio.Protocol):
         "_chunk_waiter",
         "_client",
         "_deadlines",
+        "_due",
         "_error",
         "_head_bytes",
         "_headers",
+        "_is_all_written",
         "_is_complete",
         "_is_event_stream",
         "_is_head_done",
@@ -365,14 +366,16 @@ class _EngineConnection(asyncio.Protocol):
         "_is_sent",
         "_is_streamed",
         "_is_until_close",
-        "_is_waiting",
+        "_is_writing_paused",
         "_last_arrival",
         "_loop",
         "_origin",
         "_parser",
         "_status",
         "_timer",
+        "_timer_at",
         "_transport",
+        "_unsent_bytes",
         "_waiter",
         "_whole_bytes",
         "_write_waiter",
@@ -386,6 +389,9 @@ class _EngineConnection(asyncio.Protocol):
         self._origin = origin
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._due = math.inf
+        self._is_writing_paused = False
         self._waiter: asyncio.Future[None] | None = None
         self._chunk_waiter: asyncio.Future[None] | None = None
         self._write_waiter: asyncio.Future[None] | None = None
@@ -413,7 +419,8 @@ class _EngineConnection(asyncio.Protocol):
         self._is_sent = False
         self._is_streamed = False
         self._is_until_close = False
-        self._is_waiting = False
+        self._is_all_written = False
+        self._unsent_bytes = 0
         self._last_arrival = 0.0
         self._status = 0
 
@@ -426,7 +433,8 @@ class _EngineConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._transport.set_write_buffer_limits(high=WRITE_AHEAD_BYTES)
+        # Paused until the very last byte has gone: what was written lies in memory that is reused.
+        self._transport.set_write_buffer_limits(high=0)
         self._client.opened(self)
 
     def data_received(self, data: bytes) -> None:
@@ -460,6 +468,7 @@ class _EngineConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._client.closed(self)
+        self._cancel_timer()
         if self._is_until_close and self._error is None and exc is None:
             self._is_complete = True
         words = (
@@ -473,10 +482,16 @@ class _EngineConnection(asyncio.Protocol):
         return False
 
     def pause_writing(self) -> None:
-        if self._write_waiter is None:
-            self._write_waiter = self._loop.create_future()
+        self._is_writing_paused = True
 
     def resume_writing(self) -> None:
+        self._is_writing_paused = False
+        if self._is_all_written:
+            self._sent()
+        else:
+            self._wake_writer()
+
+    def _wake_writer(self) -> None:
         waiter, self._write_waiter = self._write_waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
@@ -538,10 +553,17 @@ class _EngineConnection(asyncio.Protocol):
         self._waiter = waiter = self._loop.create_future()
         self.calls += 1
         try:
-            await self._send(head, body, waiter)
-            self._is_waiting = True
-            self._last_arrival = self._loop.time()
-            if self._error is None and not self._is_complete:
+            buffers = body.in_memory()
+            if buffers is not None:
+                self._transport.writelines([head, *buffers])
+                self._is_all_written = True
+            else:
+                self._is_all_written = await self._send_pieces(head, body.pieces(), waiter)
+            if self._is_writing_paused:
+                self._expect_taken()
+            elif self._is_all_written:
+                self._sent()
+            else:
                 self._arm(deadlines.read_s)
             await waiter
             if self._error is not None and not self._is_complete and not self._is_streamed:
@@ -557,30 +579,44 @@ class _EngineConnection(asyncio.Protocol):
             self._body = []
         return Answer(self, self._status, self._headers, whole)
 
-    async def _send(self, head: bytes, body: Body, waiter: asyncio.Future[None]) -> None:
-        buffers = body.in_memory()
-        if buffers is not None:
-            self._transport.writelines([head, *buffers])
-            self._is_sent = await self._is_taken(waiter)
-            return
+    async def _send_pieces(
+        self, head: bytes, pieces: AsyncIterator[Buffers], waiter: asyncio.Future[None]
+    ) -> bool:
+        """Send a body that is read from somewhere; False if the engine answered or broke first."""
         self._transport.write(head)
-        pieces = body.pieces()
         try:
             async for piece in pieces:
+                if self._is_writing_paused:
+                    await self._taken(waiter)
+                if waiter.done():
+                    return False
                 self._transport.writelines(piece)
-                if not await self._is_taken(waiter):
-                    return
-            self._is_sent = True
+                if self._is_writing_paused:
+                    await self._taken(waiter)
+            return True
         finally:
             await cast(Any, pieces).aclose()
 
-    async def _is_taken(self, waiter: asyncio.Future[None]) -> bool:
-        """Wait until the engine has taken what was written; False if it answered or broke first."""
-        if self._write_waiter is not None:
-            self._arm(self._deadlines.write_s)
-            await asyncio.wait((waiter, self._write_waiter), return_when=asyncio.FIRST_COMPLETED)
-            self._disarm()
-        return not waiter.done()
+    async def _taken(self, waiter: asyncio.Future[None]) -> None:
+        """Wait until the engine has taken what was written, or has answered or broken."""
+        self._expect_taken()
+        self._write_waiter = self._loop.create_future()
+        await asyncio.wait((waiter, self._write_waiter), return_when=asyncio.FIRST_COMPLETED)
+        self._write_waiter = None
+        self._disarm()
+
+    def _expect_taken(self) -> None:
+        self._unsent_bytes = self._transport.get_write_buffer_size()
+        self._arm(self._deadlines.write_s)
+
+    def _sent(self) -> None:
+        """Note that the request has gone out whole; the answer is awaited from now on."""
+        if self._is_sent or self._error is not None:
+            return
+        self._is_sent = True
+        self._last_arrival = self._loop.time()
+        if not self._is_complete:
+            self._arm(self._deadlines.read_s)
 
     async def next_chunk(self) -> bytes:
         """Return the next bytes of a streamed body, empty at its end."""
@@ -613,35 +649,54 @@ class _EngineConnection(asyncio.Protocol):
             self._transport.abort()
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
-        self.resume_writing()
+        self._wake_writer()
         self._wake_reader()
 
+    # One timer serves many calls: it is not moved when a deadline is set or lifted, but looks at
+    # what is due when it fires. Making and cancelling one for each call costs more.
+
     def _arm(self, seconds: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self._loop.call_later(seconds, self._expire)
+        self._due = due = self._loop.time() + seconds
+        if self._timer is None or self._timer_at > due:
+            self._cancel_timer()
+            self._timer_at = due
+            self._timer = self._loop.call_later(seconds, self._expire)
 
     def _disarm(self) -> None:
+        self._due = math.inf
+
+    def _cancel_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def _expire(self) -> None:
         self._timer = None
-        if self._is_complete:
+        due, self._due = self._due, math.inf
+        if due == math.inf or self._is_complete:
             return
-        if self._is_waiting:
-            left_s = self._last_arrival + self._deadlines.read_s - self._loop.time()
+        left_s = due - self._loop.time()
+        if left_s < 0.001:
+            left_s = self._more_time_s()
+        if left_s > 0.001:
+            self._arm(left_s)
+        elif self._is_sent:
+            self._fail(CallTimedOut(f"no answer for {self._deadlines.read_s:g} s"))
+        else:
+            seconds = self._deadlines.write_s
+            words = f"the engine took no more of the upload for {seconds:g} s"
+            self._fail(CallTimedOut(words))
+
+    def _more_time_s(self) -> float:
+        """Return what a call may still take whose deadline has passed, by what happened since."""
+        deadlines = self._deadlines
+        if self._is_sent or self._status:
             if self._is_reading_paused:
                 # It is the client that takes its time.
-                left_s = self._deadlines.read_s
-            if left_s > 0.001:
-                self._arm(left_s)
-                return
-            words = f"no answer for {self._deadlines.read_s:g} s"
-        else:
-            words = f"the engine took no more of the upload for {self._deadlines.write_s:g} s"
-        self._fail(CallTimedOut(words))
+                return deadlines.read_s
+            return self._last_arrival + deadlines.read_s - self._loop.time()
+        before, self._unsent_bytes = self._unsent_bytes, self._transport.get_write_buffer_size()
+        return deadlines.write_s if self._unsent_bytes < before else 0.0
 
     def release(self) -> None:
         """Give the connection back for the next call, or cut it if this one is not over."""
@@ -665,6 +720,7 @@ class _EngineConnection(asyncio.Protocol):
     def abort(self) -> None:
         """Cut the connection. May be called twice."""
         self._disarm()
+        self._cancel_timer()
         self._parser = None
         self._waiter = None
         if self._error is None:

@@ -19,14 +19,11 @@ from typing import TypeVar
 
 from vllm_router.wire.multipart import Edit
 
-#: One block holds a short clip's share of a socket read; loopback and LAN deliver up to 64 KiB at
-#: once.
-BLOCK_BYTES = 64 * 1024
-#: What may wait for the disk per upload: enough that writes are few, little enough times the
-#: uploads.
-STAGED_BLOCKS = 4
-#: What is read from the disk at a time when an engine is given a spooled upload.
-READ_BYTES = 256 * 1024
+#: One block holds a short clip: three seconds of 16 kHz WAV are 96 KB. It is also what is read from
+#: the disk at a time.
+BLOCK_BYTES = 128 * 1024
+#: What may wait for the disk per upload: one block being written while the next fills.
+STAGED_BLOCKS = 2
 #: One upload may fill this part of the pool before it goes to disk, so that one large file does not
 #: push the short clips of everybody else there.
 UPLOAD_SHARE = 8
@@ -75,6 +72,10 @@ class BlockPool:
         room = self.capacity_blocks - self.blocks_out - len(self._free)
         if room > 0:
             self._free += blocks[:room]
+
+    def lose(self) -> None:
+        """Count a block as given back that cannot be used again."""
+        self.blocks_out -= 1
 
 
 class Spool:
@@ -308,6 +309,8 @@ class Upload:
     async def pieces(self, spans: list[Span]) -> AsyncIterator[list[bytes | memoryview]]:
         """Yield the spans' bytes in pieces fit for writing one after the other.
 
+        A piece is good until the next one is asked for: its memory is used again.
+
         Raises:
             SpoolFailed: The disk could not be read.
         """
@@ -319,21 +322,32 @@ class Upload:
             if self._fd is None:
                 yield list(self._memory(start, end))
                 continue
-            while start < end:
-                count = min(READ_BYTES, end - start)
-                yield [await self._from_disk(start, count)]
-                start += count
+            block = self._spool.pool.take()
+            try:
+                while start < end:
+                    count = min(BLOCK_BYTES, end - start)
+                    piece = memoryview(block)[:count]
+                    await self._from_disk(start, piece)
+                    yield [piece]
+                    start += count
+            except asyncio.CancelledError:
+                # A thread may still be reading into it: it must not become another upload's.
+                self._spool.pool.lose()
+                raise
+            except BaseException:
+                self._spool.pool.give([block])
+                raise
+            self._spool.pool.give([block])
 
-    async def _from_disk(self, offset: int, count: int) -> bytes:
+    async def _from_disk(self, offset: int, into: memoryview) -> None:
         try:
-            data = await self._on_copy(lambda fd: os.pread(fd, count, offset))
+            count = await self._on_copy(lambda fd: os.preadv(fd, [into], offset))
         except OSError as e:
             raise SpoolFailed(
                 f"the spool in {self._spool.folder} is unreadable: {e.strerror}"
             ) from e
-        if len(data) != count:
+        if count != len(into):
             raise SpoolFailed(f"the spool in {self._spool.folder} has lost bytes")
-        return data
 
     async def _on_copy(self, work: Callable[[int], _T]) -> _T:
         """Let a thread work on its own copy of the descriptor: the upload may be closed meanwhile.
