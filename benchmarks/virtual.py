@@ -1,4 +1,4 @@
-"""Engines and routers in virtual time: an event queue, processor sharing, and the router's own fleet.
+"""Engines and routers in virtual time: an event queue, processor sharing, the router's own fleet.
 
 A simulated engine serves all its windows at once, each at an equal share of
 `peak * c / (c + half_at)` windows per second. One number, the progress, tells how far every window
@@ -73,6 +73,7 @@ class SimEngine:
     ) -> None:
         self.peak, self.half_at, self.most = peak, half_at, most
         self.is_broken = False
+        self.passes_probes = False
         self.running = 0
         self.waiting: list[tuple[float, Job]] = []
         self.window_s = 0.0
@@ -98,6 +99,19 @@ class SimEngine:
         job = Job(len(works), done)
         self.waiting.extend((work, job) for work in works)
         self._plan()
+
+    def die(self) -> None:
+        """Break off everything and answer errors from now on."""
+        self._advance()
+        self.is_broken = True
+        jobs = {id(job): job for _, _, job in self._ends}
+        jobs |= {id(job): job for _, job in self.waiting}
+        self._ends.clear()
+        self.waiting.clear()
+        self.running = 0
+        self._planned += 1
+        for job in jobs.values():
+            job.done(OutcomeKind.RESET)
 
     def set_speed(self, peak: float) -> None:
         """Become slower or faster from now on."""
@@ -320,7 +334,7 @@ class FleetRouter:
         for engine_id, engine in self._engines.items():
             self.fleet.observe_probe(
                 engine_id,
-                not engine.is_broken,
+                engine.passes_probes or not engine.is_broken,
                 (1 + engine.half_at) / engine.peak,
                 "broken" if engine.is_broken else None,
                 False,

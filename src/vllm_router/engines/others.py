@@ -35,7 +35,7 @@ def scraped(engine: Engine, windows: float) -> None:
         pool.own += weight * (engine.windows_in_flight / speed - pool.own)
         usual, own = max(usual, pool.others * speed), max(own, pool.own * speed)
     _set(engine, 0.5 * (usual + engine.others))
-    if engine.elsewhere:
+    if engine.elsewhere and usual:
         engine.part = min(1.0, max(_LEAST_PART, _SLACK * own / (own + usual)))
     else:
         engine.part = 1.0
