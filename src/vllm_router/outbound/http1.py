@@ -115,6 +115,11 @@ class Origin:
     prefix: bytes
     host_header: bytes
 
+    @property
+    def address(self) -> tuple[str, int, bool]:
+        """What connections are kept by; cheaper to hash than the whole."""
+        return self.host, self.port, self.is_tls
+
     @classmethod
     def of(cls, url: str) -> Origin:
         """Read an http or https URL, with or without a path in front of the API's own."""
@@ -215,7 +220,7 @@ class HttpClient:
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self._tls = tls
-        self._idle: dict[Origin, deque[_EngineConnection]] = {}
+        self._idle: dict[tuple[str, int, bool], deque[_EngineConnection]] = {}
         self._open: set[_EngineConnection] = set()
 
     @property
@@ -273,13 +278,10 @@ class HttpClient:
         return await connection.call(head, body, deadlines, whole_bytes)
 
     def _take(self, origin: Origin) -> _EngineConnection | None:
-        idle = self._idle.get(origin)
-        if not idle:
-            return None
-        oldest_s = asyncio.get_running_loop().time() - IDLE_S
+        idle = self._idle.get(origin.address)
         while idle:
             connection = idle.pop()
-            if connection.is_usable and connection.idle_since > oldest_s:
+            if connection.is_usable and connection.idle_s < IDLE_S:
                 return connection
             connection.abort()
         return None
@@ -307,12 +309,11 @@ class HttpClient:
 
     def sweep(self) -> None:
         """Close the connections that have been idle too long; to be called every second or so."""
-        oldest_s = asyncio.get_running_loop().time() - IDLE_S
-        for origin, idle in list(self._idle.items()):
-            while idle and idle[0].idle_since < oldest_s:
+        for address, idle in list(self._idle.items()):
+            while idle and idle[0].idle_s > IDLE_S:
                 idle.popleft().abort()
             if not idle:
-                del self._idle[origin]
+                del self._idle[address]
 
     def close(self) -> None:
         """Cut every connection."""
@@ -332,7 +333,7 @@ class HttpClient:
 
     def keep(self, origin: Origin, connection: _EngineConnection) -> None:
         """Take back a connection that may carry another request."""
-        idle = self._idle.setdefault(origin, deque())
+        idle = self._idle.setdefault(origin.address, deque())
         if len(idle) >= MAX_IDLE:
             idle.popleft().abort()
         idle.append(connection)
@@ -356,6 +357,7 @@ class _EngineConnection(asyncio.Protocol):
         "_error",
         "_head_bytes",
         "_headers",
+        "_idle_since",
         "_is_all_written",
         "_is_complete",
         "_is_event_stream",
@@ -380,7 +382,6 @@ class _EngineConnection(asyncio.Protocol):
         "_whole_bytes",
         "_write_waiter",
         "calls",
-        "idle_since",
         "is_stale",
     )
 
@@ -397,7 +398,7 @@ class _EngineConnection(asyncio.Protocol):
         self._write_waiter: asyncio.Future[None] | None = None
         self._error: CallFailed | None = None
         self.calls = 0
-        self.idle_since = 0.0
+        self._idle_since = 0.0
         self.is_stale = False
         self._reset()
 
@@ -423,6 +424,11 @@ class _EngineConnection(asyncio.Protocol):
         self._unsent_bytes = 0
         self._last_arrival = 0.0
         self._status = 0
+
+    @property
+    def idle_s(self) -> float:
+        """Seconds since it was given back."""
+        return self._loop.time() - self._idle_since
 
     @property
     def is_usable(self) -> bool:
@@ -712,7 +718,7 @@ class _EngineConnection(asyncio.Protocol):
             # What is unsent may lie in memory that goes to another upload now.
             and not self._transport.get_write_buffer_size()
         ):
-            self.idle_since = self._loop.time()
+            self._idle_since = self._loop.time()
             self._client.keep(self._origin, self)
         else:
             self.abort()

@@ -7,7 +7,7 @@ engine's.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import aclosing
 
 from vllm_router.engines.engine import Engine
@@ -189,12 +189,14 @@ class Relay:
     def deadlines(self, audio_s: float) -> Deadlines:
         """Return the bounds of a call that carries so much audio."""
         floors = self._floors
-        read_s = max(floors.read_s, audio_s * ANSWER_S_PER_AUDIO_S)
+        read_s = audio_s * ANSWER_S_PER_AUDIO_S
+        if read_s <= floors.read_s:
+            return floors
         return Deadlines(floors.connect_s, floors.write_s, read_s)
 
-    async def send(
+    def send(
         self, engine: Engine, path: bytes, headers: Headers, body: Body, audio_s: float
-    ) -> Answer:
+    ) -> Awaitable[Answer]:
         """Send an upload to an engine; errors as `HttpClient.call`."""
         deadlines = self.deadlines(audio_s)
-        return await self._client.call(self.origin(engine), b"POST", path, headers, body, deadlines)
+        return self._client.call(self.origin(engine), b"POST", path, headers, body, deadlines)

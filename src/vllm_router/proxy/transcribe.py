@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -250,9 +250,12 @@ class _WholeAnswer:
         headers = engine_headers(self._exchange, story.request_id, relay.engine_key)
         path = b"/v1/audio/" + facts.task.value.encode()
 
-        async def send(engine: Engine) -> Answer:
+        trace = None if story.trace is None else story.trace.work()
+
+        def send(engine: Engine) -> Awaitable[Answer]:
             story.given_to(engine.engine_id)
-            return await relay.send(engine, path, headers, body, facts.audio_s)
+            sent = headers if trace is None else trace.attempt(engine.engine_id, headers)
+            return relay.send(engine, path, sent, body, facts.audio_s)
 
         dispatcher = self._transcriber.dispatcher
         ticket = Ticket(
@@ -263,6 +266,7 @@ class _WholeAnswer:
             urgency=self._transcriber.urgency(facts, self._wish),
             enqueued_at=dispatcher.now(),
             session_key=self._transcriber.session_key(self._exchange),
+            trace=trace,
         )
         attempt = await dispatcher.attempt(ticket, send)
         story.queue_s = attempt.waited_s
