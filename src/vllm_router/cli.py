@@ -132,6 +132,8 @@ def _read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     if key := environment.get("VLLM_API_KEY"):
         values["engine_api_key"] = key
+    if endpoint := environment.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
+        values["otel_endpoint"] = endpoint
     for name in Settings.model_fields:
         text = environment.get(ENVIRONMENT_PREFIX + name.upper())
         # Kubernetes sets VLLM_ROUTER_PORT=tcp://… in pods beside a Service named vllm-router.

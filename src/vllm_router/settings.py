@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -61,6 +62,14 @@ def _limit(value: Any) -> Any:
     if value in ("auto", None):
         return "auto"
     return value
+
+
+def _is_http_url(text: str) -> bool:
+    try:
+        url = urlsplit(text)
+        return url.scheme in ("http", "https") and bool(url.hostname) and (url.port or 1) > 0
+    except ValueError:
+        return False
 
 
 Listed = Annotated[tuple[str, ...], BeforeValidator(_listed)]
@@ -326,6 +335,16 @@ class Settings(BaseModel):
     request_stats_window: Seconds = _field(
         "Seeing", 60.0, "Seconds over which the table's rates and percentiles are taken."
     )
+    otel_endpoint: str | None = _field(
+        "Seeing",
+        None,
+        "OTLP/HTTP collector to send traces to, such as http://localhost:4318; also read from "
+        "OTEL_EXPORTER_OTLP_ENDPOINT. Needs the extra 'otel'.",
+        "URL",
+    )
+    otel_sample_ratio: Annotated[float, Field(ge=0, le=1)] = _field(
+        "Seeing", 1.0, "Part of requests to trace; a client's own decision goes before it."
+    )
 
     @model_validator(mode="after")
     def _agree(self) -> Settings:
@@ -346,6 +365,11 @@ class Settings(BaseModel):
                 raise WrongSetting(field, f"'{path}' is not a file that can be read.")
         if self.spool_dir is not None and not self.spool_dir.is_dir():
             raise WrongSetting("spool_dir", f"'{self.spool_dir}' is not a folder.")
+        if self.otel_endpoint is not None and not _is_http_url(self.otel_endpoint):
+            raise WrongSetting(
+                "otel_endpoint",
+                f"'{self.otel_endpoint}' is not a URL such as http://localhost:4318.",
+            )
         if self.routing_logic == "session" and not self.session_key:
             raise WrongSetting("session_key", "is needed with --routing-logic session.")
         return self

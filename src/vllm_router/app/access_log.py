@@ -66,6 +66,8 @@ class AccessLog:
             line += f" pieces={story.pieces}"
         if story.holder is not None:
             line += f" key={story.holder}"
+        if story.trace is not None:
+            line += f" trace_id={story.trace.trace_id}"
         return line + "\n"
 
     def _json(self, exchange: Exchange, story: Story, status: int, total_s: float) -> str:
@@ -95,4 +97,6 @@ class AccessLog:
             "key": story.holder,
             "client": exchange.client,
         }
+        if story.trace is not None:
+            line["trace_id"] = story.trace.trace_id
         return f"{self._encode(line)}\n"

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import TYPE_CHECKING
 
 from vllm_router.app.access import Holder, KeyFile, KeyRing, digest
 from vllm_router.app.access_log import AccessLog
@@ -45,6 +46,10 @@ from vllm_router.settings import Settings
 from vllm_router.wire.kube_objects import parse_port
 from vllm_router.wire.subtitles import SubtitleStyle
 
+if TYPE_CHECKING:
+    # Not otherwise: it needs an extra.
+    from vllm_router.app.tracing import Tracing
+
 MIB = 2**20
 #: Memory for pieces of long audio that wait; what is more goes to the disk.
 PIECES_MEMORY_BYTES = 32 * MIB
@@ -67,6 +72,7 @@ class Router:
         decoder: Decodes long audio.
         clients: Connections to engines, for uploads and for questions.
         key_file: Followed for changed keys; None: there is none.
+        tracing: Makes traces; None: none are made.
         now: Monotonic seconds.
     """
 
@@ -82,6 +88,7 @@ class Router:
     decoder: AudioDecoder
     clients: tuple[HttpClient, ...]
     key_file: KeyFile | None
+    tracing: Tracing | None
     now: Callable[[], float]
 
 
@@ -142,6 +149,25 @@ def build_discovery(settings: Settings, now: Callable[[], float], rng: Random) -
             )
 
 
+def build_tracing(settings: Settings, now: Callable[[], float]) -> Tracing | None:
+    """Return what makes traces; None: none are asked for.
+
+    Raises:
+        ValueError: OpenTelemetry is not installed.
+    """
+    if settings.otel_endpoint is None:
+        return None
+    try:
+        # Not before it is asked for: it takes an extra and a quarter of a second.
+        from vllm_router.app import tracing
+    except ImportError as e:
+        raise ValueError(
+            "--otel-endpoint needs OpenTelemetry; install it with "
+            "`pip install 'vllm-whisper-router[otel]'`."
+        ) from e
+    return tracing.build_tracing(settings.otel_endpoint, settings.otel_sample_ratio, now)
+
+
 def _part(bound: float | None, share: float) -> float | None:
     return None if bound is None else bound * share
 
@@ -151,6 +177,7 @@ def build_router(
     *,
     share: float = 1.0,
     discovery: Discovery | None = None,
+    tracing: Tracing | None = None,
     now: Callable[[], float] = time.monotonic,
     rng: Random | None = None,
 ) -> Router:
@@ -160,6 +187,7 @@ def build_router(
         settings: What was asked for.
         share: The part of all bounds that is this process's, 1/N for each of N workers.
         discovery: In place of the source that the settings name.
+        tracing: In place of what the settings ask for.
         now: Monotonic seconds.
         rng: Source of chance for ties and spreading; secrets have their own.
 
@@ -168,6 +196,7 @@ def build_router(
     """
     chance = rng or Random()  # noqa: S311
     discovery = discovery or build_discovery(settings, now, chance)
+    tracing = tracing or build_tracing(settings, now)
     metrics = RouterMetrics()
     stats = RequestStats(settings.request_stats_window, now)
     limit = settings.engine_max_windows
@@ -178,6 +207,7 @@ def build_router(
             limit_share=share,
             max_queue_audio_s=settings.max_queue_audio_s * share,
             max_queue_wait_s=settings.max_queue_wait_s,
+            hedge_after_s=None if settings.hedge_after == "off" else settings.hedge_after,
         ),
         chance,
     )
@@ -291,6 +321,7 @@ def build_router(
         quotas=Quotas(quota_rules),
         metrics=metrics,
         access_log=access_log,
+        tracing=tracing,
         clock=now,
         new_id=lambda: f"{chance.getrandbits(128):032x}",
     )
@@ -324,5 +355,6 @@ def build_router(
         decoder=decoder,
         clients=(uploads, questions),
         key_file=key_file,
+        tracing=tracing,
         now=now,
     )

@@ -166,6 +166,8 @@ async def running(
 ) -> AsyncIterator[None]:
     """Keep everything going that a router does besides answering."""
     async with contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as group:
+        if router.tracing is not None:
+            stack.push_async_callback(router.tracing.close)
         await stack.enter_async_context(router.decoder)
         if siblings is not None:
             router.operations.siblings = siblings

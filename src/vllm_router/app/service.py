@@ -12,7 +12,7 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vllm_router.app.access import KeyRing
 from vllm_router.app.access_log import AccessLog
@@ -38,6 +38,10 @@ from vllm_router.proxy.intake import UploadIntake
 from vllm_router.proxy.story import Story
 from vllm_router.proxy.transcribe import Transcriber
 from vllm_router.wire.bitrate import BitrateBook
+
+if TYPE_CHECKING:
+    # Not otherwise: it needs an extra.
+    from vllm_router.app.tracing import Tracing
 
 log = logging.getLogger("vllm_router")
 
@@ -77,6 +81,7 @@ class RouterService:
         quotas: How much each may ask.
         metrics: What is counted.
         access_log: Gets a line for each upload; None: none is written.
+        tracing: Makes a trace of each upload; None: none is made.
         clock: Monotonic seconds.
         new_id: Makes request ids.
     """
@@ -95,6 +100,7 @@ class RouterService:
         quotas: Quotas,
         metrics: RouterMetrics,
         access_log: AccessLog | None,
+        tracing: Tracing | None,
         clock: Callable[[], float],
         new_id: Callable[[], str],
     ) -> None:
@@ -109,6 +115,7 @@ class RouterService:
         self._quotas = quotas
         self._metrics = metrics
         self._access_log = access_log
+        self._tracing = tracing
         self._new_id = new_id
         self._bitrates = BitrateBook()
         self._counted: dict[tuple[str, str, int], Count] = {}
@@ -135,6 +142,8 @@ class RouterService:
         else:
             request_id = self._new_id()
         exchange.story = Story(request_id, task)
+        if self._tracing is not None:
+            exchange.story.trace = self._tracing.request(exchange, exchange.story)
         exchange.extra = [(b"x-request-id", request_id.encode())]
         try:
             if head.method != "POST":
@@ -227,6 +236,8 @@ class RouterService:
             self._metrics.key_audio_seconds.labels(story.holder).inc(story.charged_s or 0.0)
         if self._access_log is not None:
             self._access_log.write(exchange, story, status, total_s)
+        if story.trace is not None:
+            story.trace.end(exchange, story, status)
 
     def _time(self, exchange: Exchange, story: Story, audio_s: float, now: float) -> None:
         length = length_label(audio_s)
@@ -307,6 +318,10 @@ class FleetObserver:
     def repeated(self, ticket: Ticket) -> None:
         """A ticket goes to a further engine."""
         self._metrics.retries.inc()
+
+    def hedged(self, *, is_won: bool) -> None:
+        """Short work was sent to a second engine too, which answered first or not."""
+        self._metrics.hedges.labels("second" if is_won else "first").inc()
 
     def changed(self, transition: Transition) -> None:
         """An engine has changed its state."""

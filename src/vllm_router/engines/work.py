@@ -6,7 +6,7 @@ Refuses to know: sockets, uploads, clients. A ticket is all that the fleet sees 
 import math
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from vllm_router.engines.engine import EngineId
 from vllm_router.policy.queue import Urgency
@@ -23,6 +23,7 @@ __all__ = [
     "Refusal",
     "Ticket",
     "Urgency",
+    "WorkTrace",
     "windows_of",
 ]
 
@@ -53,6 +54,7 @@ class Ticket:
         waited_s: Seconds it has waited in the queue, over all its repeats.
         expires_at: When it leaves the queue unserved, monotonic seconds; set when it is admitted.
         place: The queue's own mark; 0 while the ticket does not wait.
+        trace: Follows it from engine to engine; None: nobody does.
     """
 
     request_id: str
@@ -68,6 +70,7 @@ class Ticket:
     waited_s: float = 0.0
     expires_at: float = math.inf
     place: int = 0
+    trace: "WorkTrace | None" = None
 
 
 @dataclass(slots=True, eq=False)
@@ -127,6 +130,21 @@ class Outcome:
     first_byte_s: float | None = None
     total_s: float | None = None
     detail: str | None = None
+
+
+class WorkTrace(Protocol):
+    """Who follows one piece of work through the queue and from engine to engine."""
+
+    def waited(self, since: float, until: float, end: str) -> None:
+        """A wait in the queue is over; `end` says how. Monotonic seconds."""
+
+    def attempt(
+        self, engine_id: EngineId, headers: list[tuple[bytes, bytes]]
+    ) -> list[tuple[bytes, bytes]]:
+        """An engine is about to be asked; return the headers to ask it with."""
+
+    def finished(self, engine_id: EngineId, outcome: Outcome) -> None:
+        """An engine has been released; it may never have been asked."""
 
 
 class Refusal(Enum):

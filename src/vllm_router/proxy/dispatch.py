@@ -11,11 +11,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
 from typing import Protocol
 
 from vllm_router.engines.engine import Engine, EngineId, Transition
 from vllm_router.engines.fleet import Fleet
-from vllm_router.engines.work import Charge, Outcome, OutcomeKind, QueueFull, Refusal, Ticket
+from vllm_router.engines.work import (
+    Charge,
+    Outcome,
+    OutcomeKind,
+    QueueFull,
+    Refusal,
+    Ticket,
+    Urgency,
+)
 from vllm_router.errors import (
     EngineFailed,
     EngineTooSlow,
@@ -61,6 +70,9 @@ class Observer(Protocol):
 
     def repeated(self, ticket: Ticket) -> None:
         """A ticket goes to a further engine."""
+
+    def hedged(self, *, is_won: bool) -> None:
+        """Short work was sent to a second engine too, which answered first or not."""
 
     def changed(self, transition: Transition) -> None:
         """An engine has changed its state."""
@@ -118,7 +130,9 @@ class Dispatcher:
         self.now = now
         self._observer = observer
         self._max_attempts = max_attempts
-        self._waiting: dict[Ticket, asyncio.Future[Charge | Refusal]] = {}
+        # None: who asked has not begun to wait yet, and finds an immediate decision in the second.
+        self._waiting: dict[Ticket, asyncio.Future[Charge | Refusal] | None] = {}
+        self._decided: dict[Ticket, Charge | Refusal] = {}
         self._wakeup: asyncio.TimerHandle | None = None
 
     @property
@@ -163,22 +177,32 @@ class Dispatcher:
             self.fleet.submit(ticket, now)
         except QueueFull as e:
             raise QueueIsFull(e.reason, retry_after_s=e.retry_after_s) from e
+        self._waiting[ticket] = None
+        self.pump()
+        decision = self._decided.pop(ticket, None) or await self._turn(ticket)
+        if isinstance(decision, Refusal):
+            if ticket.trace is not None:
+                ticket.trace.waited(now, self.now(), decision.name.lower())
+            raise self._refused(ticket, decision)
+        if ticket.trace is not None:
+            ticket.trace.waited(now, decision.started_at, "given")
+        self._observer.waited(ticket, decision.started_at - now)
+        return decision
+
+    async def _turn(self, ticket: Ticket) -> Charge | Refusal:
         future: asyncio.Future[Charge | Refusal] = asyncio.get_running_loop().create_future()
         self._waiting[ticket] = future
-        self.pump()
         try:
-            decision = future.result() if future.done() else await future
+            return await future
         except asyncio.CancelledError:
             self._abandon(ticket, future)
             raise
-        if isinstance(decision, Refusal):
-            raise self._refused(ticket, decision)
-        self._observer.waited(ticket, decision.started_at - now)
-        return decision
 
     def _abandon(self, ticket: Ticket, future: asyncio.Future[Charge | Refusal]) -> None:
         if self._waiting.pop(ticket, None) is not None:
             self.fleet.withdraw(ticket, self.now())
+            if ticket.trace is not None:
+                ticket.trace.waited(ticket.queued_at, self.now(), "left")
             self.pump()
         elif future.done() and not future.cancelled():
             # The engine was given in the same moment as the client left.
@@ -200,7 +224,9 @@ class Dispatcher:
         for assignment in self.fleet.assign(now):
             future = self._waiting.pop(assignment.ticket)
             decision = assignment.charge or assignment.refusal or Refusal.NO_ENGINE_LEFT
-            if not future.done():
+            if future is None:
+                self._decided[assignment.ticket] = decision
+            elif not future.done():
                 future.set_result(decision)
             elif isinstance(decision, Charge):
                 self.finish(decision, Outcome(OutcomeKind.CLIENT_LEFT))
@@ -219,6 +245,8 @@ class Dispatcher:
             return
         now = self.now()
         self._observer.attempted(charge, outcome.kind, now - charge.started_at)
+        if charge.ticket.trace is not None:
+            charge.ticket.trace.finished(charge.engine_id, outcome)
         self.changed(self.fleet.finish(charge, outcome, now))
         if self._waiting:
             self.pump()
@@ -231,6 +259,9 @@ class Dispatcher:
     async def attempt(self, ticket: Ticket, send: Send) -> Attempt:
         """Get an engine's answer to a piece of work, from another engine where one fails.
 
+        Short work that takes unusually long is sent to a second engine as well, where that is asked
+        for; the answer that comes first counts.
+
         Args:
             ticket: The work.
             send: Makes the call to the engine it is given.
@@ -241,15 +272,54 @@ class Dispatcher:
         Raises:
             RouterError: It could not be had.
         """
+        delay_s = self.fleet.hedge_delay_s() if ticket.urgency is Urgency.SHORT else None
+        if delay_s is None:
+            return await self._attempt(ticket, send)
+        return await self._hedged(ticket, send, delay_s)
+
+    async def _hedged(self, ticket: Ticket, send: Send, delay_s: float) -> Attempt:
+        tried: set[EngineId] = set()
+
+        async def noted(engine: Engine) -> Answer:
+            tried.add(engine.engine_id)
+            return await send(engine)
+
+        loop = asyncio.get_running_loop()
+        first = winner = loop.create_task(self._attempt(ticket, noted))
+        running = [first]
+        try:
+            await asyncio.wait(running, timeout=delay_s)
+            # Work that still waits for an engine gains nothing from waiting twice.
+            if not first.done() and tried and self.fleet.may_hedge():
+                hedge = replace(ticket, excluded=ticket.excluded | tried, place=0)
+                second = loop.create_task(self._attempt(hedge, send))
+                running.append(second)
+                winner = await _first_good(first, second)
+                self._observer.hedged(is_won=winner is second)
+            # Shielded: a client that leaves now must not lose what is to be given back.
+            return await asyncio.shield(winner)
+        except asyncio.CancelledError:
+            _give_up(winner)
+            raise
+        finally:
+            for task in running:
+                if task is not winner:
+                    _give_up(task)
+
+    async def _attempt(self, ticket: Ticket, send: Send) -> Attempt:
         failures: list[str] = []
         timeouts = 0
         waited_s = 0.0
         doubted: EngineId | None = None
+        shown: Attempt | None = None
         while True:
             asked_at = self.now()
             try:
                 charge = await self.slot(ticket)
             except EngineFailed as e:
+                if shown is not None:
+                    # There is no other engine to ask: what the only one said is all there is.
+                    return shown
                 if not failures:
                     raise
                 raise _failed(failures, timeouts) from e
@@ -272,7 +342,9 @@ class Dispatcher:
                 if kind is OutcomeKind.UNDECIDED and (doubted is not None or not may_repeat):
                     # Two engines say the same: it is the upload, and the client sees their answer.
                     return Attempt(self, charge, answer, waited_s)
-                doubted = charge.engine_id if kind is OutcomeKind.UNDECIDED else doubted
+                if kind is OutcomeKind.UNDECIDED and answer.body is not None:
+                    doubted = charge.engine_id
+                    shown = Attempt(self, charge, answer, waited_s)
                 answer.close()
             self.finish(charge, Outcome(kind, None, None, failure))
             if not may_repeat:
@@ -295,6 +367,30 @@ class Dispatcher:
             self.finish(charge, Outcome(OutcomeKind.CANCELLED))
             raise
         return answer, *_judge(answer)
+
+
+async def _first_good(
+    first: asyncio.Task[Attempt], second: asyncio.Task[Attempt]
+) -> asyncio.Task[Attempt]:
+    """Return the task that is done first, unless it failed and the other may yet succeed."""
+    await asyncio.wait((first, second), return_when=asyncio.FIRST_COMPLETED)
+    done, other = (first, second) if first.done() else (second, first)
+    if done.exception() is not None:
+        await asyncio.wait((other,))
+        if other.exception() is None:
+            return other
+    return done
+
+
+def _give_up(task: asyncio.Task[Attempt]) -> None:
+    """Cancel a task, and give back what it may have got in the same moment."""
+    task.cancel()
+    task.add_done_callback(_give_back)
+
+
+def _give_back(task: asyncio.Task[Attempt]) -> None:
+    if not task.cancelled() and task.exception() is None:
+        task.result().close(OutcomeKind.CANCELLED)
 
 
 def _failed(failures: list[str], timeouts: int) -> RouterError:

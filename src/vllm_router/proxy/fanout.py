@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from vllm_router.engines.engine import Engine
-from vllm_router.engines.work import OutcomeKind, Ticket, Urgency, windows_of
+from vllm_router.engines.work import OutcomeKind, Ticket, Urgency, WorkTrace, windows_of
 from vllm_router.errors import (
     EngineFailed,
     EngineSaid,
@@ -258,15 +258,32 @@ class Fanout:
         pieces.put_nowait(None)
 
     async def _hear_piece(self, audio: LongAudio, piece: SpooledPiece) -> Heard:
+        if audio.story.trace is None:
+            return await self._hear(audio, piece, None)
+        trace = audio.story.trace.piece(piece.index, piece.start_s, piece.end_s)
+        error: str | None = "cancelled"
+        try:
+            heard = await self._hear(audio, piece, trace)
+            error = None if heard.missing is None else "missing"
+        except RouterError as e:
+            error = e.code
+            raise
+        finally:
+            trace.end(error)
+        return heard
+
+    async def _hear(
+        self, audio: LongAudio, piece: SpooledPiece, trace: WorkTrace | None
+    ) -> Heard:
         is_leader = audio.leads()
         try:
-            transcript, given = await self._ask(audio, piece)
+            transcript, given = await self._ask(audio, piece, trace)
             if is_leader:
                 audio.found(transcript.language)
             elif given is None:
                 await audio.wait_for_language()
                 if audio.language not in (None, transcript.language):
-                    transcript, _ = await self._ask(audio, piece)
+                    transcript, _ = await self._ask(audio, piece, trace)
         except EngineSaid:
             raise
         except RouterError as e:
@@ -282,7 +299,9 @@ class Fanout:
         transcript = transcript.shifted(piece.start_s)
         return Heard(piece.start_s, piece.end_s, transcript, piece.speech)
 
-    async def _ask(self, audio: LongAudio, piece: SpooledPiece) -> tuple[Transcript, str | None]:
+    async def _ask(
+        self, audio: LongAudio, piece: SpooledPiece, trace: WorkTrace | None
+    ) -> tuple[Transcript, str | None]:
         """Return a piece's words, on its own clock, and the language that they were asked in."""
         length_s = piece.end_s - piece.start_s
         boundary = b"piece-" + secrets.token_hex(12).encode()
@@ -296,7 +315,8 @@ class Fanout:
             # Not before now: while the piece waited, the language may have been found.
             language = audio.language
             body = _piece_body(audio, piece, boundary, language)
-            answer = await self._relay.send(engine, path, headers, body, length_s)
+            sent = headers if trace is None else trace.attempt(engine.engine_id, headers)
+            answer = await self._relay.send(engine, path, sent, body, length_s)
             if answer.status == 200:
                 try:
                     transcript = read_transcript(await answer.read(), round(length_s, 3))
@@ -315,6 +335,7 @@ class Fanout:
                 urgency=audio.urgency,
                 enqueued_at=audio.enqueued_at,
                 is_admitted=True,
+                trace=trace,
             )
             try:
                 attempt = await self._dispatcher.attempt(ticket, send)
@@ -330,6 +351,9 @@ class Fanout:
                 return heard[-1]
             said = EngineSaid(answer.status, await answer.read())
             attempt.close(OutcomeKind.CLIENT_FAULT)
+            if answer.status >= 500:
+                # Of a whole upload this is the client's to see; of a piece it says too little.
+                raise EngineFailed(f"The engines answered {answer.status} to it.")
             raise said
         raise AssertionError("the last round raises")
 

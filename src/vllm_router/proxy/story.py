@@ -3,8 +3,37 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
+from vllm_router.engines.work import WorkTrace
+from vllm_router.inbound.exchange import Exchange
 from vllm_router.proxy.facts import Task
+
+
+class PieceTrace(WorkTrace, Protocol):
+    """Who follows one piece of a long audio."""
+
+    def end(self, error: str | None) -> None:
+        """It has been heard, or not: then with the error's code."""
+
+
+class RequestTrace(Protocol):
+    """Who follows one request.
+
+    Attributes:
+        trace_id: By which it is found; 32 hexadecimal digits.
+    """
+
+    trace_id: str
+
+    def work(self) -> WorkTrace:
+        """Return who follows the upload as a whole."""
+
+    def piece(self, index: int, start_s: float, end_s: float) -> PieceTrace:
+        """Return who follows a piece, by its place in the whole audio."""
+
+    def end(self, exchange: Exchange, story: Story, status: int) -> None:
+        """It is over."""
 
 
 @dataclass(slots=True)
@@ -23,6 +52,7 @@ class Story:
         holder: Whose key was presented; None: none was asked for.
         charged_s: Audio seconds charged to that key; None: not yet.
         error: The code of the error answered, also of one told within a stream.
+        trace: Follows the request; None: nobody does.
     """
 
     request_id: str
@@ -36,6 +66,7 @@ class Story:
     holder: str | None = None
     charged_s: float | None = None
     error: str | None = None
+    trace: RequestTrace | None = None
 
     def given_to(self, engine_id: str) -> None:
         """Note an engine that got the upload or a piece of it."""
