@@ -25,9 +25,12 @@ async def router(engines: list[SimulatedHandle]) -> AsyncIterator[RunningRouter]
         yield router
 
 
+def busy(router: RunningRouter) -> set[str]:
+    return {e.spec.url for e in router.router.dispatcher.fleet.engines() if e.in_flight}
+
+
 async def at_rest(router: RunningRouter) -> None:
-    fleet = router.router.dispatcher.fleet
-    await until(lambda: not any(engine.in_flight for engine in fleet.engines()), "charges remain")
+    await until(lambda: not busy(router), "charges remain")
     spool = router.router.spools[0]
     await until(lambda: not spool.open_uploads, "uploads remain")
 
@@ -41,7 +44,7 @@ async def test_a_hanging_engine_costs_only_the_delay(
         assert answer.status_code == 200
         assert answer.headers["x-engine-id"] == engines[1].url
     await at_rest(router)
-    await until(lambda: not engines[0].in_hand, "the loser still works")
+    await until(lambda: engines[0].log.audio()[0].ended_at is not None, "the loser works on")
     metrics = await router.metrics()
     assert metrics['vllm_router_hedges_total{winner="second"}'] >= 1
 
@@ -60,8 +63,8 @@ async def test_when_the_second_engine_fails_the_first_still_answers(
     for engine in engines:
         await engine.order(delay_s=0.8)
     waiting = asyncio.create_task(router.upload())
-    await until(lambda: any(engine.in_hand for engine in engines))
-    idle = next(engine for engine in engines if not engine.in_hand)
+    await until(lambda: bool(busy(router)))
+    idle = next(engine for engine in engines if engine.url not in busy(router))
     await idle.order(status=503)
     assert (await waiting).status_code == 200
     await at_rest(router)
@@ -87,7 +90,9 @@ async def test_a_client_that_leaves_stops_both(
     waiting = asyncio.create_task(
         router.upload(field("model", MODEL), file(silence(1.0)), x_request_id="leaves")
     )
-    await until(lambda: all(engine.in_hand for engine in engines), "it was not hedged")
+    await until(lambda: len(busy(router)) == 2, "it was not hedged")
     waiting.cancel()
     await at_rest(router)
-    await until(lambda: not any(engine.in_hand for engine in engines), "an engine still works")
+    for engine in engines:
+        (request,) = engine.log.audio()
+        await until(lambda request=request: request.ended_at is not None, "an engine works on")
