@@ -27,6 +27,8 @@ Buffers = Sequence[bytes | memoryview]
 IDLE_S = 4.0
 #: Idle connections kept for one engine; a burst's worth.
 MAX_IDLE = 64
+#: Origins remembered: ten times the engines of a large fleet.
+MAX_ORIGINS = 10_000
 #: An answer's head; nginx gives upstreams 4 to 8 KiB.
 MAX_HEAD_BYTES = 64 * 1024
 #: An answer up to this size is taken whole before its first byte is passed on.
@@ -136,6 +138,23 @@ class Origin:
             prefix=parts.path.rstrip("/").encode(),
             host_header=(name if default else f"{name}:{port}").encode(),
         )
+
+
+class Origins:
+    """Engines' origins by their URLs, each read once."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Origin] = {}
+
+    def of(self, url: str) -> Origin:
+        """Return where an engine listens."""
+        origin = self._known.get(url)
+        if origin is None:
+            # Pods come and go; what is derived from their URLs must not pile up.
+            if len(self._known) >= MAX_ORIGINS:
+                self._known.clear()
+            origin = self._known[url] = Origin.of(url)
+        return origin
 
 
 class Answer:

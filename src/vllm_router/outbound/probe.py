@@ -18,7 +18,7 @@ from vllm_router.outbound.http1 import (
     Deadlines,
     Headers,
     HttpClient,
-    Origin,
+    Origins,
 )
 from vllm_router.wire.exposition import BadExposition, EngineStats, read_engine_stats
 from vllm_router.wire.wav import silence
@@ -57,6 +57,7 @@ class EngineInquiry:
         self._timeout_s = timeout_s
         self._deadlines = Deadlines(timeout_s, timeout_s, timeout_s)
         self._silence = silence(PROBE_S)
+        self._origins = Origins()
         self._headers: Headers = []
         if engine_key is not None:
             self._headers.append((b"authorization", b"Bearer " + engine_key.encode()))
@@ -69,7 +70,7 @@ class EngineInquiry:
         try:
             async with asyncio.timeout(self._timeout_s):
                 answer = await self._client.call(
-                    Origin.of(url),
+                    self._origins.of(url),
                     method,
                     path,
                     headers,

@@ -20,7 +20,7 @@ from vllm_router.outbound.http1 import (
     Deadlines,
     Headers,
     HttpClient,
-    Origin,
+    Origins,
 )
 from vllm_router.outbound.upload import Span, Upload
 from vllm_router.proxy.dispatch import Attempt
@@ -173,18 +173,7 @@ class Relay:
         self._client = client
         self._floors = floors
         self.engine_key = engine_key
-        self._origins: dict[str, Origin] = {}
-
-    def origin(self, engine: Engine) -> Origin:
-        """Return where an engine listens."""
-        url = engine.spec.url
-        origin = self._origins.get(url)
-        if origin is None:
-            # Pods come and go; what is derived from their URLs must not pile up.
-            if len(self._origins) > 10_000:
-                self._origins.clear()
-            origin = self._origins[url] = Origin.of(url)
-        return origin
+        self._origins = Origins()
 
     def deadlines(self, audio_s: float) -> Deadlines:
         """Return the bounds of a call that carries so much audio."""
@@ -199,4 +188,6 @@ class Relay:
     ) -> Awaitable[Answer]:
         """Send an upload to an engine; errors as `HttpClient.call`."""
         deadlines = self.deadlines(audio_s)
-        return self._client.call(self.origin(engine), b"POST", path, headers, body, deadlines)
+        return self._client.call(
+            self._origins.of(engine.spec.url), b"POST", path, headers, body, deadlines
+        )
