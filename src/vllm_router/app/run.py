@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import socket
@@ -76,6 +77,8 @@ def run(settings: Settings, worker: Worker | None = None) -> None:
         raise CannotStart(str(e)) from e
     listening = bind(settings.host, settings.port, is_shared=worker is not None)
     siblings = Siblings(worker.folder, worker.index, worker.count) if worker else None
+    # What is there now stays: the collector need not walk through it again, 40 ms each time.
+    gc.freeze()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(router, listening, settings, siblings))
 
