@@ -130,19 +130,20 @@ async def until(claim: Callable[[], Any], what: str = "") -> None:
 
 @contextlib.asynccontextmanager
 async def running_router(
-    *engines: SimulatedHandle | str, is_ready: bool = True, **settings: Any
+    *engines: SimulatedHandle | str, is_ready: bool = True, tracing: Any = None, **settings: Any
 ) -> AsyncIterator[RunningRouter]:
     """Run a router in this event loop.
 
     Args:
         engines: Running engines, or their URLs, for `static_backends`.
         is_ready: Whether to wait until every engine is ready.
+        tracing: For `build_router`.
         settings: Fields of `Settings`; by default quick, on a free port of the loopback address.
     """
     urls = tuple(engine if isinstance(engine, str) else engine.url for engine in engines)
     values = {**QUICK, **({"static_backends": urls} if urls else {}), **settings}
     chosen = Settings.model_validate(values)
-    router = build_router(chosen)
+    router = build_router(chosen, tracing=tracing)
     listening = bind(chosen.host, chosen.port)
     port = listening.getsockname()[1]
     url = f"http://127.0.0.1:{port}"

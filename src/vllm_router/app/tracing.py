@@ -53,6 +53,7 @@ class Tracing:
         provider: Samples spans and sends them.
         now: Monotonic seconds.
         wall_ns: Unix nanoseconds.
+        flush_s: What the last spans may take.
     """
 
     def __init__(
@@ -60,10 +61,12 @@ class Tracing:
         provider: TracerProvider,
         now: Callable[[], float],
         wall_ns: Callable[[], int] = time.time_ns,
+        flush_s: float = FLUSH_S,
     ) -> None:
         self._provider = provider
         self._now = now
         self._wall_ns = wall_ns
+        self._flush_s = flush_s
         self.tracer = provider.get_tracer("vllm_router", __version__)
 
     def request(self, exchange: Exchange, story: Story) -> RequestSpans:
@@ -73,7 +76,7 @@ class Tracing:
         return RequestSpans(self.tracer, offset_ns, exchange, story)
 
     async def close(self) -> None:
-        """Send what is left, for `FLUSH_S` at most."""
+        """Send what is left, and wait no longer for it than agreed."""
         loop = asyncio.get_running_loop()
         is_done = asyncio.Event()
 
@@ -85,7 +88,7 @@ class Tracing:
         # A thread that the process does not wait for: a dead collector is tried for half a minute.
         threading.Thread(target=flush, name="last spans", daemon=True).start()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(FLUSH_S):
+            async with asyncio.timeout(self._flush_s):
                 await is_done.wait()
 
 

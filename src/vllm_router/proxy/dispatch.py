@@ -195,14 +195,14 @@ class Dispatcher:
         try:
             return await future
         except asyncio.CancelledError:
+            if ticket.trace is not None:
+                ticket.trace.waited(ticket.queued_at, self.now(), "left")
             self._abandon(ticket, future)
             raise
 
     def _abandon(self, ticket: Ticket, future: asyncio.Future[Charge | Refusal]) -> None:
         if self._waiting.pop(ticket, None) is not None:
             self.fleet.withdraw(ticket, self.now())
-            if ticket.trace is not None:
-                ticket.trace.waited(ticket.queued_at, self.now(), "left")
             self.pump()
         elif future.done() and not future.cancelled():
             # The engine was given in the same moment as the client left.
