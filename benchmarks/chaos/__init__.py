@@ -1,0 +1,1 @@
+"""Faults of every kind against routers under load, with every request accounted for."""
