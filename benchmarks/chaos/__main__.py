@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import uvloop
-
 from benchmarks.chaos.client import Client
 from benchmarks.chaos.faults import Chaos
 from benchmarks.chaos.judge import Kind, judge
@@ -171,9 +170,8 @@ def _left_behind(stage: Stage) -> list[str]:
             "spool_bytes",
             "queue_requests",
         ):
-            for line in re.findall(rf"^vllm_router_{name}(?:{{.*}})? .*$", text, re.MULTILINE):
-                if float(line.rsplit(" ", 1)[1]) != 0:
-                    out.append(f"{router.name}: {line}")
+            lines = re.findall(rf"^vllm_router_{name}(?:{{.*}})? .*$", text, re.MULTILINE)
+            out += [f"{router.name}: {line}" for line in lines if float(line.split()[-1])]
         # HAProxy keeps its connections for the next request.
         files = _value(text, "process_open_fds") - _value(text, "vllm_router_connections")
         if files > _FILES_AT_REST:
@@ -181,9 +179,8 @@ def _left_behind(stage: Stage) -> list[str]:
         ready = text.count('state="ready"} 1')
         if ready != len(stage.engines):
             out.append(f"{router.name}: {ready} of {len(stage.engines)} engines are ready")
-        for line in router.log.read_text(errors="replace").splitlines():
-            if _ODD.search(line):
-                out.append(f"{router.name}: logged: {line[:200]}")
+        lines = router.log.read_text(errors="replace").splitlines()
+        out += [f"{router.name}: logged: {line[:200]}" for line in lines if _ODD.search(line)]
     return out[:50]
 
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import httptools
-
 from benchmarks.chaos.uploads import Request
 
 #: Writes of a slow client.

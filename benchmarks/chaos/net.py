@@ -1,8 +1,8 @@
 """Network namespaces for engines, and what goes wrong between them and the routers.
 
-Each engine lives behind a pair of virtual Ethernet interfaces, so that a cable can be pulled, packets
-dropped in silence, lost at random or held up, while both ends go on running. Needs root; what this
-machine's kernel does not offer is found out at the start and said.
+Each engine lives behind a pair of virtual Ethernet interfaces, so that a cable can be pulled,
+packets dropped in silence, lost at random or held up, while both ends go on running. Needs root;
+what this machine's kernel does not offer is found out at the start and said.
 """
 
 from __future__ import annotations

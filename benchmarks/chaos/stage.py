@@ -9,6 +9,7 @@ import glob
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from benchmarks.chaos import net
 from benchmarks.chaos.uploads import MODEL
-from benchmarks.proxies.processes import await_answer, free_port
+from benchmarks.proxies.processes import await_answer
 
 ENGINES = 6
 ROUTERS = 3
@@ -37,6 +38,15 @@ ROUTER_ARGUMENTS = (
     "--spool-memory-mb", "4",
     "--decode-workers", "1",
 )  # fmt: skip
+
+
+def quiet_port() -> int:
+    """Return a free port that no outgoing connection is given while its owner is dead."""
+    while True:
+        port = random.randrange(15_000, 32_000)
+        with socket.socket() as s, contextlib.suppress(OSError):
+            s.bind(("127.0.0.1", port))
+            return port
 
 
 @dataclass(slots=True)
@@ -79,7 +89,7 @@ class Actor:
         process = self.process
         assert process is not None
         deadline = time.monotonic() + timeout_s
-        while process.poll() is None:  # noqa: ASYNC110
+        while process.poll() is None:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"{self.name} does not end; see {self.log}")
             await asyncio.sleep(0.02)
@@ -130,7 +140,7 @@ class Stage:
         clock = self._clock_env()
         for index in range(ENGINES):
             link = self.links[index] if self.links else None
-            port = 8000 if link else free_port()
+            port = 8000 if link else quiet_port()
             address = link.address if link else "127.0.0.1"
             command = [
                 *(link.enter if link else ()),
@@ -142,7 +152,7 @@ class Stage:
             log = self.folder / f"engine{index}.log"
             self.engines.append(Actor(f"engine {index}", command, log, clock if not index else {}))
         for index in range(ROUTERS):
-            port = free_port()
+            port = quiet_port()
             command = [
                 sys.executable, "-m", "vllm_router.app", "--host", "127.0.0.1", "--port", str(port),
                 "--static-backends", ",".join(self.engine_urls), "--spool-dir", str(self.spool),
@@ -215,7 +225,7 @@ class Stage:
             fresh.replace(self.clock_file)
 
     def _start_haproxy(self) -> None:
-        self.port = free_port()
+        self.port = quiet_port()
         # HAProxy's own refusals in the shape that clients read; "haproxy_…" tells whose they are.
         errors = "\n".join(
             f'  http-error status {status} content-type "application/json" string '

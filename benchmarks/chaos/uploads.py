@@ -15,6 +15,7 @@ import random
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import av
 import numpy as np
@@ -253,17 +254,18 @@ _CODECS = {"mp3": "libmp3lame", "flac": "flac"}
 def _encoded(samples: np.ndarray, name: str) -> bytes:
     out = io.BytesIO()
     with av.open(out, "w", format=name) as container:
-        stream = container.add_stream(_CODECS[name], rate=RATE_HZ)
-        stream.layout = "mono"  # type: ignore[attr-defined]
+        stream = cast(av.AudioStream, container.add_stream(_CODECS[name], rate=RATE_HZ))
+        stream.layout = "mono"
         frame = av.AudioFrame.from_ndarray(samples.reshape(1, -1), format="s16", layout="mono")
         frame.sample_rate = RATE_HZ
-        resampler = av.AudioResampler(format=stream.format, layout="mono", rate=RATE_HZ)  # type: ignore[attr-defined]
+        resampler = av.AudioResampler(format=stream.format, layout="mono", rate=RATE_HZ)
         fifo = av.AudioFifo()
         for resampled in resampler.resample(frame):
             fifo.write(resampled)
-        while (piece := fifo.read(stream.codec_context.frame_size or 4096, partial=True)) is not None:  # type: ignore[attr-defined]  # fmt: skip
-            container.mux(stream.encode(piece))  # type: ignore[attr-defined]
-        container.mux(stream.encode(None))  # type: ignore[attr-defined]
+        size = stream.codec_context.frame_size or 4096
+        while piece := fifo.read(size, partial=True):
+            container.mux(stream.encode(piece))
+        container.mux(stream.encode(None))
     return out.getvalue()
 
 

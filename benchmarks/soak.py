@@ -1,0 +1,266 @@
+"""`python -m benchmarks.soak MINUTES`: does a router grow under steady load? See `scripts/soak`.
+
+One router with its defaults before simulated engines gets 70 % of the load that it was just
+measured to carry, mixed as in the chaos, at random moments. Its memory and open files are read
+every second; after a warm-up a straight line through them tells how fast they grow. Every answer is
+judged too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import uvloop
+from benchmarks.chaos.client import Client
+from benchmarks.chaos.judge import Kind, judge
+from benchmarks.chaos.report import Report
+from benchmarks.chaos.stage import quiet_port
+from benchmarks.chaos.uploads import MODEL, Requests
+from benchmarks.proxies.processes import await_answer, running, tree
+
+ENGINES = 3
+LOAD = 0.7
+_CALIBRATE_S = 15.0
+_CALIBRATE_CLIENTS = 24
+_DEADLINE_S = 60.0
+#: Arrivals that find so many under way are not sent: the load is 70 %, so the machine has stalled.
+_MOST_UNDER_WAY = 400
+#: Pools and histograms fill up in this part of the run, which is not looked at.
+_WARM_UP = 0.3
+#: Growth that would be 90 MB a day; what is below it cannot be told from noise in half an hour.
+MAX_MEMORY_KB_PER_MIN = 64.0
+#: One file in five minutes.
+MAX_FILES_PER_MIN = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A router at one moment.
+
+    Attributes:
+        at_s: Since the load began.
+        memory_kb: Resident memory of the router's own process that is not files.
+        all_kb: The same with its decoders.
+        files: Open files of its own process.
+    """
+
+    at_s: float
+    memory_kb: float
+    all_kb: float
+    files: float
+
+
+@dataclass(frozen=True, slots=True)
+class Slope:
+    """A straight line through samples.
+
+    Attributes:
+        per_min: How fast it rises.
+        error: Standard error of that; residuals of neighbours are alike, so it is not too strict.
+        start: The line's value where it begins.
+        end: And where it ends.
+    """
+
+    per_min: float
+    error: float
+    start: float
+    end: float
+
+    def is_flat(self, most_per_min: float) -> bool:
+        """Return whether it does not surely rise faster than that."""
+        return self.per_min - 2 * self.error <= most_per_min
+
+
+def fitted(at_s: list[float], values: list[float]) -> Slope:
+    """Return the least-squares line."""
+    x, y = np.asarray(at_s) / 60, np.asarray(values)
+    (slope, start), covariance = np.polyfit(x - x[0], y, 1, cov=True)
+    end = start + slope * (x[-1] - x[0])
+    return Slope(float(slope), float(covariance[0, 0] ** 0.5), float(start), float(end))
+
+
+def main() -> int:
+    """Soak, print the slopes, and return 1 if something grows or was answered wrongly."""
+    parser = argparse.ArgumentParser(prog="scripts/soak", description=__doc__)
+    parser.add_argument("minutes", type=float)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, default=Path("build/soak/report.json"))
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="soak-") as name:
+        figures = uvloop.run(_soak(Path(name), options.minutes * 60, options.seed))
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    options.json.write_text(json.dumps(figures, indent=1) + "\n")
+    return int(not figures["is_flat"])
+
+
+async def _soak(folder: Path, seconds: float, seed: int) -> dict[str, Any]:
+    ports = [quiet_port() for _ in range(ENGINES + 1)]
+    urls = [f"http://127.0.0.1:{port}" for port in ports]
+    engines = [
+        [
+            sys.executable, "-m", "vllm_router.local", "--simulate", "--port", str(port),
+            "--served-model-name", MODEL, "--time-scale", "20",
+        ]
+        for port in ports[1:]
+    ]  # fmt: skip
+    router = [
+        sys.executable, "-m", "vllm_router.app", "--host", "127.0.0.1", "--port", str(ports[0]),
+        "--static-backends", ",".join(urls[1:]),
+    ]  # fmt: skip
+    log = folder / "router.log"
+    with (
+        running(engines[0], folder / "engine0.log"),
+        running(engines[1], folder / "engine1.log"),
+        running(engines[2], folder / "engine2.log"),
+        running(router, log) as process,
+    ):
+        await asyncio.to_thread(await_answer, f"{urls[0]}/ready", process, log)
+        requests = Requests(random.Random(seed))
+        report = Report()
+        per_s = await _carried(ports[0], requests, report)
+        print(f"carries {per_s:.0f} requests per second; {LOAD:.0%} of it for {seconds / 60:g} min")
+        samples = await _load(ports[0], requests, report, per_s * LOAD, seconds, process.pid, seed)
+    return _figures(report, samples, per_s, seconds)
+
+
+async def _carried(port: int, requests: Requests, report: Report) -> float:
+    """Return how many requests a second are answered when clients ask without pause."""
+    until = time.monotonic() + _CALIBRATE_S
+    before = report.total
+
+    async def ask() -> None:
+        client = Client("127.0.0.1", port)
+        while time.monotonic() < until:
+            await _one(client, requests, report)
+        client.close()
+
+    started = time.monotonic()
+    async with asyncio.TaskGroup() as group:
+        for _ in range(_CALIBRATE_CLIENTS):
+            group.create_task(ask())
+    return (report.total - before) / (time.monotonic() - started)
+
+
+async def _one(client: Client, requests: Requests, report: Report) -> None:
+    request = requests.next()
+    reply = await client.ask(request, _DEADLINE_S)
+    verdict = judge(request, reply, ())
+    report.add(request, verdict, reply.ended_at - reply.started_at, "-")
+
+
+async def _load(
+    port: int,
+    requests: Requests,
+    report: Report,
+    per_s: float,
+    seconds: float,
+    pid: int,
+    seed: int,
+) -> list[Sample]:
+    rng = random.Random(seed)
+    idle: list[Client] = []
+    under_way: set[asyncio.Task[None]] = set()
+    samples: list[Sample] = []
+
+    async def ask() -> None:
+        client = idle.pop() if idle else Client("127.0.0.1", port)
+        await _one(client, requests, report)
+        idle.append(client)
+
+    loop = asyncio.get_running_loop()
+    started = next_at = loop.time()
+    sample_at = started
+    while loop.time() - started < seconds:
+        await asyncio.sleep(max(0.0, next_at - loop.time()))
+        next_at = max(next_at, loop.time() - 1) + rng.expovariate(per_s)
+        if len(under_way) < _MOST_UNDER_WAY:
+            task = loop.create_task(ask())
+            under_way.add(task)
+            task.add_done_callback(under_way.discard)
+        if loop.time() >= sample_at:
+            sample_at += 1
+            samples.append(_sample(pid, loop.time() - started))
+            if len(samples) % 30 == 0:
+                last = samples[-1]
+                print(
+                    f"{last.at_s:6.0f} s  {last.memory_kb / 1024:6.1f} MB, {last.files:.0f} files, "
+                    f"{report.total:,} requests",
+                    flush=True,
+                )
+    await asyncio.gather(*under_way)
+    for client in idle:
+        client.close()
+    return samples
+
+
+def _sample(pid: int, at_s: float) -> Sample:
+    family = tree(pid)
+    sizes = [_anonymous_kb(each) for each in family]
+    return Sample(at_s, sizes[0], sum(sizes), len(os.listdir(f"/proc/{pid}/fd")))
+
+
+def _anonymous_kb(pid: int) -> float:
+    try:
+        text = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0.0
+    return sum(
+        float(line.split()[1])
+        for line in text.splitlines()
+        if line.startswith(("RssAnon:", "RssShmem:"))
+    )
+
+
+def _figures(report: Report, samples: list[Sample], per_s: float, seconds: float) -> dict[str, Any]:
+    warm = [sample for sample in samples if sample.at_s > _WARM_UP * seconds]
+    at_s = [sample.at_s for sample in warm]
+    memory = fitted(at_s, [sample.memory_kb for sample in warm])
+    everything = fitted(at_s, [sample.all_kb for sample in warm])
+    files = fitted(at_s, [sample.files for sample in warm])
+    broken = report.kinds[Kind.BROKEN]
+    is_flat = (
+        memory.is_flat(MAX_MEMORY_KB_PER_MIN) and files.is_flat(MAX_FILES_PER_MIN) and not broken
+    )
+    print(f"\n{report.table()}\n")
+    print("| over the last 70 % | begins | ends | slope per minute | allowed |")
+    print("| --- | --- | --- | --- | --- |")
+    for name, slope, allowed in (
+        ("memory, the router (KB)", memory, f"{MAX_MEMORY_KB_PER_MIN:g}"),
+        ("memory, with its decoders (KB)", everything, ""),
+        ("open files", files, f"{MAX_FILES_PER_MIN:g}"),
+    ):
+        print(
+            f"| {name} | {slope.start:,.0f} | {slope.end:,.0f} | "
+            f"{slope.per_min:+.2f} ± {slope.error:.2f} | {allowed} |"
+        )
+    for line in report.examples:
+        print(f"VIOLATION {line}")
+    print("flat" if is_flat else "NOT FLAT, OR ANSWERED WRONGLY")
+    return {
+        "seconds": seconds,
+        "carried_per_s": round(per_s, 1),
+        "load": LOAD,
+        "memory_kb_per_min": memory.per_min,
+        "memory_kb_per_min_error": memory.error,
+        "memory_with_decoders_kb_per_min": everything.per_min,
+        "files_per_min": files.per_min,
+        "files_per_min_error": files.error,
+        "samples": [(s.at_s, s.memory_kb, s.all_kb, s.files) for s in samples],
+        "is_flat": is_flat,
+        **report.to_json(),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
