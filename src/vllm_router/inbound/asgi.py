@@ -60,8 +60,8 @@ async def serve_asgi(app: ASGIApp, exchange: Exchange, body: bytes, root_path: s
             return messages.pop()
         # The connection cancels this task when the client leaves; until then there is nothing to
         # say.
-        await asyncio.get_running_loop().create_future()
-        return {"type": "http.disconnect"}
+        message: Message = await asyncio.get_running_loop().create_future()
+        return message
 
     async def send(message: Message) -> None:
         if message["type"] == "http.response.start":

@@ -9,6 +9,9 @@ and time, the patience with a silent client, and what is read ahead while an ans
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import sys
+import termios
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, Protocol, cast
@@ -263,6 +266,7 @@ class Connection(asyncio.BufferedProtocol):
     def pause_writing(self) -> None:  # noqa: D102
         if self.write_waiter is None:
             self.write_waiter = self._loop.create_future()
+        self._unsent = self._unsent_bytes()
         self.deadline = self.now() + self._listener.patience.body_s
 
     def resume_writing(self) -> None:  # noqa: D102
@@ -308,16 +312,21 @@ class Connection(asyncio.BufferedProtocol):
             self._refuse(TooSlow("the body stopped coming; send it without long pauses"))
         elif self._state is _HEAD and self._head:
             self._refuse_early(TooSlow("the request's head took too long to come"))
-        elif self._state is not _ANSWER and self._is_taking():
-            # No engine waits for a client that takes a long answer slowly.
+        elif self._is_taking():
             self.deadline = self.now() + self._listener.patience.body_s
         else:
             self.abort()
 
     def _is_taking(self) -> bool:
         """Return whether the client has taken some of what is unsent since this was last asked."""
-        before, self._unsent = self._unsent, self._transport.get_write_buffer_size()
+        before, self._unsent = self._unsent, self._unsent_bytes()
         return 0 < self._unsent < (before or self._unsent + 1)
+
+    def _unsent_bytes(self) -> int:
+        # The kernel holds some megabytes and asks for more only when a third of them is gone.
+        handle = self._transport.get_extra_info("socket").fileno()
+        queued = int.from_bytes(fcntl.ioctl(handle, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+        return queued + self._transport.get_write_buffer_size()
 
     def drain(self) -> None:
         """Close now if no request is under way, else after it."""
@@ -554,6 +563,7 @@ class Connection(asyncio.BufferedProtocol):
     def _linger(self, seconds: float) -> None:
         """Close, giving a client that is still sending the time to read its answer first."""
         self._state = _LINGER
+        self._unsent = 0
         self.deadline = self.now() + (seconds or self._listener.patience.body_s)
         if not seconds:
             self._transport.close()

@@ -161,7 +161,7 @@ def _framing(headers: list[tuple[bytes, bytes]], version: str) -> tuple[int | No
                 is_keep_alive = False
             elif version == "1.0":
                 is_keep_alive = b"keep-alive" in options
-        elif name == b"host":
+        else:
             hosts += 1
     if is_chunked and length is not None:
         raise BadHead("the request has both a Content-Length and a Transfer-Encoding")
