@@ -338,12 +338,13 @@ def fleet() -> Json:
             least_max=60,
         ),
         graph(
-            "Audio by key, the ten greatest",
+            "Audio by key",
             {
                 "{{key}}": "topk(10, sum by (key) (rate("
                 f"vllm_router_key_audio_seconds_total{{{FLEET}}}{RATE})))"
             },
-            "Seconds of audio sent in a second, by the name of the key. Empty without keys.",
+            "Seconds of audio sent in a second, by the names of the ten keys that send most. Empty "
+            "without keys.",
             width=6,
         ),
     ]

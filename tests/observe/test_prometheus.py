@@ -76,6 +76,18 @@ def test_every_query_of_every_panel_returns_series(path: Path, fleet: Observed) 
     )
 
 
+def test_every_query_that_operators_are_told_returns_series(fleet: Observed) -> None:
+    text = (ROOT / "docs" / "operations.md").read_text()
+    queries = re.findall(r"^\| .+\? \| `(.+)` \|$|^\| Seconds .* \| `(.+)` \|$", text, re.M)
+    found = ["".join(pair) for pair in queries]
+    assert len(found) == 4
+    until_none_missing(
+        lambda: [
+            each for each in found if not has_value(fleet.query(re.sub(r"\[\w+\]", "[10s]", each)))
+        ]
+    )
+
+
 @pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
 def test_every_variable_has_values(path: Path, fleet: Observed) -> None:
     for variable in json.loads(path.read_text())["templating"]["list"]:
