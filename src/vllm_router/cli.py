@@ -132,7 +132,8 @@ def _read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     if key := environment.get("VLLM_API_KEY"):
         values["engine_api_key"] = key
-    if endpoint := environment.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
+    endpoint = environment.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+    if endpoint and environment.get("OTEL_SDK_DISABLED", "").lower() != "true":
         values["otel_endpoint"] = endpoint
     for name in Settings.model_fields:
         text = environment.get(ENVIRONMENT_PREFIX + name.upper())

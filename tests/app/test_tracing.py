@@ -19,6 +19,7 @@ from tests.clients.servers import ROOT
 from tests.routers import MODEL, field, file, form, named, running_router, until
 
 from vllm_router.app.tracing import Tracing
+from vllm_router.cli import WrongUse, read_settings
 from vllm_router.local.serving import SimulatedHandle, serve_simulated
 from vllm_router.wire.wav import pcm16_wav, silence
 
@@ -378,6 +379,41 @@ async def test_a_collector_that_is_away_costs_requests_nothing() -> None:
         running_router(engine, tracing=tracing) as router,
     ):
         assert (await router.upload()).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "endpoint"),
+    [
+        ([], {}, None),
+        (["--otel-endpoint", "http://a:4318"], {}, "http://a:4318"),
+        ([], {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://b:4318"}, "http://b:4318"),
+        ([], {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://b:4318", "OTEL_SDK_DISABLED": "true"}, None),
+        (
+            ["--otel-endpoint", "http://a:4318"],
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://b:4318"},
+            "http://a:4318",
+        ),
+        (
+            [],
+            {
+                "VLLM_ROUTER_OTEL_ENDPOINT": "https://c/otlp",
+                "OTEL_EXPORTER_OTLP_ENDPOINT": "http://b:4318",
+            },
+            "https://c/otlp",
+        ),
+    ],
+)
+def test_traces_are_asked_for_by_flag_or_environment(
+    arguments: list[str], environment: dict[str, str], endpoint: str | None
+) -> None:
+    settings = read_settings(["--static-backends", "http://127.0.0.1:9", *arguments], environment)
+    assert settings.otel_endpoint == endpoint
+
+
+@pytest.mark.parametrize("text", ["localhost:4318", "http://", "grpc://a:4317", "http://a:x"])
+def test_a_collector_that_is_no_url_is_refused(text: str) -> None:
+    with pytest.raises(WrongUse, match=r"^--otel-endpoint '.*' is not a URL such as"):
+        read_settings(["--static-backends", "http://127.0.0.1:9", "--otel-endpoint", text], {})
 
 
 def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
