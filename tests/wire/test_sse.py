@@ -3,7 +3,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai._streaming import SSEDecoder
 
-from vllm_router.wire.sse import DONE, Event, EventReader, EventTooLarge, comment, encode
+from vllm_router.wire.sse import (
+    DONE,
+    Event,
+    EventReader,
+    EventTooLarge,
+    comment,
+    complete_bytes,
+    encode,
+)
 
 STREAM = (
     b"\xef\xbb\xbf: hello\r\n"
@@ -29,6 +37,14 @@ def test_a_stream_fed_whole():
 def test_a_stream_fed_byte_by_byte():
     reader = EventReader()
     assert [e for byte in STREAM for e in reader.feed(bytes([byte]))] == EVENTS
+
+
+@pytest.mark.parametrize("newline", [b"\n", b"\r\n", b"\r"])
+def test_complete_bytes_are_all_events_that_have_ended(newline):
+    stream = b"data: one%b%b: two%bdata: two%b%bdata: three%b" % ((newline,) * 6)
+    ends = [len(stream[: stream.index(b": two")]), len(stream[: stream.index(b"data: three")])]
+    for size in range(len(stream) + 1):
+        assert complete_bytes(stream[:size]) == max([end for end in ends if end <= size], default=0)
 
 
 @given(st.lists(st.integers(0, len(STREAM)), max_size=6).map(sorted))

@@ -25,7 +25,7 @@ from vllm_router.outbound.http1 import (
 from vllm_router.outbound.upload import Span, Upload
 from vllm_router.proxy.dispatch import Attempt
 from vllm_router.wire.multipart import Edit
-from vllm_router.wire.sse import encode
+from vllm_router.wire.sse import MAX_EVENT_BYTES, complete_bytes, encode
 from vllm_router.wire.stream_events import error_event
 
 #: RFC 9110, 7.6.1, and what proxies have always treated alike.
@@ -144,19 +144,29 @@ async def pass_on(exchange: Exchange, attempt: Attempt) -> None:
         exchange.respond(answer.status, headers, answer.body)
         return
     length = answer.header(b"content-length")
-    exchange.begin(answer.status, headers, int(length) if length.isdigit() else None)
+    is_events = answer.header(b"content-type").startswith(b"text/event-stream")
+    # Events have no length told: one that says what went wrong may take others' place.
+    has_length = length.isdigit() and not is_events
+    exchange.begin(answer.status, headers, int(length) if has_length else None)
+    held = b""
     try:
         async with aclosing(answer.chunks()) as chunks:
             async for chunk in chunks:
+                if is_events:
+                    # Half an event would swallow the one that says what became of it.
+                    chunk = held + chunk
+                    end = complete_bytes(chunk) if len(chunk) < MAX_EVENT_BYTES else len(chunk)
+                    chunk, held = chunk[:end], chunk[end:]
                 exchange.write(chunk)
                 await exchange.drain()
     except CallFailed as e:
-        if not answer.header(b"content-type").startswith(b"text/event-stream"):
+        if not is_events:
             raise
         # A stream of events can say what became of it.
         exchange.write(encode(error_event(f"The engine broke off: {e}.", code="engine_failed")))
         exchange.end()
         raise
+    exchange.write(held)
     exchange.end()
 
 

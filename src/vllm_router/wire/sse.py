@@ -24,6 +24,7 @@ CONTENT_TYPE: Final = "text/event-stream; charset=utf-8"
 
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _TEXT_LINE_END = re.compile(r"\r\n|\n|\r")
+_BLANK_LINES: Final = (b"\n\n", b"\r\n\r\n", b"\r\r")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -128,6 +129,14 @@ class EventReader:
         if not data:
             return None
         return Event("\n".join(data), name or "message", self._last_id)
+
+
+def complete_bytes(data: bytes) -> int:
+    """Return how many of the first bytes of a stream are events with the blank line that ends each.
+
+    For who passes events on as the bytes they are: behind those, an event of one's own can follow.
+    """
+    return max((data.rfind(end) + len(end) for end in _BLANK_LINES if end in data), default=0)
 
 
 def encode(data: JsonObject | str, name: str | None = None) -> bytes:
