@@ -223,7 +223,7 @@ def _words_in_pieces(pcm: bytes) -> tuple[str, ...]:
         word
         for piece in pieces
         if not piece.is_silent
-        for word in _words_of(piece.wav(), piece.end_s - piece.start_s)
+        for word in _words_of(piece.wav(), len(piece.pcm) / 2 / RATE_HZ)
     )
 
 
