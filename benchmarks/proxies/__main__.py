@@ -1,7 +1,8 @@
 """`scripts/bench`: the same uploads through the router and its peers, side by side in one run.
 
-Machines differ and are noisy: figures of different runs are not comparable, and only ratios within a run
-mean anything. So all proxies run at the same time, take turns in short rounds, and the median counts.
+Machines differ and are noisy: figures of different runs are not comparable, and only ratios within
+a run mean anything. So all proxies run at the same time, take turns in short rounds, and the median
+counts.
 """
 
 from __future__ import annotations

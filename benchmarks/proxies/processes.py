@@ -1,7 +1,7 @@
 """Processes: starting and ending them, and what they cost.
 
-CPU is read from /proc/PID/task/*/schedstat, which counts nanoseconds; memory from /proc/PID/status and
-smaps_rollup. A proxy's workers and threads are counted with it. Linux only.
+CPU is read from /proc/PID/task/*/schedstat, which counts nanoseconds; memory from smaps_rollup. A
+proxy's workers and threads are counted with it. Linux only.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ def summary(rounds: list[Speed]) -> dict[str, Any]:
 
 def tables(found: dict[str, Any]) -> str:
     """Return everything found as Markdown."""
-    parts = []
+    parts: list[str] = []
     if found.get("speed"):
         parts.append(_speed_tables(found["speed"]))
     if found.get("memory"):
@@ -42,14 +42,14 @@ def tables(found: dict[str, Any]) -> str:
         parts.append(_table(("proxy", "uploads", "memory", "spool", "took", "answered"), rows))
     scaling = found.get("scaling")
     if scaling:
-        rows = [
+        compared = [
             (
                 f"{c['few']:,} or {c['many']:,} {c['of']}", f"{c['cpu_ms_few']:.3f} ms",
                 f"{c['cpu_ms_many']:.3f} ms", f"{c['ratio']:.2f}", str(c["failed"]),
             )
             for c in scaling["compared"]
         ]  # fmt: skip
-        parts.append(_table(("with", "CPU per upload", "and", "ratio", "failed"), rows))
+        parts.append(_table(("with", "CPU per upload", "and", "ratio", "failed"), compared))
         idle = scaling["idle"]
         parts.append(
             f"Idle with {idle['engines']:,} engines: {idle['core_share']:.1%} of a core.\n"
@@ -101,7 +101,9 @@ def plot(found: dict[str, Any], path: Path) -> None:
         colours = ["#d1495b" if name == "vllm-router" else "#8d99ae" for name, _ in bars]
         axis.barh([n for n, _ in bars], [min(v, edge) for _, v in bars], color=colours)
         for i, (_, value) in enumerate(bars):
-            axis.text(min(value, edge) * 0.98, i, f"{value:.2f}", va="center", ha="right", size=8)
+            label = f" {value:.2f}" + (" (cut off)" if value > edge else "")
+            axis.text(min(value, edge), i, label, va="center", size=8)
+        axis.set_xlim(0, 1.35 * edge)
         axis.set_title(case, size=9)
         axis.set_xlabel("CPU per upload, ms", size=8)
         axis.tick_params(labelsize=8)
