@@ -35,7 +35,8 @@ class Exchange:
         head: The request's head.
         client: The client's address, for the log.
         started_at: Monotonic seconds at the head's end.
-        first_byte_at: When the answer's first byte was written; None before.
+        first_byte_at: When the answer's first byte was written, what only keeps a stream alive
+            apart; None before.
         status: The status answered; None while nothing was.
         sent_bytes: Body bytes of the answer so far.
         is_complete: Whether the answer was written to its end.
@@ -127,6 +128,10 @@ class Exchange:
             lines.append(b"connection: keep-alive\r\n")
         lines.append(b"\r\n")
         return b"".join(lines)
+
+    def speak(self) -> None:
+        """Note that the answer begins now: what went before only kept the stream alive."""
+        self.first_byte_at = self._connection.now()
 
     def write(self, data: bytes) -> None:
         """Pass body bytes on, at once."""

@@ -31,6 +31,7 @@ class EventStream:
         self._keep_alive_s = keep_alive_s
         self._loop = asyncio.get_running_loop()
         self._last_at = self._loop.time()
+        self._has_spoken = False
         self._timer: asyncio.TimerHandle | None = self._loop.call_later(keep_alive_s, self._tick)
         self._headers = [
             (b"content-type", CONTENT_TYPE.encode()),
@@ -68,6 +69,10 @@ class EventStream:
     async def send(self, data: bytes) -> None:
         """Send encoded events, waiting for a client that is slow to take them."""
         if data:
+            if not self._has_spoken:
+                self._has_spoken = True
+                if self.is_begun:
+                    self._exchange.speak()
             self._write(data)
             await self._exchange.drain()
 
