@@ -20,6 +20,8 @@ _SHARED = frozenset(
         "vllm_router_engine_running",
         "vllm_router_engine_waiting",
         "vllm_router_engine_cache_usage",
+        # The engine's, not the worker's share of it.
+        "vllm_router_engine_limit_windows",
         "vllm_router_queue_oldest_wait_seconds",
         "vllm_router_discovery_last_sync_age_seconds",
         "vllm_router_draining",

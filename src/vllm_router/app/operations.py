@@ -108,7 +108,7 @@ class Operations:
         return views
 
 
-_SUMMED = ("in_flight", "audio_s_in_flight", "windows_in_flight", "limit_windows")
+_SUMMED = ("in_flight", "audio_s_in_flight", "windows_in_flight")
 
 
 def engine_view(engine: Engine, now: float) -> dict[str, Any]:
