@@ -35,6 +35,9 @@ log = logging.getLogger("vllm_router")
 BACKLOG = 4096
 #: How often patience is checked; a limit may be exceeded by this much.
 SWEEP_S = 1.0
+#: Signals so close together are one word: systemd tells every process of a service, and the parent
+#: of several workers passes it on to them as well.
+SAME_WORD_S = 1.0
 #: Time for answers just written to leave the process.
 LAST_WORDS_S = 0.2
 
@@ -129,8 +132,15 @@ async def serve(
     stop = asyncio.Event()
     hurry = asyncio.Event()
 
+    first_at = 0.0
+
     def on_signal() -> None:
-        (hurry if stop.is_set() else stop).set()
+        nonlocal first_at
+        if not stop.is_set():
+            first_at = loop.time()
+            stop.set()
+        elif loop.time() - first_at > SAME_WORD_S:
+            hurry.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)

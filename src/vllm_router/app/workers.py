@@ -16,6 +16,7 @@ from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
+from vllm_router.app.logs import set_up_logging
 from vllm_router.app.run import CannotStart, Worker, bind, run_worker
 from vllm_router.settings import Settings
 
@@ -33,6 +34,7 @@ def run_workers(settings: Settings) -> None:
     Raises:
         CannotStart: The address cannot be used.
     """
+    set_up_logging(settings.log_level, settings.log_format)
     # Held but never listened on: it keeps the port for workers that are yet to come.
     reserved = bind(settings.host, settings.port, is_shared=True)
     port = reserved.getsockname()[1]
