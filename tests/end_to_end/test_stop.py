@@ -73,6 +73,10 @@ async def test_what_takes_too_long_is_cut_off(tmp_path: Path, way: str) -> None:
             await in_flight(client, 1)
             await asyncio.to_thread(stopping, process)
             if way == "second signal":
+                # One that comes at once is the same word, said twice.
+                os.kill(process.process.pid, signal.SIGTERM)
+                await asyncio.sleep(1.2)
+                assert process.process.poll() is None
                 os.kill(process.process.pid, signal.SIGTERM)
             assert await asyncio.to_thread(process.process.wait, 30) == 0
             with pytest.raises(httpx.TransportError):

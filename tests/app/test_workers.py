@@ -1,0 +1,117 @@
+"""Several processes on one port, started as people start them."""
+
+import asyncio
+import os
+import re
+import signal
+from pathlib import Path
+
+import httpx
+import pytest
+from tests.end_to_end.engines import Engines, engines_beside
+from tests.end_to_end.processes import Process, router_process
+from tests.routers import MODEL, TRANSCRIPTIONS
+
+from vllm_router.wire.wav import silence
+
+ADMIN = {"authorization": "Bearer admin"}
+
+
+def children(process: Process) -> list[int]:
+    pid = process.process.pid
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    found = []
+    for child in map(int, text.split()):
+        command = Path(f"/proc/{child}/cmdline").read_bytes()
+        if b"spawn_main" in command:
+            found.append(child)
+    return found
+
+
+async def get(url: str) -> httpx.Response:
+    """Ask on a connection of its own, which the kernel gives to either worker."""
+    async with httpx.AsyncClient(timeout=30) as client:
+        return await client.get(url)
+
+
+async def post(url: str) -> httpx.Response:
+    async with httpx.AsyncClient(timeout=30) as client:
+        files = {"file": ("a.wav", silence(1.0))}
+        return await client.post(url + TRANSCRIPTIONS, data={"model": MODEL}, files=files)
+
+
+async def until_answers(url: str, state: str) -> None:
+    """Wait until every worker shows the engines in a state."""
+    async with asyncio.timeout(60):
+        right = 0
+        while right < 12:
+            views = (await get(url + "/engines")).json()
+            right = right + 1 if [view["state"] for view in views] == [state] else 0
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.timeout(240)
+async def test_two_workers_are_one_router(tmp_path: Path) -> None:
+    with engines_beside(1, time_scale=1000) as engines:
+        arguments = [
+            *("--static-backends", engines.urls, "--host", "127.0.0.1", "--port", "0"),
+            *("--workers", "2", "--admin-key", "admin", "--engine-stats-interval", "0.3"),
+            *("--static-backend-health-check-interval", "0.3", "--engine-max-windows", "8"),
+        ]
+        with router_process(tmp_path / "log", arguments) as process:
+            await run(process, engines)
+            assert "Traceback" not in "\n".join(process.lines)
+
+
+async def run(process: Process, engines: Engines) -> None:
+    listening = await asyncio.to_thread(process.wait_for, r"listens on (http://\S+)", 2)
+    [url] = {said[1] for said in listening}
+    await until_answers(url, "ready")
+
+    # Both serve, and one page tells of both.
+    answers = await asyncio.gather(*(post(url) for _ in range(30)))
+    assert {answer.status_code for answer in answers} == {200}
+    done = f'requests_total{{model="{MODEL}",route="transcriptions",status="200"}} 30.0'
+    for _ in range(6):
+        assert done in (await get(url + "/metrics")).text
+    [view] = (await get(url + "/engines")).json()
+    assert view["limit_windows"] == 8
+    limit = f'vllm_router_engine_limit_windows{{engine="{engines.handles[0].url}"}} 8.0'
+    assert limit in (await get(url + "/metrics")).text
+
+    # An operator's word to one is a word to both.
+    async with httpx.AsyncClient(timeout=30, headers=ADMIN) as client:
+        engine = engines.handles[0].url
+        assert (await client.post(f"{url}/engines/{engine}/drain")).status_code == 200
+        await until_answers(url, "draining")
+        assert (await client.post(f"{url}/engines/{engine}/resume")).status_code == 200
+        await until_answers(url, "ready")
+
+    # One that dies is replaced.
+    first, second = children(process)
+    os.kill(first, signal.SIGKILL)
+    await asyncio.to_thread(process.wait_for, r"worker \d died \(exit code -9\)")
+    await asyncio.to_thread(process.wait_for, r"listens on", 3)
+    await until_answers(url, "ready")
+    assert len(children(process)) == 2
+    assert second in children(process)
+
+    # Told as a service manager tells: every process, and the parent tells its workers too.
+    engines.order(delay_s=2.0)
+    upload = asyncio.create_task(post(url))
+    async with asyncio.timeout(30):
+        while (await get(url + "/engines")).json()[0]["in_flight"] != 1:
+            await asyncio.sleep(0.02)
+    for pid in (*children(process), process.process.pid):
+        os.kill(pid, signal.SIGTERM)
+    assert (await upload).status_code == 200
+    assert await asyncio.to_thread(process.process.wait, 60) == 0
+    assert len(re.findall(r"\bstopped$", "\n".join(process.lines), re.MULTILINE)) == 2
+
+
+def test_workers_that_cannot_start_end_the_router(tmp_path: Path) -> None:
+    arguments = ["--static-backends", "localhost:1", "--port", "0", "--workers", "2"]
+    with router_process(tmp_path / "log", arguments) as process:
+        assert process.process.wait(60) == 2
+        assert "--static-backends" in "\n".join(process.lines)
+        assert "Traceback" not in "\n".join(process.lines)
