@@ -1,0 +1,213 @@
+import math
+from dataclasses import dataclass
+
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from vllm_router.policy.queue import Lane, Urgency, WorkQueue
+
+
+@dataclass(eq=False)
+class Work:
+    """A piece of work that is told apart by being itself."""
+
+    enqueued_at: float
+    urgency: Urgency = Urgency.SHORT
+    windows: int = 1
+    audio_s: float = 30.0
+    place: int = 0
+
+
+def long(enqueued_at: float) -> Work:
+    return Work(enqueued_at, Urgency.LONG)
+
+
+def queue_of(*work: Work, ageing_s: float = 30.0, aged_share: int = 4) -> WorkQueue[Work]:
+    queue: WorkQueue[Work] = WorkQueue(ageing_s, aged_share)
+    for each in work:
+        queue.add(each)
+    return queue
+
+
+def emptied(lane: Lane[Work]) -> list[Work]:
+    out = []
+    while (head := lane.head()) is not None:
+        lane.remove(head)
+        out.append(head)
+    return out
+
+
+def test_an_empty_queue_has_no_head_and_no_length() -> None:
+    queue = queue_of()
+    assert (len(queue), queue.windows, queue.audio_s) == (0, 0, 0.0)
+    assert queue.short.head() is None
+    assert queue.aged(1e9) is None
+
+
+def test_work_of_the_same_moment_leaves_in_the_order_in_which_it_came() -> None:
+    work = [Work(5.0) for _ in range(20)]
+    assert emptied(queue_of(*work).short) == work
+
+
+def test_a_repeat_that_keeps_its_time_of_arrival_comes_to_the_front() -> None:
+    first, second, third = Work(1.0), Work(2.0), Work(3.0)
+    queue = queue_of(first, second, third)
+    assert queue.remove(first)
+    queue.add(first)
+    assert queue.short.head() is first
+
+
+def test_work_that_is_in_already_is_not_counted_twice() -> None:
+    work = Work(1.0)
+    queue = queue_of(work, work)
+    assert (len(queue), queue.windows) == (1, 1)
+    assert emptied(queue.short) == [work]
+
+
+def test_work_that_is_not_in_cannot_be_removed() -> None:
+    work = Work(1.0)
+    queue = queue_of()
+    assert not queue.remove(work)
+    queue.add(work)
+    assert queue.remove(work)
+    assert not queue.remove(work)
+
+
+def test_work_that_comes_back_stands_in_the_queue_once_though_its_old_entry_remains() -> None:
+    first, again = Work(1.0), Work(2.0)
+    queue = queue_of(first, again)
+    queue.remove(again)
+    queue.add(again)
+    assert emptied(queue.short) == [first, again]
+
+
+def test_those_who_leave_from_the_middle_are_not_kept_in_memory() -> None:
+    head = Work(0.0)
+    queue = queue_of(head)
+    for number in range(10_000):
+        work = Work(1.0 + number)
+        queue.add(work)
+        queue.remove(work)
+    # The one thing seen of the heap from outside: what it holds is bounded by what waits.
+    assert len(queue.short._heap) <= 2 * len(queue) + 33
+    assert emptied(queue.short) == [head]
+
+
+def test_an_emptied_lane_has_no_rounding_errors_left() -> None:
+    work = [Work(float(number), audio_s=0.1 * number) for number in range(100)]
+    queue = queue_of(*work)
+    for each in reversed(work):
+        queue.remove(each)
+    assert queue.audio_s == 0.0
+
+
+def test_long_work_goes_before_short_work_once_it_has_aged() -> None:
+    piece = long(0.0)
+    queue = queue_of(piece, Work(0.0), aged_share=1)
+    assert queue.aged(29.9) is None
+    assert queue.aged(30.0) is piece
+
+
+def test_of_four_decisions_at_most_one_goes_to_aged_long_work() -> None:
+    queue = queue_of(long(0.0), Work(0.0))
+    queue.took_aged()
+    turns = []
+    for _ in range(12):
+        if queue.aged(100.0) is None:
+            queue.took_short()
+            turns.append("short")
+        else:
+            queue.took_aged()
+            turns.append("long")
+    assert turns == ["short", "short", "short", "long"] * 3
+
+
+def test_while_no_short_work_waits_aged_long_work_need_not_take_turns() -> None:
+    piece = long(0.0)
+    queue = queue_of(piece)
+    queue.took_aged()
+    assert queue.aged(100.0) is piece
+
+
+@given(st.lists(st.tuples(st.floats(0, 100), st.sampled_from(Urgency)), max_size=50))
+def test_each_lane_gives_its_own_work_out_by_time_of_arrival(
+    arrivals: list[tuple[float, Urgency]],
+) -> None:
+    work = [Work(at, urgency) for at, urgency in arrivals]
+    queue = queue_of(*work)
+    for urgency, lane in ((Urgency.SHORT, queue.short), (Urgency.LONG, queue.long)):
+        mine = [each for each in work if each.urgency is urgency]
+        assert all(queue.lane(each) is lane for each in mine)
+        assert emptied(lane) == sorted(mine, key=lambda each: each.enqueued_at)
+
+
+class QueueBesideAList(RuleBasedStateMachine):
+    """Whatever is added and removed, the queue says what a plain list of the work would say."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queue: WorkQueue[Work] = WorkQueue()
+        self.inside: list[Work] = []
+        self.outside: list[Work] = []
+
+    @rule(
+        at=st.integers(0, 9),
+        urgency=st.sampled_from(Urgency),
+        windows=st.integers(1, 40),
+        count=st.integers(1, 40),
+    )
+    def arrive(self, at: int, urgency: Urgency, windows: int, count: int) -> None:
+        for _ in range(count):
+            work = Work(float(at), urgency, windows, 30.0 * windows)
+            self.queue.add(work)
+            self.inside.append(work)
+
+    @precondition(lambda self: self.inside)
+    @rule(data=st.data())
+    def leave(self, data: st.DataObject) -> None:
+        work = self.inside.pop(data.draw(st.integers(0, len(self.inside) - 1)))
+        assert self.queue.remove(work)
+        self.outside.append(work)
+
+    @precondition(lambda self: self.outside)
+    @rule(data=st.data())
+    def come_back(self, data: st.DataObject) -> None:
+        work = self.outside.pop(data.draw(st.integers(0, len(self.outside) - 1)))
+        assert not self.queue.remove(work)
+        self.queue.add(work)
+        self.inside.append(work)
+
+    @precondition(lambda self: len(self.inside) > 40)
+    @rule()
+    def nearly_all_leave(self) -> None:
+        while len(self.inside) > 2:
+            self.queue.remove(self.inside.pop())
+
+    @invariant()
+    def the_sums_are_those_of_what_waits(self) -> None:
+        assert len(self.queue) == len(self.inside)
+        assert self.queue.windows == sum(work.windows for work in self.inside)
+        assert math.isclose(self.queue.audio_s, sum(work.audio_s for work in self.inside))
+
+    @invariant()
+    def each_head_is_the_one_that_came_first(self) -> None:
+        for lane, urgency in (
+            (self.queue.short, Urgency.SHORT),
+            (self.queue.long, Urgency.LONG),
+        ):
+            mine = [work for work in self.inside if work.urgency is urgency]
+            head = lane.head()
+            assert (head is None) == (not mine)
+            assert lane.count == len(mine)
+            if head is not None:
+                assert head in mine
+                assert head.enqueued_at == min(work.enqueued_at for work in mine)
+
+    def teardown(self) -> None:
+        out = emptied(self.queue.short) + emptied(self.queue.long)
+        assert set(map(id, out)) == set(map(id, self.inside))
+        assert len(out) == len(self.inside)
+
+
+TestQueueBesideAList = QueueBesideAList.TestCase
