@@ -37,6 +37,8 @@ _PRIOR_SPREAD = 0.5
 # No GPU seen is outside; a fit that is, is noise.
 _LEAST_HALF_AT = 0.5
 _MOST_HALF_AT = 64.0
+# Answers faster than this are a clock that stood still; the squares of far less would be 0.
+_LEAST_MEAN_S = 1e-6
 
 
 class ServiceCurve:
@@ -126,7 +128,7 @@ class ServiceCurve:
     def _fit(self) -> None:
         count = self.answers
         mean_c, mean_t = self._sum_c / count, self._sum_t / count
-        if mean_t <= 0:
+        if mean_t < _LEAST_MEAN_S:
             return
         half = self.half_at
         var_c = max(0.0, self._sum_cc / count - mean_c * mean_c)

@@ -1,0 +1,142 @@
+import math
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vllm_router.policy.curve import PRIOR_HALF_AT, PRIOR_PEAK_PER_S, ServiceCurve
+
+ANSWERS = st.lists(
+    st.tuples(st.floats(0, 300), st.floats(0, 600), st.floats(0, 30)), min_size=1, max_size=120
+)
+
+
+def teach(
+    curve: ServiceCurve,
+    peak: float,
+    half_at: float,
+    answers: int = 400,
+    windows: tuple[float, float] = (1.0, 60.0),
+    noise: float = 0.05,
+    start_at: float = 0.0,
+    pause_s: float = 0.05,
+) -> float:
+    """Let an engine with a known curve answer; return when it was done."""
+    rng = Random(2)
+    now = start_at
+    for _ in range(answers):
+        held = rng.uniform(*windows)
+        seconds = (half_at + held) / peak * rng.uniform(1 - noise, 1 + noise)
+        now += pause_s
+        curve.learn(held, seconds, now)
+    return now
+
+
+def test_before_any_answer_the_curve_is_the_measured_prior() -> None:
+    curve = ServiceCurve()
+    assert math.isclose(curve.peak_per_s, PRIOR_PEAK_PER_S)
+    assert math.isclose(curve.half_at, PRIOR_HALF_AT)
+    assert math.isclose(curve.window_s(1.0), (PRIOR_HALF_AT + 1.0) / PRIOR_PEAK_PER_S)
+
+
+def test_a_weight_is_a_speed_relative_to_the_prior_with_the_same_shape() -> None:
+    curve = ServiceCurve(weight=0.25)
+    assert math.isclose(curve.peak_per_s, PRIOR_PEAK_PER_S / 4)
+    assert math.isclose(curve.half_at, PRIOR_HALF_AT)
+
+
+def test_half_of_the_peak_is_reached_at_half_at() -> None:
+    curve = ServiceCurve()
+    assert curve.rate_at(0) == 0.0
+    assert math.isclose(curve.rate_at(curve.half_at), curve.peak_per_s / 2)
+
+
+@given(st.floats(0.02, 0.98), st.floats(0.1, 10))
+def test_at_the_limit_the_throughput_has_the_elasticity_asked_for(
+    elasticity: float, weight: float
+) -> None:
+    curve = ServiceCurve(weight)
+    limit = curve.limit_at(elasticity)
+    more = limit * 1.0001
+    gained = math.log(curve.rate_at(more) / curve.rate_at(limit)) / math.log(more / limit)
+    assert math.isclose(gained, elasticity, rel_tol=1e-2)
+
+
+@pytest.mark.parametrize(("peak", "half_at"), [(34.0, 11.6), (8.0, 3.0), (90.0, 30.0)])
+def test_an_engine_is_known_for_what_it_is_after_some_answers(peak: float, half_at: float) -> None:
+    curve = ServiceCurve()
+    teach(curve, peak, half_at)
+    assert math.isclose(curve.peak_per_s, peak, rel_tol=0.05)
+    assert math.isclose(curve.half_at, half_at, rel_tol=0.15)
+
+
+def test_the_first_answer_already_says_how_fast_an_engine_is() -> None:
+    curve = ServiceCurve()
+    assert curve.learn(1.0, 4.0, now=10.0)
+    assert math.isclose(curve.window_s(1.0), 4.0)
+
+
+def test_after_the_first_the_line_is_fitted_every_eighth_answer() -> None:
+    curve = ServiceCurve()
+    fits = [curve.learn(1.0, 1.0, now=float(number)) for number in range(17)]
+    assert [number for number, is_fit in enumerate(fits) if is_fit] == [0, 8, 16]
+
+
+def test_an_engine_always_at_the_same_load_keeps_the_shape_it_was_thought_to_have() -> None:
+    curve = ServiceCurve()
+    teach(curve, 10.0, 30.0, windows=(20.0, 20.0), noise=0.0)
+    assert math.isclose(curve.window_s(20.0), 5.0, rel_tol=1e-6)
+    assert math.isclose(curve.half_at, PRIOR_HALF_AT, rel_tol=1e-3)
+
+
+def test_where_the_count_is_rough_only_the_speed_is_learned() -> None:
+    curve = ServiceCurve()
+    curve.is_count_rough = True
+    teach(curve, 10.0, 40.0)
+    assert math.isclose(curve.half_at, PRIOR_HALF_AT)
+    assert curve.peak_per_s < PRIOR_PEAK_PER_S / 2
+
+
+def test_an_engine_that_slows_down_is_known_for_it_within_a_minute() -> None:
+    curve = ServiceCurve()
+    now = teach(curve, 40.0, 10.0)
+    teach(curve, 10.0, 10.0, start_at=now, answers=400, pause_s=0.15)
+    assert math.isclose(curve.peak_per_s, 10.0, rel_tol=0.1)
+
+
+def test_a_quiet_half_minute_does_not_erase_what_was_learned() -> None:
+    curve = ServiceCurve()
+    now = teach(curve, 80.0, 20.0)
+    known = curve.peak_per_s
+    teach(curve, 80.0, 20.0, start_at=now + 30.0, answers=9)
+    assert curve.answers > 30
+    assert math.isclose(curve.peak_per_s, known, rel_tol=0.1)
+
+
+def test_no_more_than_some_hundred_answers_weigh() -> None:
+    curve = ServiceCurve()
+    teach(curve, 34.0, 11.6, answers=3000, pause_s=0.0)
+    assert curve.answers <= 408
+
+
+def test_answers_without_time_teach_nothing() -> None:
+    curve = ServiceCurve()
+    for number in range(20):
+        curve.learn(3.0, 0.0, now=float(number))
+    assert math.isclose(curve.peak_per_s, PRIOR_PEAK_PER_S)
+
+
+@given(ANSWERS, st.booleans())
+def test_no_answers_whatever_make_the_curve_anything_but_a_gpus(
+    answers: list[tuple[float, float, float]], is_rough: bool
+) -> None:
+    curve = ServiceCurve()
+    curve.is_count_rough = is_rough
+    now = 0.0
+    for windows, seconds, pause_s in answers:
+        now += pause_s
+        curve.learn(windows, seconds, now)
+        assert 0.0 < curve.slope_s < math.inf
+        assert 0.5 - 1e-6 <= curve.half_at <= 64.0 + 1e-6
+        assert curve.window_s(1.0) < curve.window_s(2.0)
