@@ -57,12 +57,12 @@ class Hedge:
         if self._count < _FEWEST:
             return None
         above = self._count * (1.0 - _QUANTILE)
-        for place in range(_BUCKETS - 1, -1, -1):
+        place = _BUCKETS
+        while above >= 0.0:
+            place -= 1
             above -= self._counts[place]
-            if above < 0.0:
-                # The bucket's upper edge: rather too late than too often.
-                return float(_LEAST_S * math.exp((place + 1) / _PER_E))
-        return None
+        # The bucket's upper edge: rather too late than too often.
+        return float(_LEAST_S * math.exp((place + 1) / _PER_E))
 
     def spend(self) -> bool:
         """Take one hedge out of the budget; False, and nothing taken, if there is none."""
