@@ -407,4 +407,19 @@ def _judge(answer: Answer) -> tuple[OutcomeKind, str]:
         return OutcomeKind.BAD_STATUS, f"it answered {status}"
     if status == 500:
         return OutcomeKind.UNDECIDED, "it answered 500"
-    return (OutcomeKind.OK if status < 400 else OutcomeKind.CLIENT_FAULT), ""
+    if status >= 400:
+        return OutcomeKind.CLIENT_FAULT, ""
+    if _is_cut_short(answer):
+        return OutcomeKind.RESET, "it answered JSON that is not whole"
+    return OutcomeKind.OK, ""
+
+
+def _is_cut_short(answer: Answer) -> bool:
+    """Return whether what claims to be an object of JSON lacks its beginning or its end.
+
+    What is in between is the client's to read: two bytes are looked at, however long it is.
+    """
+    body = answer.body
+    if body is None or not answer.header(b"content-type").startswith(b"application/json"):
+        return False
+    return body[:16].lstrip()[:1] != b"{" or body[-16:].rstrip()[-1:] != b"}"

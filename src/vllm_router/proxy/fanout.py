@@ -27,7 +27,7 @@ from vllm_router.errors import (
     SpoolFull,
 )
 from vllm_router.outbound.audio import AudioDecoder, PieceStream
-from vllm_router.outbound.http1 import Answer, BadAnswer, Headers
+from vllm_router.outbound.http1 import Answer, BadAnswer, CallFailed, Headers
 from vllm_router.outbound.upload import Spool, SpoolFailed, Upload
 from vllm_router.proxy.dispatch import Dispatcher
 from vllm_router.proxy.facts import RequestFacts
@@ -45,8 +45,9 @@ AHEAD = 256
 PATIENCE_S = (1.0, 3.0, 10.0, 20.0)
 #: What finding speech in a short audio may take, waiting for a worker included.
 SPEECH_S = 5.0
-#: The first pieces are shorter, so that the first words are there sooner.
-FIRST_S = (10.0, 20.0)
+#: The first pieces are shorter, so that the first words of a stream are there sooner; also without
+#: a stream, so that the same audio has the same words either way.
+FIRST_S = (6.0, 12.0, 20.0)
 
 #: Fields that speak of the whole upload or of its answer, and are made anew for each piece.
 _OURS = frozenset(
@@ -113,7 +114,6 @@ class LongAudio:
         facts: The request's.
         story: Told of engines and pieces.
         headers: For engines, but for the content type.
-        with_times: Whether segments are needed, not only words.
         language: As the client gave it, or as the first piece was heard in; None: not known yet.
             Pieces sent before it is known find their own, and are heard again if that differs.
         file: Descriptor of the file that holds the upload.
@@ -121,40 +121,37 @@ class LongAudio:
         urgency: Of the pieces.
         skip_silence: Whether pieces without sound are left out.
         partial_ok: Whether a piece that cannot be had may be missing.
+        is_stream: Whether somebody reads along: the leading piece then is short and goes alone, for
+            beside all others it would be heard no sooner than they.
     """
 
     facts: RequestFacts
     story: Story
     headers: Headers
-    with_times: bool
     language: str | None
     file: int
     enqueued_at: float
     urgency: Urgency
     skip_silence: bool
     partial_ok: bool
-    _language_known: asyncio.Event = field(default_factory=asyncio.Event)
+    is_stream: bool = False
+    _leader_heard: asyncio.Event = field(default_factory=asyncio.Event)
     _has_leader: bool = False
 
-    def __post_init__(self) -> None:
-        if self.language is not None:
-            self._language_known.set()
-            self._has_leader = True
-
     def leads(self) -> bool:
-        """Return whether the piece that asks now is the one that finds the language."""
+        """Return whether the piece that asks now is the first one with speech."""
         is_leader = not self._has_leader
         self._has_leader = True
         return is_leader
 
-    def found(self, language: str | None) -> None:
+    def heard_leader(self, language: str | None) -> None:
         """Take the language that the leading piece was heard in; None: it has none."""
         self.language = self.language or language
-        self._language_known.set()
+        self._leader_heard.set()
 
-    async def wait_for_language(self) -> None:
+    async def wait_for_leader(self) -> None:
         """Wait until the leading piece has been heard."""
-        await self._language_known.wait()
+        await self._leader_heard.wait()
 
 
 class Fanout:
@@ -193,7 +190,10 @@ class Fanout:
         """
         file = audio.facts.file
         stream = self._decoder.pieces(
-            audio.file, offset=file.start, size_bytes=file.end - file.start, first_s=FIRST_S
+            audio.file,
+            offset=file.start,
+            size_bytes=file.end - file.start,
+            first_s=FIRST_S,
         )
         end_s = 0.0
         pieces: asyncio.Queue[asyncio.Task[Heard] | None] = asyncio.Queue()
@@ -272,16 +272,16 @@ class Fanout:
             trace.end(error)
         return heard
 
-    async def _hear(
-        self, audio: LongAudio, piece: SpooledPiece, trace: WorkTrace | None
-    ) -> Heard:
+    async def _hear(self, audio: LongAudio, piece: SpooledPiece, trace: WorkTrace | None) -> Heard:
         is_leader = audio.leads()
         try:
+            if audio.is_stream and not is_leader:
+                await audio.wait_for_leader()
             transcript, given = await self._ask(audio, piece, trace)
             if is_leader:
-                audio.found(transcript.language)
+                audio.heard_leader(transcript.language)
             elif given is None:
-                await audio.wait_for_language()
+                await audio.wait_for_leader()
                 if audio.language not in (None, transcript.language):
                     transcript, _ = await self._ask(audio, piece, trace)
         except EngineSaid:
@@ -294,7 +294,7 @@ class Fanout:
         finally:
             if is_leader:
                 # Whatever became of the leader, nobody may wait for it for ever.
-                audio.found(None)
+                audio.heard_leader(None)
         self._counted("heard")
         transcript = transcript.shifted(piece.start_s)
         return Heard(piece.start_s, piece.end_s, transcript, piece.speech)
@@ -320,6 +320,9 @@ class Fanout:
             if answer.status == 200:
                 try:
                     transcript = read_transcript(await answer.read(), round(length_s, 3))
+                except CallFailed:
+                    answer.close()
+                    raise
                 except BadTranscript as e:
                     answer.close()
                     raise BadAnswer(f"it answered what is no transcript: {e}") from e
@@ -408,9 +411,9 @@ def _piece_body(
     ]
     if audio.facts.asked_model is not None:
         fields.append((b"model", audio.facts.model.encode()))
-    # Only verbose_json tells the language, where that is still to be found.
-    is_verbose = audio.with_times or language is None
-    fields.append((b"response_format", b"verbose_json" if is_verbose else b"json"))
+    # Also where only words are wanted: it alone tells the language, and Whisper made to tell times
+    # gets fewer words wrong at the ends of pieces (docs/performance.md).
+    fields.append((b"response_format", b"verbose_json"))
     if language is not None:
         fields.append((b"language", language.encode()))
     head = [

@@ -460,13 +460,13 @@ class _LongAnswer:
                 facts=facts,
                 story=story,
                 headers=[header for header in headers if header[0] != b"content-type"],
-                with_times=self._wish.needs_times,
                 language=self._wish.language,
                 file=file,
                 enqueued_at=now,
                 urgency=urgency,
                 skip_silence=transcriber.rules.skip_silence,
                 partial_ok=transcriber.rules.partial_ok,
+                is_stream=self._wish.is_stream,
             )
             if self._wish.is_stream:
                 await self._streamed(audio)
