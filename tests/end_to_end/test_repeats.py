@@ -51,6 +51,7 @@ async def attempts(router: RunningRouter, outcome: str) -> float:
         ({"cut_answer_at": 10}, "reset"),
         ({"cut_answer_at": 150, "cut_by": "close"}, "reset"),
         ({"garbage": True}, "reset"),
+        ({"bad_body": True}, "reset"),
         ({"status": 502}, "bad_status"),
         ({"status": 503}, "bad_status"),
         ({"status": 504}, "bad_status"),
