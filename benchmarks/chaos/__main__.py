@@ -7,11 +7,13 @@ import asyncio
 import json
 import random
 import re
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,8 @@ _ODD = re.compile(r"a fault of the router|Traceback|never retrieved|never awaite
 def main() -> int:
     """Run the chaos and return 1 if a promise was broken."""
     options = _options()
+    # Stopped from outside, everything is taken down too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with tempfile.TemporaryDirectory(prefix="chaos-") as name:
         stage = Stage(Path(name))
         try:
@@ -89,7 +93,9 @@ async def _run(stage: Stage, options: argparse.Namespace) -> dict[str, Any]:
         async with asyncio.TaskGroup() as clients:
             for _ in range(options.clients):
                 client = Client("127.0.0.1", stage.port)
-                clients.create_task(_ask(client, requests, report, chaos, stop, options.requests))
+                clients.create_task(
+                    _ask(client, requests, report, chaos, stop, options.requests, say)
+                )
         took_s = time.monotonic() - started
         stop.set()
     say("all is mended; looking for what was left behind")
@@ -117,7 +123,7 @@ async def _stop_after(seconds: float, stop: asyncio.Event) -> None:
         stop.set()
 
 
-async def _tell(report: Report, stop: asyncio.Event, say: Any) -> None:
+async def _tell(report: Report, stop: asyncio.Event, say: Callable[[str], None]) -> None:
     while not stop.is_set():
         try:
             async with asyncio.timeout(10):
@@ -135,6 +141,7 @@ async def _ask(
     chaos: Chaos,
     stop: asyncio.Event,
     most: int | None,
+    say: Callable[[str], None],
 ) -> None:
     while not stop.is_set():
         request = requests.next()
@@ -148,6 +155,8 @@ async def _ask(
             # The note of a kill must be there before it is judged by.
             await asyncio.sleep(0.1)
         verdict = judge(request, reply, chaos.kills)
+        if verdict.kind is Kind.BROKEN:
+            say(f"  VIOLATION c{request.number} ({request.kind}): {verdict.why}")
         report.add(
             request, verdict, reply.ended_at - reply.started_at, reply.headers.get("x-router", "-")
         )
