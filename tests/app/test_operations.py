@@ -1,0 +1,87 @@
+"""What operators see of one process; of several it is tested in test_workers."""
+
+import json
+
+import pytest
+from prometheus_client import CollectorRegistry, Counter
+
+from vllm_router.app.access import KeyRing
+from vllm_router.app.operations import Operations, Order, engine_view
+from vllm_router.engines.changes import Listing
+from vllm_router.engines.engine import EngineId, EngineSpec, Transition
+from vllm_router.engines.fleet import Fleet
+from vllm_router.outbound.discovery import DiscoveryStatus
+from vllm_router.wire.exposition import read_engine_stats
+
+A = EngineId("http://a")
+
+
+@pytest.fixture
+def changes() -> list[Transition]:
+    return []
+
+
+@pytest.fixture
+def operations(changes: list[Transition]) -> Operations:
+    fleet = Fleet()
+    fleet.apply(Listing((EngineSpec(A, A, ("m",), label="gpu0", gpu="H200"),)), 0.0)
+    registry = CollectorRegistry()
+    Counter("things", "Things.", registry=registry).inc()
+    return Operations(
+        fleet=fleet,
+        aliases={},
+        keys=KeyRing([]),
+        admin=KeyRing([]),
+        registry=registry,
+        status=DiscoveryStatus("flags", 0.0, is_fixed=True),
+        is_draining=lambda: False,
+        now=lambda: 10.0,
+        changed=changes.extend,
+        started_at=0.0,
+    )
+
+
+def test_an_engine_is_shown_with_what_is_known_of_it(operations: Operations) -> None:
+    fleet = operations.fleet
+    [engine] = fleet.engines()
+    before = engine_view(engine, 10.0)
+    assert before["state"] == "discovered"
+    assert (before["running"], before["waiting"], before["last_probe"]) == (None, None, None)
+    assert (before["label"], before["gpu"], before["models"]) == ("gpu0", "H200", ["m"])
+    fleet.observe_probe(A, False, 0.25, "it answered 500 to /health", False, 5.0)
+    page = b"vllm:num_requests_running 3\nvllm:num_requests_waiting 2\n"
+    fleet.observe_stats(A, read_engine_stats(page), 6.0)
+    after = engine_view(engine, 10.0)
+    assert after["state"] == "probing"
+    assert after["last_probe"]["ok"] is False
+    assert after["last_probe"]["seconds"] == 0.25
+    assert after["last_error"] == "it answered 500 to /health"
+    assert (after["running"], after["waiting"]) == (3, 2)
+    assert json.loads(json.dumps(after)) == after
+
+
+async def test_an_order_is_carried_out_and_told(
+    operations: Operations, changes: list[Transition]
+) -> None:
+    [engine] = operations.fleet.engines()
+    await operations.give_order(Order.DRAIN, A)
+    assert engine.state.value == "draining"
+    await operations.give_order(Order.RESUME, A)
+    assert engine.state.value == "probing"
+    assert [change.after.value for change in changes] == ["draining", "probing"]
+
+
+async def test_siblings_are_answered(operations: Operations) -> None:
+    assert b"things_total 1.0" in await operations.answer_sibling({"ask": "metrics"})
+    [view] = json.loads(await operations.answer_sibling({"ask": "engines"}))
+    assert view["engine_id"] == A
+    order = {"ask": "order", "order": "drain", "engine_id": A}
+    assert await operations.answer_sibling(order) == b""
+    [engine] = operations.fleet.engines()
+    assert engine.state.value == "draining"
+    assert await operations.answer_sibling({"ask": "the time"}) == b""
+
+
+async def test_alone_the_page_is_the_processs_own(operations: Operations) -> None:
+    assert b"things_total 1.0" in await operations.merged_metrics()
+    assert [view["engine_id"] for view in await operations.engine_views()] == [A]
