@@ -8,6 +8,7 @@ Bounds: O(log n) comparisons and one memory move for each change of an engine.
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import islice
 
 from vllm_router.engines.engine import Engine, EngineId, EngineState
 from vllm_router.engines.ring import Ring
@@ -228,7 +229,8 @@ class _Choice:
         return next(self.in_order(), None)
 
     def clockwise(self, key: str) -> Iterator[Engine]:
-        return (engine for engine in self._pool.clockwise(key) if self._may_take(engine))
+        nearest = islice(self._pool.clockwise(key), _MOST_TRIES)
+        return (engine for engine in nearest if self._may_take(engine))
 
     def fair_load(self) -> float:
         pool = self._pool

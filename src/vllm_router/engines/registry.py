@@ -154,6 +154,9 @@ class Registry:
         if engine.state is EngineState.READY:
             pool.peak_per_s += sign * engine.curve.peak_per_s
             pool.half_at += sign * engine.curve.half_at
+        if not pool.states[EngineState.READY]:
+            # Rounding errors of many sums end here.
+            pool.peak_per_s = pool.half_at = 0.0
 
     def relearned(self, engine: Engine, peak_before: float, half_before: float, now: float) -> None:
         """Use a curve that was fitted anew."""

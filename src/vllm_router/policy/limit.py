@@ -32,8 +32,10 @@ class LimitRules:
         first_fill: Where it begins before any load has been seen.
         most_fill: Where it ends under more load than the fleet can carry.
         wait_per_service: The wait of long work that is aimed at, over the time a window takes, at
-            the first fill. It grows with the square of the fill: the more a further window would
+            the first fill.
+        wait_growth: With which power of the fill that wait grows: the more a further window would
             cost short requests, the longer long work waits before it is allowed one.
+        haste: How much faster the fill may rise than it falls.
         pace: How fast the fill moves, relative, per base latency (`half_at / peak`). At 0.003 it
             doubles in a minute or so on an H200: jumping with each file that comes would make short
             requests pay for all of them.
@@ -49,7 +51,9 @@ class LimitRules:
     least_fill: float = 2.0
     first_fill: float = 5.0
     most_fill: float = 14.0
-    wait_per_service: float = 0.27
+    wait_per_service: float = 0.3
+    wait_growth: float = 2.5
+    haste: float = 3.0
     pace: float = 0.003
     longest_step: float = 30.0
     evenness: float = 1.25
@@ -70,8 +74,8 @@ class LimitRules:
         """
         # The wait over what a window takes at this fill: both are a number of base latencies.
         wait = waiting / fill
-        aim = self.wait_per_service * (fill / self.first_fill) ** 2
-        error = max(-1.0, min(2.0, wait / aim - 1.0))
+        aim = self.wait_per_service * (fill / self.first_fill) ** self.wait_growth
+        error = max(-1.0, min(self.haste, wait / aim - 1.0))
         step = self.pace * min(passed, self.longest_step) * error
         return float(min(max(fill * math.exp(step), self.least_fill), self.most_fill))
 

@@ -16,8 +16,9 @@ LOAD_FACTOR = 1.25
 def choose(candidates: Candidates[LoadT], key: str | None) -> LoadT | None:
     """Return the key's engine, or the next on the ring that is not overloaded.
 
-    Work without a key goes to the least loaded engine. When every engine with room is above the
-    bound, the first of them on the ring is taken: the queue has already decided that the work runs.
+    Work without a key goes to the least loaded engine. When every engine near the key's point that
+    has room is above the bound, the first of them is taken, and when none there has room, the least
+    loaded of all: the queue has already decided that the work runs.
     """
     if key is None:
         return first_in_order(candidates, key)
@@ -26,8 +27,9 @@ def choose(candidates: Candidates[LoadT], key: str | None) -> LoadT | None:
     for engine in candidates.clockwise(key):
         if engine.load < bound:
             return engine
-        fallback = fallback or engine
-    return fallback
+        if fallback is None:
+            fallback = engine
+    return fallback if fallback is not None else first_in_order(candidates, key)
 
 
 POLICY = Policy("session", rank, choose)

@@ -49,7 +49,7 @@ class Candidates(Protocol[LoadT_co]):
         ...
 
     def clockwise(self, key: str) -> Iterator[LoadT_co]:
-        """Yield them as they follow a key's point on the hash ring, each once."""
+        """Yield those near a key's point on the hash ring, in the order they follow it, each once."""
         ...
 
     def fair_load(self) -> float:
