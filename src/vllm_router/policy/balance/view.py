@@ -49,7 +49,7 @@ class Candidates(Protocol[LoadT_co]):
         ...
 
     def clockwise(self, key: str) -> Iterator[LoadT_co]:
-        """Yield those near a key's point on the hash ring, in the order they follow it, each once."""
+        """Yield those near a key's point on the hash ring, in their order there, each once."""
         ...
 
     def fair_load(self) -> float:
