@@ -1,0 +1,96 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.engines.parts import MODEL, lone_engine, ready_registry, ticket
+
+from vllm_router.engines import load
+from vllm_router.engines.work import Charge
+
+# Seconds that pass, then the windows that are charged, or None for a release.
+STEPS = st.lists(
+    st.tuples(st.floats(0, 30), st.none() | st.integers(1, 40)), min_size=1, max_size=40
+)
+
+
+def test_a_charge_puts_its_windows_on_the_engine_and_its_pools() -> None:
+    registry, (engine,) = ready_registry(1)
+    engine.elsewhere = 2.0
+    engine.load = registry.pools[MODEL].load = 2.0
+    charge = load.charge(engine, ticket(windows=5), turn=9, now=1.0)
+    assert (engine.in_flight, engine.windows_in_flight, engine.audio_s_in_flight) == (1, 5, 150.0)
+    assert engine.load == registry.pools[MODEL].load == 7.0
+    assert engine.turn == 9
+    assert (charge.engine, charge.windows, charge.started_at) == (engine, 5, 1.0)
+    assert math.isclose(engine.next_window_s, engine.curve.window_s(8.0))
+
+
+def test_a_charge_that_fills_an_engine_takes_it_from_those_with_room() -> None:
+    registry, (engine,) = ready_registry(1)
+    engine.cap = 5.0
+    pool = registry.pools[MODEL]
+    load.charge(engine, ticket(windows=4), 1, 0.0)
+    assert pool.has_room
+    load.charge(engine, ticket(), 2, 0.0)
+    assert not pool.has_room
+
+
+def test_a_release_takes_off_what_was_charged_and_counts_it_as_done() -> None:
+    registry, (engine,) = ready_registry(1)
+    pool = registry.pools[MODEL]
+    charge = load.charge(engine, ticket(windows=5), 1, 0.0)
+    load.release(charge, engine, 2.0)
+    assert (engine.in_flight, engine.windows_in_flight, engine.audio_s_in_flight) == (0, 0, 0.0)
+    assert engine.load == pool.load == 0.0
+    assert math.isclose(engine.next_window_s, engine.curve.window_s(1.0))
+    assert pool.drain.per_s(2.0) > 0.0
+
+
+def test_a_charge_alone_all_the_time_had_its_own_windows_in_service() -> None:
+    engine = lone_engine()
+    charge = load.charge(engine, ticket(windows=3), 1, 10.0)
+    assert load.release(charge, engine, 14.0) == 3.0
+
+
+def test_the_windows_in_service_are_the_mean_over_the_time_of_the_charge() -> None:
+    engine = lone_engine()
+    load.charge(engine, ticket(windows=2), 1, 0.0)
+    charge = load.charge(engine, ticket(windows=4), 2, 10.0)
+    load.charge(engine, ticket(windows=6), 3, 12.0)
+    # Two seconds with 6, then six with 12.
+    assert load.release(charge, engine, 18.0) == pytest.approx(10.5)
+
+
+def test_a_charge_that_took_no_time_had_what_was_there_at_that_moment() -> None:
+    engine = lone_engine()
+    load.charge(engine, ticket(windows=2), 1, 5.0)
+    charge = load.charge(engine, ticket(windows=4), 2, 5.0)
+    assert load.release(charge, engine, 5.0) == 6.0
+
+
+@given(STEPS, st.floats(0, 50))
+def test_whatever_is_charged_and_released_the_engine_holds_the_sum(
+    steps: list[tuple[float, int | None]], elsewhere: float
+) -> None:
+    registry, (engine,) = ready_registry(1)
+    pool = registry.pools[MODEL]
+    engine.elsewhere = engine.load = pool.load = elsewhere
+    held: list[tuple[Charge, float]] = []
+    now = most = 0.0
+    for pause_s, windows in steps:
+        now += pause_s
+        if windows is not None:
+            held.append((load.charge(engine, ticket(windows), 1, now), now))
+            most = max(most, engine.windows_in_flight)
+        elif held:
+            charge, _ = held.pop(0)
+            mean = load.release(charge, engine, now)
+            # It cannot be less than its own, nor more than ever was there.
+            assert charge.windows * (1 - 1e-6) - 1e-6 <= mean <= most * (1 + 1e-6) + 1e-6
+        mine = [charge for charge, _ in held]
+        assert engine.in_flight == len(mine)
+        assert engine.windows_in_flight == sum(charge.windows for charge in mine)
+        assert engine.audio_s_in_flight == sum(charge.audio_s for charge in mine)
+        assert engine.load == pytest.approx(engine.windows_in_flight + elsewhere)
+        assert pool.load == pytest.approx(engine.load)
