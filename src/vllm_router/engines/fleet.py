@@ -10,6 +10,7 @@ Bounds: O(log n) in engines and waiting tickets for submit, one assignment, with
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from random import Random
+from statistics import median
 
 from vllm_router.engines import load, others
 from vllm_router.engines.admission import admit
@@ -24,6 +25,14 @@ from vllm_router.engines.work import Assignment, Charge, Outcome, OutcomeKind, T
 from vllm_router.policy.hedge import Hedge
 from vllm_router.policy.retry import RetryBudget
 from vllm_router.wire.exposition import EngineStats
+
+
+#: What an engine showed longer ago than this may be true no longer.
+_STALE_S = 10.0
+
+
+def _is_stale(engine: Engine, now: float) -> bool:
+    return engine.last_ok_at is None or now - engine.last_ok_at >= _STALE_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,9 +166,35 @@ class Fleet:
         engine = self.engine(engine_id)
         if engine is None:
             return ()
-        return self._judge.probed(
+        moves = self._judge.probed(
             engine, ProbeResult(ok, seconds, now, error), is_timeout=is_timeout
         )
+        if ok:
+            self._doubt(engine, now)
+        return moves
+
+    def _doubt(self, engine: Engine, now: float) -> None:
+        """Give an idle engine that once looked slow the chance to show what it is now.
+
+        A slow engine gets little work, and only work shows that it is slow no longer. So when it
+        has had none for a while it passes for as fast as the others have been of late: the next
+        answer tells.
+        """
+        if engine.in_flight or not engine.curve.answers or not _is_stale(engine, now):
+            return
+        fresh = [
+            other.curve.window_s(1.0)
+            for pool in engine.pools
+            for other in pool.members.values()
+            if other.state is EngineState.READY and not _is_stale(other, now)
+        ]
+        if not fresh:
+            return
+        usual_s, own_s = median(fresh), engine.curve.window_s(1.0)
+        if own_s > usual_s:
+            peak, half = engine.curve.peak_per_s, engine.curve.half_at
+            engine.curve.rescale(usual_s / own_s)
+            self._registry.relearned(engine, peak, half, now)
 
     # Work.
 

@@ -94,7 +94,8 @@ class Judge:
     def is_far_off(self, engine: Engine, windows: float, seconds: float) -> bool:
         """Whether an answer took far longer than the engine's usual, and the fleet's."""
         curve, factor = engine.curve, self._rules.outlier_factor
-        if seconds <= factor * curve.window_s(windows) or curve.answers < _KNOWN_AFTER:
+        late_s = max(self._rules.outlier_floor_s, factor * curve.window_s(windows))
+        if seconds <= late_s or curve.answers < _KNOWN_AFTER:
             engine.slow_answers = 0
             return False
         for pool in engine.pools:

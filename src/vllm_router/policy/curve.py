@@ -125,6 +125,19 @@ class ServiceCurve:
         self._forget(now)
         return True
 
+    def rescale(self, factor: float) -> None:
+        """Take the same shape at another speed for true, and measure anew.
+
+        Args:
+            factor: Of the seconds that a window takes, above 0.
+        """
+        self.slope_s *= factor
+        self.intercept_s *= factor
+        self.answers = 0.0
+        self._sum_c = self._sum_t = self._sum_cc = self._sum_ct = self._sum_tt = 0.0
+        self._since_fit = 0
+        self._fitted_at = None
+
     def _fit(self) -> None:
         count = self.answers
         mean_c, mean_t = self._sum_c / count, self._sum_t / count

@@ -28,6 +28,8 @@ class HealthRules:
         outlier_factor: A latency so many times the engine's own usual one, and at the same time the
             fleet's, takes it out. Far above any mix of GPUs and any load, because a slow engine is
             already given less work; ten is a GPU that has fallen off the bus.
+        outlier_floor_s: No answer quicker than this is far too late, whatever the usual: a router's
+            own machine may stall for a second.
         outlier_answers: Answers in a row with such a latency that take an engine out.
     """
 
@@ -39,6 +41,7 @@ class HealthRules:
     trial_pause_s: float = 1.0
     busy_grace_s: float = 10.0
     outlier_factor: float = 10.0
+    outlier_floor_s: float = 3.0
     outlier_answers: int = 5
 
     def ejection_for(self, times: int) -> float:
