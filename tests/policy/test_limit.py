@@ -1,0 +1,143 @@
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vllm_router.policy.curve import ServiceCurve
+from vllm_router.policy.limit import LimitRules
+
+RULES = LimitRules()
+FILLS = st.floats(RULES.least_fill, RULES.most_fill)
+WAITING = st.floats(0, 1000)
+PASSED = st.floats(0, 1e6)
+
+
+def curve_of(half_at: float, peak_per_s: float = 34.0) -> ServiceCurve:
+    curve = ServiceCurve()
+    curve.slope_s = 1.0 / peak_per_s
+    curve.intercept_s = half_at / peak_per_s
+    return curve
+
+
+def held_at(waiting: float, fill: float = RULES.first_fill, rules: LimitRules = RULES) -> float:
+    """Return where the fill comes to rest while so much waits all the time."""
+    for _ in range(1000):
+        fill = rules.fill(fill, waiting, 30.0)
+    return fill
+
+
+def test_the_limit_is_where_the_throughput_stops_rising() -> None:
+    curve = ServiceCurve()
+    limit = RULES.limit(curve, None)
+    assert 170 < limit < 190
+    assert curve.rate_at(limit) == pytest.approx(0.94 * curve.peak_per_s, rel=0.01)
+
+
+def test_the_operators_word_is_the_limit() -> None:
+    assert RULES.limit(ServiceCurve(), 1) == 1.0
+    assert RULES.limit(ServiceCurve(), 4000) == 4000.0
+
+
+@given(st.floats(0.01, 1000), st.floats(0.01, 1000))
+def test_a_learned_limit_stays_between_two_windows_and_what_the_engine_takes(
+    half_at: float, peak_per_s: float
+) -> None:
+    assert 2.0 <= RULES.limit(curve_of(half_at, peak_per_s), None) <= 256.0
+
+
+@given(FILLS, WAITING, PASSED)
+def test_the_fill_stays_within_its_ends(fill: float, waiting: float, passed: float) -> None:
+    assert RULES.least_fill <= RULES.fill(fill, waiting, passed) <= RULES.most_fill
+
+
+@given(FILLS, st.tuples(WAITING, WAITING), PASSED)
+def test_the_more_waits_the_higher_the_fill(
+    fill: float, waiting: tuple[float, float], passed: float
+) -> None:
+    less, more = sorted(waiting)
+    assert RULES.fill(fill, less, passed) <= RULES.fill(fill, more, passed)
+
+
+@given(FILLS, WAITING)
+def test_without_time_nothing_moves(fill: float, waiting: float) -> None:
+    assert RULES.fill(fill, waiting, 0.0) == pytest.approx(fill)
+
+
+@given(FILLS, WAITING)
+def test_a_fleet_that_was_not_asked_for_long_does_not_jump(fill: float, waiting: float) -> None:
+    assert RULES.fill(fill, waiting, 1e9) == RULES.fill(fill, waiting, RULES.longest_step)
+
+
+def test_an_idle_fleet_is_left_quick_and_an_overloaded_one_filled() -> None:
+    assert held_at(0.0) == RULES.least_fill
+    assert held_at(1000.0) == RULES.most_fill
+
+
+@given(st.floats(0.5, 20), FILLS)
+@settings(max_examples=30)
+def test_where_the_fill_comes_to_rest_does_not_depend_on_where_it_began(
+    waiting: float, begin: float
+) -> None:
+    assert held_at(waiting, begin) == pytest.approx(held_at(waiting), rel=1e-3)
+
+
+def test_at_rest_long_work_waits_as_long_as_is_aimed_at() -> None:
+    waiting = 4.0
+    fill = held_at(waiting)
+    assert RULES.least_fill < fill < RULES.most_fill
+    aim = RULES.wait_per_service * (fill / RULES.first_fill) ** RULES.wait_growth
+    assert waiting / fill == pytest.approx(aim, rel=1e-3)
+
+
+def test_the_fill_rises_faster_than_it_falls() -> None:
+    risen = math.log(RULES.fill(5.0, 1000.0, 1.0) / 5.0)
+    fallen = math.log(5.0 / RULES.fill(5.0, 0.0, 1.0))
+    assert risen == pytest.approx(RULES.haste * fallen)
+
+
+def test_long_work_fills_an_engine_so_many_times_its_half() -> None:
+    curve = curve_of(10.0)
+    assert RULES.long_limit(curve, 256.0, 5.0, 0.0, 0.0) == pytest.approx(50.0)
+    assert RULES.long_limit(curve, 256.0, 8.0, 0.0, 0.0) == pytest.approx(80.0)
+
+
+def test_part_of_the_limit_is_kept_for_short_work() -> None:
+    assert RULES.long_limit(curve_of(10.0), 40.0, 14.0, 0.0, 0.0) == pytest.approx(35.0)
+
+
+def test_on_a_fleet_of_equals_evenness_takes_nothing_away() -> None:
+    curve = curve_of(10.0, 20.0)
+    assert RULES.long_limit(curve, 256.0, 5.0, 30.0, 60.0) == pytest.approx(50.0)
+
+
+def test_a_slow_engine_takes_no_more_than_what_it_finishes_with_the_others() -> None:
+    slow = curve_of(20.0, 8.0)
+    # Two fast engines of 40 windows per second each beside it.
+    half_at, peak_per_s, fill = 40.0, 88.0, 6.0
+    limit = RULES.long_limit(slow, 256.0, fill, half_at, peak_per_s)
+    assert limit < fill * slow.half_at
+    usual_s = half_at / peak_per_s * (fill + 1.0)
+    assert slow.window_s(limit) == pytest.approx(RULES.evenness * usual_s)
+
+
+@given(
+    st.floats(0.5, 64),
+    st.floats(0.1, 500),
+    st.floats(1, 256),
+    FILLS,
+    st.floats(0, 1e4),
+    st.floats(0, 1e4),
+)
+def test_any_engine_takes_one_window_of_long_work_and_leaves_short_work_its_part(
+    half_at: float,
+    peak_per_s: float,
+    limit: float,
+    fill: float,
+    fleet_half_at: float,
+    fleet_peak_per_s: float,
+) -> None:
+    long_limit = RULES.long_limit(
+        curve_of(half_at, peak_per_s), limit, fill, fleet_half_at, fleet_peak_per_s
+    )
+    assert 1.0 <= long_limit <= max(1.0, limit * (1.0 - RULES.kept_for_short))
