@@ -31,7 +31,8 @@ def flags() -> str:
         assert isinstance(extra, dict)
         if extra["group"] != group:
             group = str(extra["group"])
-            lines += ["", f"**{group}**", "", "| flag | default | what it does |", "| --- | --- | --- |"]
+            lines += ["", f"**{group}**", "", "| flag | default | what it does |"]
+            lines.append("| --- | --- | --- |")
         text = (field.description or "").replace("|", "\\|")
         default = default_text(field)
         shown = f"`{default}`" if default else ""
