@@ -1,5 +1,6 @@
 """Questions to engines: good answers, bad ones, lies and silence."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -72,6 +73,7 @@ async def test_an_engine_that_answers_for_ever_is_slow(client: HttpClient) -> No
         await peer.say(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
         while not peer.reader.at_eof():
             await peer.say(b"x")
+            await asyncio.sleep(0.001)
 
     async with raw_engine(script) as engine:
         with pytest.raises(CallFailed, match="within"):
