@@ -1,99 +1,102 @@
-"""A stream begins late, is kept alive, ends truly, and knows when it first said something."""
-
 import asyncio
-from typing import Any, cast
+import json
+from typing import cast
 
 import pytest
-from tests.routers import until
 
 from vllm_router.errors import EngineFailed
-from vllm_router.inbound.exchange import Exchange
+from vllm_router.inbound.exchange import Exchange, Headers
 from vllm_router.proxy.events import EventStream
 
 
-class FakeExchange:
-    """An exchange that keeps what is written to it."""
+class Client:
+    """In the place of an exchange: what a client would have got."""
 
     def __init__(self) -> None:
         self.status: int | None = None
-        self.headers: list[tuple[bytes, bytes]] = []
-        self.written: list[bytes] = []
-        self.is_complete = False
-        self.first_byte_at: float | None = None
+        self.headers: Headers = []
+        self.body = b""
+        self.is_ended = False
+        self.has_spoken = False
 
-    def begin(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        self.status, self.headers = status, headers
-        self.first_byte_at = asyncio.get_running_loop().time()
-
-    def speak(self) -> None:
-        self.first_byte_at = asyncio.get_running_loop().time()
+    def begin(self, status: int, headers: Headers, length: int | None = None) -> None:
+        assert self.status is None
+        assert length is None
+        self.status, self.headers = status, list(headers)
 
     def write(self, data: bytes) -> None:
-        self.written.append(data)
+        assert self.status is not None
+        assert not self.is_ended
+        self.body += data
+
+    def speak(self) -> None:
+        self.has_spoken = True
 
     async def drain(self) -> None:
         await asyncio.sleep(0)
 
     def end(self) -> None:
-        self.is_complete = True
+        assert not self.is_ended
+        self.is_ended = True
 
 
-def stream_to(exchange: FakeExchange, keep_alive_s: float = 60.0) -> EventStream:
-    return EventStream(cast(Exchange, exchange), keep_alive_s)
+@pytest.fixture
+def client() -> Client:
+    return Client()
 
 
-async def test_the_head_goes_with_the_first_event() -> None:
-    exchange = FakeExchange()
-    stream = stream_to(exchange)
-    stream.add_header(b"x-engine-id", b"e")
-    await stream.send(b"")
-    assert not stream.is_begun
-    await stream.send(b"data: 1\n\n")
-    stream.add_header(b"too", b"late")
-    stream.end()
-    stream.close()
-    stream.close()
-    assert exchange.status == 200
-    assert (b"x-engine-id", b"e") in exchange.headers
-    assert (b"too", b"late") not in exchange.headers
-    assert exchange.written == [b"data: 1\n\n"]
-    assert exchange.is_complete
+def stream(client: Client, keep_alive_s: float = 3600) -> EventStream:
+    return EventStream(cast(Exchange, client), keep_alive_s)
 
 
-async def test_a_silent_stream_is_kept_alive_until_it_is_closed() -> None:
-    exchange = FakeExchange()
-    stream = stream_to(exchange, keep_alive_s=0.01)
-    await until(lambda: len(exchange.written) >= 2)
-    stream.close()
-    count = len(exchange.written)
-    assert all(data.startswith(b":") for data in exchange.written)
-    await asyncio.sleep(0.05)
-    assert len(exchange.written) == count
+async def test_the_head_waits_for_the_first_event(client: Client) -> None:
+    events = stream(client)
+    events.add_header(b"x-engine-id", b"a")
+    await events.send(b"")
+    assert not events.is_begun
+    await events.send(b"data: 1\n\n")
+    assert events.is_begun
+    events.add_header(b"too", b"late")
+    names = dict(client.headers)
+    assert names[b"content-type"].startswith(b"text/event-stream")
+    assert names[b"x-engine-id"] == b"a"
+    assert names[b"x-accel-buffering"] == b"no"
+    assert b"too" not in names
+    events.end()
+    events.close()
+    assert (client.body, client.is_ended) == (b"data: 1\n\n", True)
 
 
-async def test_the_first_event_counts_and_not_what_kept_the_stream_alive() -> None:
-    exchange = FakeExchange()
-    stream = stream_to(exchange, keep_alive_s=0.01)
-    await until(lambda: exchange.written)
-    kept_alive_at = exchange.first_byte_at
-    await asyncio.sleep(0.02)
-    await stream.send(b"data: 1\n\n")
-    spoken_at = exchange.first_byte_at
-    await stream.send(b"data: 2\n\n")
-    stream.close()
-    assert kept_alive_at is not None
-    assert spoken_at is not None
-    assert kept_alive_at < spoken_at == exchange.first_byte_at
+async def test_a_silence_is_filled_with_comments(client: Client) -> None:
+    events = stream(client, 0.02)
+    async with asyncio.timeout(10):
+        while client.body.count(b":") < 3:
+            await asyncio.sleep(0.01)
+    assert client.status == 200
+    assert all(not line or line.startswith(b":") for line in client.body.split(b"\n"))
+    await events.send(b"data: 1\n\n")
+    assert client.has_spoken
+    events.close()
+    before = client.body
+    await asyncio.sleep(0.1)
+    assert client.body == before
 
 
-@pytest.mark.parametrize("events", [0, 1])
-async def test_a_failure_is_an_event_and_an_end(events: int) -> None:
-    exchange = FakeExchange()
-    stream: Any = stream_to(exchange)
-    for _ in range(events):
-        await stream.send(b"data: 1\n\n")
-    stream.fail(EngineFailed("It broke off."))
-    stream.close()
-    assert b"It broke off." in exchange.written[-1]
-    assert b"engine_failed" in exchange.written[-1]
-    assert exchange.is_complete
+async def test_a_failure_is_the_last_event(client: Client) -> None:
+    events = stream(client)
+    await events.send(b"data: 1\n\n")
+    events.fail(EngineFailed("what went wrong"))
+    events.close()
+    events.close()
+    last = client.body.decode().strip().split("\n\n")[-1]
+    error = json.loads(last.removeprefix("data: "))["error"]
+    assert error["message"] == "what went wrong"
+    assert error["code"] == "engine_failed"
+    assert client.is_ended
+
+
+async def test_a_stream_of_nothing_is_a_whole_answer(client: Client) -> None:
+    events = stream(client)
+    events.end()
+    events.close()
+    assert (client.status, client.body, client.is_ended) == (200, b"", True)

@@ -1,0 +1,96 @@
+"""A fleet whose engines answer what a test says, without sockets."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from random import Random
+from typing import Any, cast
+
+from vllm_router.engines.changes import Listing
+from vllm_router.engines.engine import EngineId, EngineSpec, Transition
+from vllm_router.engines.fleet import Fleet
+from vllm_router.engines.settings import FleetSettings
+from vllm_router.engines.work import Charge, OutcomeKind, Ticket, Urgency
+from vllm_router.outbound.http1 import Answer, Headers
+from vllm_router.proxy.dispatch import Dispatcher
+
+MODEL = "whisper"
+
+
+class Connection:
+    """In the place of an engine's connection, which is given back once."""
+
+    is_released = False
+
+    def release(self) -> None:
+        assert not self.is_released
+        self.is_released = True
+
+
+def answer(status: int = 200, body: bytes | None = b"{}", headers: Headers | None = None) -> Answer:
+    """Return an answer that has come whole."""
+    return Answer(cast(Any, Connection()), status, headers or [], body)
+
+
+def is_given_back(given: Answer) -> bool:
+    """Whether an answer's connection was given back; an answer lets go of it then."""
+    return cast(Any, given)._connection is None
+
+
+class Notes:
+    """An observer that takes notes."""
+
+    def __init__(self) -> None:
+        self.outcomes: list[tuple[EngineId, OutcomeKind]] = []
+        self.waits = 0
+        self.repeats = 0
+        self.hedges: list[bool] = []
+        self.transitions: list[Transition] = []
+
+    def attempted(self, charge: Charge, outcome: OutcomeKind, seconds: float) -> None:
+        self.outcomes.append((charge.engine_id, outcome))
+
+    def waited(self, ticket: Ticket, seconds: float) -> None:
+        self.waits += 1
+
+    def repeated(self, ticket: Ticket) -> None:
+        self.repeats += 1
+
+    def hedged(self, *, is_won: bool) -> None:
+        self.hedges.append(is_won)
+
+    def changed(self, transition: Transition) -> None:
+        self.transitions.append(transition)
+
+    @property
+    def kinds(self) -> list[OutcomeKind]:
+        return [kind for _, kind in self.outcomes]
+
+
+def ready_fleet(count: int, now: float | None = None, **settings: Any) -> Fleet:
+    """Return a fleet of ready engines named a, b, c …"""
+    at = time.monotonic() if now is None else now
+    fleet = Fleet(FleetSettings(**{"policy": "roundrobin", **settings}), Random(0))
+    ids = [EngineId(chr(ord("a") + number)) for number in range(count)]
+    fleet.apply(Listing(tuple(EngineSpec(i, f"http://{i}", (MODEL,)) for i in ids)), at)
+    for engine_id in ids:
+        fleet.observe_probe(engine_id, True, 0.01, None, False, at)
+    return fleet
+
+
+def ready_dispatcher(
+    count: int,
+    notes: Notes | None = None,
+    max_attempts: int = 3,
+    now: Callable[[], float] = time.monotonic,
+    **settings: Any,
+) -> Dispatcher:
+    """Return a dispatcher over a fleet of ready engines."""
+    return Dispatcher(ready_fleet(count, now(), **settings), now, notes or Notes(), max_attempts)
+
+
+def ticket(audio_s: float = 3.0, **more: Any) -> Ticket:
+    """Return a short piece of work."""
+    model = more.pop("model", MODEL)
+    return Ticket("r", model, audio_s, 1, Urgency.SHORT, time.monotonic(), **more)

@@ -1,0 +1,295 @@
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+from tests.proxy.dispatching import MODEL, Notes, answer, is_given_back, ready_dispatcher, ticket
+
+from vllm_router.engines.engine import Engine, EngineId
+from vllm_router.engines.work import Outcome, OutcomeKind
+from vllm_router.errors import EngineFailed, EngineTooSlow, NoEngineReady, QueueIsFull
+from vllm_router.outbound.http1 import (
+    Answer,
+    BadAnswer,
+    CallFailed,
+    CallTimedOut,
+    ConnectionBroke,
+    NotConnected,
+)
+from vllm_router.proxy.dispatch import Dispatcher
+
+Send = Callable[[Engine], Awaitable[Answer]]
+
+
+@pytest.fixture
+def notes() -> Notes:
+    return Notes()
+
+
+def sending(*results: Answer | CallFailed) -> tuple[Send, list[EngineId]]:
+    """Return what answers call after call, and the engines it was called for."""
+    left = list(results)
+    called: list[EngineId] = []
+
+    async def send(engine: Engine) -> Answer:
+        called.append(engine.engine_id)
+        await asyncio.sleep(0)
+        result = left.pop(0)
+        if isinstance(result, CallFailed):
+            raise result
+        return result
+
+    return send, called
+
+
+def is_idle(dispatcher: Dispatcher) -> bool:
+    return all(not e.in_flight for e in dispatcher.fleet.engines()) and not dispatcher.waiting
+
+
+async def test_an_answer_is_held_until_its_attempt_is_closed_once(notes: Notes) -> None:
+    dispatcher = ready_dispatcher(2, notes)
+    given = answer()
+    attempt = await dispatcher.attempt(ticket(), sending(given)[0])
+    assert attempt.answer is given
+    assert attempt.kind is OutcomeKind.OK
+    assert not is_idle(dispatcher)
+    attempt.close(attempt.kind)
+    attempt.close(OutcomeKind.RESET)
+    assert is_idle(dispatcher)
+    assert notes.kinds == [OutcomeKind.OK]
+    assert is_given_back(given)
+
+
+@pytest.mark.parametrize(
+    ("failure", "kind"),
+    [
+        (NotConnected("a"), OutcomeKind.UNREACHABLE),
+        (ConnectionBroke("a"), OutcomeKind.RESET),
+        (BadAnswer("a"), OutcomeKind.RESET),
+        (CallTimedOut("a"), OutcomeKind.TIMEOUT),
+        (answer(502), OutcomeKind.BAD_STATUS),
+        (answer(503), OutcomeKind.BAD_STATUS),
+        (answer(504), OutcomeKind.BAD_STATUS),
+    ],
+)
+async def test_what_fails_is_repeated_on_another_engine(
+    notes: Notes, failure: Answer | CallFailed, kind: OutcomeKind
+) -> None:
+    dispatcher = ready_dispatcher(2, notes)
+    send, called = sending(failure, answer())
+    attempt = await dispatcher.attempt(ticket(), send)
+    attempt.close(attempt.kind)
+    assert len(set(called)) == 2
+    assert notes.kinds == [kind, OutcomeKind.OK]
+    assert notes.repeats == 1
+    assert is_idle(dispatcher)
+
+
+@pytest.mark.parametrize("status", [400, 404, 413, 422, 429])
+async def test_a_refusal_is_an_answer(notes: Notes, status: int) -> None:
+    dispatcher = ready_dispatcher(3, notes)
+    attempt = await dispatcher.attempt(ticket(), sending(answer(status))[0])
+    assert attempt.answer.status == status
+    attempt.close(attempt.kind)
+    assert notes.kinds == [OutcomeKind.CLIENT_FAULT]
+
+
+@pytest.mark.parametrize("engines", [3, 9])
+async def test_no_fourth_engine_is_tried(notes: Notes, engines: int) -> None:
+    dispatcher = ready_dispatcher(engines, notes)
+    send, called = sending(*[answer(503)] * 3)
+    with pytest.raises(EngineFailed, match="answered 503"):
+        await dispatcher.attempt(ticket(), send)
+    assert len(set(called)) == 3
+    assert is_idle(dispatcher)
+
+
+async def test_nothing_is_left_to_try_when_all_have_failed(notes: Notes) -> None:
+    dispatcher = ready_dispatcher(2, notes)
+    with pytest.raises(EngineFailed, match=r"a: .*; b: |b: .*; a: "):
+        await dispatcher.attempt(ticket(), sending(answer(503), answer(503))[0])
+    assert is_idle(dispatcher)
+
+
+async def test_two_timeouts_are_enough(notes: Notes) -> None:
+    """Each takes a whole deadline; a third would make three."""
+    dispatcher = ready_dispatcher(3, notes)
+    send, called = sending(CallTimedOut("slow"), CallTimedOut("slow"))
+    with pytest.raises(EngineTooSlow):
+        await dispatcher.attempt(ticket(), send)
+    assert len(called) == 2
+
+
+async def test_a_second_500_is_shown_and_blames_nobody(notes: Notes) -> None:
+    dispatcher = ready_dispatcher(3, notes)
+    first, second = answer(500), answer(500, b"the second")
+    send, called = sending(first, second)
+    attempt = await dispatcher.attempt(ticket(), send)
+    assert attempt.answer is second
+    attempt.close(attempt.kind)
+    assert len(called) == 2
+    assert notes.kinds == [OutcomeKind.UNDECIDED, OutcomeKind.CLIENT_FAULT]
+    assert all(not e.failed_answers for e in dispatcher.fleet.engines())
+    assert is_given_back(first)
+    assert is_idle(dispatcher)
+
+
+async def test_a_500_that_others_do_not_repeat_is_the_engines_fault(notes: Notes) -> None:
+    dispatcher = ready_dispatcher(2, notes)
+    send, called = sending(answer(500), answer(200))
+    attempt = await dispatcher.attempt(ticket(), send)
+    attempt.close(attempt.kind)
+    doubted = dispatcher.fleet.engine(called[0])
+    assert doubted is not None
+    assert doubted.failed_answers == 1
+    assert doubted.last_error == "500 where others had none"
+
+
+async def test_the_only_engines_500_is_shown(notes: Notes) -> None:
+    dispatcher = ready_dispatcher(1, notes)
+    attempt = await dispatcher.attempt(ticket(), sending(answer(500, b"its words"))[0])
+    assert (attempt.answer.status, attempt.answer.body) == (500, b"its words")
+    attempt.close(attempt.kind)
+    assert is_idle(dispatcher)
+
+
+async def test_repeats_end_with_their_budget(notes: Notes) -> None:
+    dispatcher = ready_dispatcher(3, notes, retry_share=0.0, retry_floor_per_s=0.0)
+    send, called = sending(answer(503))
+    with pytest.raises(EngineFailed):
+        await dispatcher.attempt(ticket(), send)
+    assert len(called) == 1
+
+
+async def test_without_a_ready_engine_nothing_waits(notes: Notes) -> None:
+    dispatcher = ready_dispatcher(1, notes)
+    with pytest.raises(NoEngineReady) as refused:
+        await dispatcher.slot(ticket(model="another"))
+    assert refused.value.retry_after_s
+    with pytest.raises(NoEngineReady):
+        dispatcher.admit(ticket(model="another"))
+    assert is_idle(dispatcher)
+
+
+async def test_a_full_queue_refuses_with_a_time(notes: Notes) -> None:
+    dispatcher = ready_dispatcher(1, notes, max_windows=1, max_queue_audio_s=5.0)
+    held = await dispatcher.slot(ticket())
+    waiting = asyncio.create_task(dispatcher.slot(ticket()))
+    await asyncio.sleep(0)
+    with pytest.raises(QueueIsFull) as refused:
+        await dispatcher.slot(ticket())
+    assert refused.value.retry_after_s
+    with pytest.raises(QueueIsFull):
+        dispatcher.admit(ticket())
+    dispatcher.finish(held, Outcome(OutcomeKind.OK))
+    dispatcher.finish(await waiting, Outcome(OutcomeKind.OK))
+    assert is_idle(dispatcher)
+
+
+async def test_who_waits_too_long_is_refused(notes: Notes) -> None:
+    dispatcher = ready_dispatcher(1, notes, max_windows=1, max_queue_wait_s=0.1)
+    held = await dispatcher.slot(ticket())
+    with pytest.raises(QueueIsFull, match="longer than allowed"):
+        await dispatcher.slot(ticket())
+    dispatcher.finish(held, Outcome(OutcomeKind.OK))
+    assert is_idle(dispatcher)
+
+
+async def test_who_leaves_the_queue_leaves_no_trace(notes: Notes) -> None:
+    dispatcher = ready_dispatcher(1, notes, max_windows=1)
+    held = await dispatcher.slot(ticket())
+    waiting = asyncio.create_task(dispatcher.slot(ticket()))
+    await asyncio.sleep(0)
+    assert dispatcher.waiting == 1
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    assert dispatcher.waiting == 0
+    dispatcher.finish(held, Outcome(OutcomeKind.OK))
+    assert is_idle(dispatcher)
+
+
+async def test_who_leaves_in_the_moment_of_getting_a_slot_gives_it_back(notes: Notes) -> None:
+    dispatcher = ready_dispatcher(1, notes, max_windows=1)
+    held = await dispatcher.slot(ticket())
+    waiting = asyncio.create_task(dispatcher.slot(ticket()))
+    await asyncio.sleep(0)
+    dispatcher.finish(held, Outcome(OutcomeKind.OK))
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    assert is_idle(dispatcher)
+    assert notes.kinds == [OutcomeKind.OK, OutcomeKind.CLIENT_LEFT]
+
+
+async def test_who_leaves_during_a_call_frees_the_engine(notes: Notes) -> None:
+    dispatcher = ready_dispatcher(1, notes)
+
+    async def hang(engine: Engine) -> Answer:
+        await asyncio.sleep(3600)
+        raise AssertionError
+
+    task = asyncio.create_task(dispatcher.attempt(ticket(), hang))
+    await asyncio.sleep(0.01)
+    assert not is_idle(dispatcher)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert is_idle(dispatcher)
+    assert notes.kinds == [OutcomeKind.CLIENT_LEFT]
+
+
+async def test_a_fault_of_our_own_frees_the_engine_and_does_not_blame_it(notes: Notes) -> None:
+    dispatcher = ready_dispatcher(1, notes)
+
+    async def fault(engine: Engine) -> Answer:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await dispatcher.attempt(ticket(), fault)
+    assert is_idle(dispatcher)
+    assert notes.kinds == [OutcomeKind.CANCELLED]
+
+
+class TestHedging:
+    """Short work that takes long is given to a second engine too."""
+
+    async def hedge(self, notes: Notes, first_s: float, second_s: float) -> bytes:
+        dispatcher = ready_dispatcher(2, notes, hedge_after_s=0.05)
+        times = [first_s, second_s]
+
+        async def send(engine: Engine) -> Answer:
+            number = 2 - len(times)
+            await asyncio.sleep(times.pop(0))
+            return answer(200, b"%d" % number)
+
+        # The hedge's allowance is a share of what has been asked for.
+        for _ in range(40):
+            quick = await dispatcher.attempt(ticket(), sending(answer())[0])
+            quick.close(quick.kind)
+        attempt = await dispatcher.attempt(ticket(), send)
+        attempt.close(attempt.kind)
+        async with asyncio.timeout(10):
+            while not is_idle(dispatcher):
+                await asyncio.sleep(0.01)
+        return attempt.answer.body or b""
+
+    async def test_the_second_may_win(self, notes: Notes) -> None:
+        body = await self.hedge(notes, 5.0, 0.0)
+        assert body == b"1"
+        assert notes.hedges == [True]
+
+    async def test_the_first_may_win_still(self, notes: Notes) -> None:
+        body = await self.hedge(notes, 0.2, 5.0)
+        assert body == b"0"
+        assert notes.hedges == [False]
+
+    async def test_quick_work_is_not_hedged(self, notes: Notes) -> None:
+        body = await self.hedge(notes, 0.0, 0.0)
+        assert body == b"0"
+        assert notes.hedges == []
+
+
+async def test_models_are_kept_apart(notes: Notes) -> None:
+    dispatcher = ready_dispatcher(1, notes)
+    charge = await dispatcher.slot(ticket())
+    assert charge.ticket.model == MODEL
+    dispatcher.finish(charge, Outcome(OutcomeKind.OK))
+    dispatcher.finish(charge, Outcome(OutcomeKind.OK))
+    assert notes.kinds == [OutcomeKind.OK]

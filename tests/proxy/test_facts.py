@@ -1,0 +1,131 @@
+from collections.abc import Iterator, Mapping
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.routers import BOUNDARY, field, file, form
+
+from vllm_router.errors import BadRequest, MissingField, NoEngineReady, UnknownModel
+from vllm_router.outbound.upload import Spool
+from vllm_router.proxy.facts import RequestFacts, Task, read_facts
+from vllm_router.wire.bitrate import BitrateBook
+from vllm_router.wire.multipart import FormReader
+from vllm_router.wire.wav import pcm16_wav, silence
+
+AUDIO = silence(2.5)
+
+
+@pytest.fixture(scope="module")
+def spool() -> Iterator[Spool]:
+    spool = Spool(None, 2**26)
+    yield spool
+    spool.close()
+
+
+def read(
+    spool: Spool,
+    *parts: bytes,
+    models: tuple[str, ...] = ("m",),
+    aliases: Mapping[str, str] | None = None,
+) -> RequestFacts:
+    body = form(*parts)
+    reader = FormReader(BOUNDARY)
+    upload = spool.upload()
+    try:
+        for block, start, end in upload.append(body):
+            reader.feed(block, start, end)
+        return read_facts(
+            Task.TRANSCRIBE, reader.finish(), upload, models, aliases or {}, BitrateBook()
+        )
+    finally:
+        upload.close()
+
+
+def test_length_and_kind_are_read_from_the_container(spool: Spool) -> None:
+    facts = read(spool, field("model", "m"), file(AUDIO))
+    assert (facts.model, facts.asked_model) == ("m", "m")
+    assert (facts.audio_s, facts.is_estimated, facts.kind) == (2.5, False, "wav")
+
+
+@given(st.floats(0.01, 3), st.sampled_from([8000, 16000, 44100]))
+def test_every_wav_has_its_true_length(spool: Spool, seconds: float, rate_hz: int) -> None:
+    facts = read(spool, file(pcm16_wav(bytes(2 * int(seconds * rate_hz)), rate_hz)))
+    assert facts.audio_s == pytest.approx(int(seconds * rate_hz) / rate_hz)
+
+
+def test_a_length_that_no_header_tells_is_estimated(spool: Spool) -> None:
+    facts = read(spool, file(bytes(100_000)))
+    assert facts.is_estimated
+    assert facts.audio_s > 0
+
+
+def test_an_alias_is_resolved_and_a_model_of_that_name_goes_before(spool: Spool) -> None:
+    aliases = {"whisper-1": "m"}
+    facts = read(spool, field("model", " whisper-1 "), file(AUDIO), aliases=aliases)
+    assert (facts.model, facts.asked_model) == ("m", "whisper-1")
+    both = ("m", "whisper-1")
+    facts = read(spool, field("model", "whisper-1"), file(AUDIO), models=both, aliases=aliases)
+    assert facts.model == "whisper-1"
+
+
+def test_the_only_model_need_not_be_named(spool: Spool) -> None:
+    facts = read(spool, file(AUDIO))
+    assert (facts.model, facts.asked_model) == ("m", None)
+    with pytest.raises(MissingField, match="m, n") as refused:
+        read(spool, file(AUDIO), models=("m", "n"))
+    assert refused.value.param == "model"
+
+
+def test_an_alias_to_what_is_not_there_is_an_unknown_model(spool: Spool) -> None:
+    with pytest.raises(UnknownModel, match="`a` does not exist; there are: m, a"):
+        read(spool, field("model", "a"), file(AUDIO), aliases={"a": "gone"})
+
+
+def test_a_long_name_is_not_repeated_whole(spool: Spool) -> None:
+    with pytest.raises(UnknownModel) as refused:
+        read(spool, field("model", "x" * 10_000), file(AUDIO))
+    assert len(refused.value.message) < 500
+
+
+def test_before_any_engine_has_spoken_no_model_is_wrong(spool: Spool) -> None:
+    with pytest.raises(NoEngineReady):
+        read(spool, field("model", "m"), file(AUDIO), models=())
+
+
+@pytest.mark.parametrize(
+    ("parts", "says"),
+    [
+        ([field("model", "m")], "no field 'file'"),
+        ([field("file", "text")], "sent as text"),
+        ([file(b"")], "empty"),
+        ([file(AUDIO, name="audio")], "no field 'file'"),
+    ],
+)
+def test_what_is_missing_is_said(spool: Spool, parts: list[bytes], says: str) -> None:
+    with pytest.raises(MissingField, match=says) as refused:
+        read(spool, *parts)
+    assert refused.value.param == "file"
+
+
+def test_of_several_files_the_last_counts_as_at_the_engine(spool: Spool) -> None:
+    facts = read(spool, file(silence(1.0)), file(silence(2.0)))
+    assert facts.audio_s == 2.0
+
+
+@given(st.binary(max_size=300))
+def test_no_bytes_can_do_worse_than_be_refused(spool: Spool, data: bytes) -> None:
+    for head in (b"", b"RIFF\xff\xff\xff\xffWAVEfmt ", b"OggS", b"fLaC", b"ID3", b"\x1aE\xdf\xa3"):
+        try:
+            assert read(spool, file(head + data)).audio_s >= 0
+        except BadRequest as refused:
+            assert refused.message  # noqa: PT017
+
+
+def test_fields_are_text_without_the_space_around(spool: Spool) -> None:
+    facts = read(
+        spool, field("language", " de "), field("prompt", ""), field("x", b"\xff"), file(AUDIO)
+    )
+    assert facts.text("language") == "de"
+    assert facts.text("prompt") is None
+    assert facts.text("absent") is None
+    assert facts.text("x") == "\ufffd"

@@ -1,0 +1,105 @@
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vllm_router.errors import UnsupportedValue
+from vllm_router.proxy.facts import RequestFacts, Task
+from vllm_router.proxy.wish import StreamFormat, Wish, read_wish
+from vllm_router.wire.formats import ResponseFormat
+from vllm_router.wire.multipart import Form, Part
+
+
+def facts(*fields: tuple[str, str]) -> RequestFacts:
+    parts = [Part(name, None, None, 0, 0, value.encode()) for name, value in fields]
+    file = Part("file", "a.wav", None, 0, 10, None)
+    form = Form((*parts, file), 0, b"b")
+    return RequestFacts(Task.TRANSCRIBE, "m", "m", form, file, 1.0, False, "wav")
+
+
+def wish(*fields: tuple[str, str], **headers: Any) -> Wish:
+    return read_wish(
+        facts(*fields),
+        StreamFormat.OPENAI,
+        headers.get("stream_format"),
+        headers.get("priority"),
+    )
+
+
+def test_by_default_it_is_json_at_once() -> None:
+    assert wish() == Wish(
+        ResponseFormat.JSON, False, StreamFormat.OPENAI, False, False, None, False
+    )
+
+
+@pytest.mark.parametrize("kind", ResponseFormat)
+def test_every_format_may_be_asked_for(kind: ResponseFormat) -> None:
+    assert wish(("response_format", f" {kind.value} ")).format is kind
+
+
+def test_a_format_that_is_not_ours_is_left_to_the_engine() -> None:
+    assert wish(("response_format", "diarized_json")).format is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "needs"),
+    [
+        ([], False),
+        ([("response_format", "text")], False),
+        ([("response_format", "srt")], True),
+        ([("response_format", "vtt")], True),
+        ([("response_format", "verbose_json")], True),
+        ([("timestamp_granularities[]", "word")], True),
+        ([("timestamp_granularities[]", "segment")], False),
+        ([("timestamp_granularities", "segment"), ("stream", "true")], True),
+    ],
+)
+def test_times_are_needed_where_they_show(fields: list[tuple[str, str]], needs: bool) -> None:
+    assert wish(*fields).needs_times is needs
+
+
+@pytest.mark.parametrize("word", ["true", "True", "1", "yes", "on", "t", "y"])
+def test_a_stream_is_asked_for_in_any_way_that_engines_understand(word: str) -> None:
+    assert wish(("stream", word)).is_stream
+
+
+@pytest.mark.parametrize("word", ["false", "0", "", "no", "maybe"])
+def test_anything_else_is_no_stream(word: str) -> None:
+    assert not wish(("stream", word)).is_stream
+
+
+def test_granularities_are_a_set() -> None:
+    both = wish(("timestamp_granularities[]", "word"), ("timestamp_granularities[]", "segment"))
+    assert both.wants_words
+    assert both.wants_segments
+    with pytest.raises(UnsupportedValue) as refused:
+        wish(("timestamp_granularities[]", "letter"))
+    assert refused.value.param == "timestamp_granularities[]"
+
+
+def test_the_header_wins_over_the_default() -> None:
+    assert wish(stream_format=b" VLLM ").stream_format is StreamFormat.VLLM
+    chosen = read_wish(facts(), StreamFormat.VLLM, b"openai", None)
+    assert chosen.stream_format is StreamFormat.OPENAI
+
+
+@pytest.mark.parametrize(
+    ("word", "is_batch"), [(b"batch", True), (b" Batch ", True), (b"normal", False)]
+)
+def test_priority_is_batch_or_not(word: bytes, is_batch: bool) -> None:
+    assert wish(priority=word).is_batch is is_batch
+
+
+@given(st.binary(max_size=20))
+def test_any_header_is_understood_or_refused_by_name(value: bytes) -> None:
+    for name in ("stream_format", "priority"):
+        try:
+            wish(**{name: value})
+        except UnsupportedValue as refused:
+            assert refused.param in ("X-Stream-Format", "X-Priority")  # noqa: PT017
+
+
+def test_a_language_is_taken_as_given() -> None:
+    assert wish(("language", " de ")).language == "de"
+    assert wish(("language", "")).language is None
