@@ -1,3 +1,5 @@
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -54,6 +56,19 @@ def test_when_all_with_room_are_over_the_bound_the_first_on_the_ring_is_taken() 
     chosen = POLICY.choose(Crowded(engines_with(9, 8), POLICY), "key")
     assert chosen is not None
     assert chosen.name == "0"
+
+
+class Elsewhere(FakeCandidates):
+    """No engine near the key's point has room; others have."""
+
+    def clockwise(self, key: str) -> Iterator[FakeLoad]:
+        return iter(())
+
+
+def test_when_none_near_the_keys_point_has_room_the_least_loaded_of_all_is_taken() -> None:
+    chosen = POLICY.choose(Elsewhere(engines_with(9, 8), POLICY), "key")
+    assert chosen is not None
+    assert chosen.name == "1"
 
 
 @pytest.mark.parametrize("key", [None, "key"])
