@@ -5,7 +5,7 @@ Work of more windows than any engine has room for gets one engine kept free for 
 """
 
 from vllm_router.engines import load
-from vllm_router.engines.engine import Engine
+from vllm_router.engines.engine import Engine, EngineState
 from vllm_router.engines.pool import Pool, fits
 from vllm_router.engines.registry import Registry
 from vllm_router.engines.work import Assignment, Refusal, Ticket
@@ -125,8 +125,8 @@ class Dispatcher:
         long = queue.long.head()
         if long is None:
             return False
-        engine = pool.held
-        if engine is None or engine.held_for is not long:
+        engine = self._held_for(pool, long, now)
+        if engine is None:
             engine = pool.pick_long(long)
         if engine is not None and fits_held(engine, long):
             return self._give(pool, long, engine, now, out)
@@ -186,12 +186,21 @@ class Dispatcher:
 
     # Room for what does not fit between the rest.
 
+    def _held_for(self, pool: Pool, ticket: Ticket, now: float) -> Engine | None:
+        engine = pool.held
+        if engine is None or engine.held_for is not ticket:
+            return None
+        if engine.state is EngineState.READY and not engine.is_on_trial:
+            return engine
+        self._let_go(pool, ticket, now)
+        return None
+
     def _hold(self, pool: Pool, ticket: Ticket, now: float) -> None:
         """Keep the engine that will be free soonest for a ticket that fits in nowhere."""
         if ticket.windows == 1 or pool.held is not None:
             return
         engine = pool.best()
-        if engine is None or engine.engine_id in ticket.excluded:
+        if engine is None or engine.is_on_trial or engine.engine_id in ticket.excluded:
             return
         if ticket.windows <= engine.long_limit and now - ticket.enqueued_at < _PATIENCE_S:
             return

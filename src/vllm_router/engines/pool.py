@@ -117,7 +117,7 @@ class Pool:
         self._close(engine)
         self._ring.discard(engine)
         if self.held is engine:
-            self.held = None
+            self.held = engine.held_for = None
 
     def place(self, engine: Engine) -> None:
         """Put an engine where its rank and its room want it, after any change of either."""
