@@ -140,3 +140,15 @@ def test_no_answers_whatever_make_the_curve_anything_but_a_gpus(
         assert 0.0 < curve.slope_s < math.inf
         assert 0.5 - 1e-6 <= curve.half_at <= 64.0 + 1e-6
         assert curve.window_s(1.0) < curve.window_s(2.0)
+
+
+def test_a_rescaled_curve_keeps_its_shape_and_believes_the_next_answer() -> None:
+    curve = ServiceCurve()
+    now = teach(curve, 5.0, 20.0)
+    half_at, own_s = curve.half_at, curve.window_s(1.0)
+    curve.rescale(0.25)
+    assert math.isclose(curve.half_at, half_at)
+    assert math.isclose(curve.window_s(1.0), own_s / 4)
+    assert curve.answers == 0.0
+    assert curve.learn(1.0, own_s, now + 60.0)
+    assert math.isclose(curve.window_s(1.0), own_s)
