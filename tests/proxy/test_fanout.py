@@ -1,0 +1,144 @@
+"""Pieces of one audio and many engines; what clients get of it is tested end to end."""
+
+import asyncio
+import json
+
+import pytest
+from tests.end_to_end.test_long import talk
+from tests.proxy.parrots import Heard, Reply, parrot, verbose
+from tests.routers import MODEL, field, file, running_router
+
+TALK = talk(100.0)
+
+
+def asking(response_format: str, *more: bytes) -> list[bytes]:
+    return [field("model", MODEL), field("response_format", response_format), *more, file(TALK)]
+
+
+async def test_words_are_in_order_however_late_the_first_piece_is() -> None:
+    async def says(heard: Heard) -> Reply:
+        await asyncio.sleep(0.5 if heard.number == 0 else 0.0)
+        return 200, verbose(f"piece {len(heard.audio)}.{heard.number}")
+
+    async with parrot(says) as url, running_router(url, engine_max_windows=16) as router:
+        body = (await router.upload(*asking("verbose_json", field("language", "en")))).json()
+        starts = [segment["start"] for segment in body["segments"]]
+        assert starts == sorted(starts)
+        assert body["segments"][0]["text"].strip().endswith(".0")
+        assert len(starts) > 3
+
+
+async def test_pieces_in_another_language_than_the_first_are_heard_again_in_its() -> None:
+    async def says(heard: Heard) -> Reply:
+        given = heard.fields.get("language")
+        # The first takes its time, so that the others go without knowing.
+        await asyncio.sleep(0.4 if heard.number == 0 else 0.0)
+        found = given or ("de" if heard.number == 0 else "nl")
+        return 200, verbose(f"{found} words", found)
+
+    async with parrot(says) as url, running_router(url, engine_max_windows=16) as router:
+        body = (await router.upload(*asking("verbose_json"))).json()
+        assert body["language"] == "de"
+        assert "nl" not in body["text"]
+        assert body["text"].count("de words") == len(body["segments"])
+
+
+async def test_what_speaks_of_the_whole_is_not_sent_with_pieces() -> None:
+    seen: list[dict[str, str]] = []
+
+    async def says(heard: Heard) -> Reply:
+        seen.append(heard.fields)
+        return 200, verbose("words")
+
+    more = [
+        field("stream", "true"),
+        field("stream_include_usage", "true"),
+        field("timestamp_granularities[]", "segment"),
+        field("temperature", "0.2"),
+        field("hotwords", "Straße"),
+    ]
+    async with parrot(says) as url, running_router(url) as router:
+        answer = await router.upload(*asking("json", *more))
+        assert answer.status_code == 200
+    for fields in seen:
+        assert fields["temperature"] == "0.2"
+        assert fields["hotwords"] == "Straße"
+        assert fields["model"] == MODEL
+        assert "stream_include_usage" not in fields
+        assert fields.get("stream", "false") == "false"
+
+
+async def test_without_a_model_in_the_form_pieces_have_none_either() -> None:
+    seen: list[dict[str, str]] = []
+
+    async def says(heard: Heard) -> Reply:
+        seen.append(heard.fields)
+        return 200, verbose("words")
+
+    async with parrot(says) as url, running_router(url) as router:
+        assert (await router.upload(file(TALK))).status_code == 200
+    assert all("model" not in fields for fields in seen)
+
+
+async def test_what_is_no_transcript_counts_against_its_engine_and_is_heard_by_another() -> None:
+    async def rubbish(heard: Heard) -> Reply:
+        return 200, ["no transcript"]
+
+    async def says(heard: Heard) -> Reply:
+        return 200, verbose("words")
+
+    async with (
+        parrot(rubbish) as bad,
+        parrot(says) as good,
+        running_router(bad, good, routing_logic="roundrobin") as router,
+    ):
+        answer = await router.upload(*asking("json"))
+        assert answer.status_code == 200
+        metrics = await router.metrics()
+        assert metrics[f'vllm_router_attempts_total{{engine="{bad}",outcome="reset"}}'] >= 1
+
+
+async def test_a_fleet_that_is_gone_for_a_moment_is_waited_for() -> None:
+    """An hour of work must not die of a second's trouble."""
+    failures = 4
+
+    async def says(heard: Heard) -> Reply:
+        nonlocal failures
+        if heard.number > 0 and failures:
+            failures -= 1
+            return 503, {"error": "restarting"}
+        return 200, verbose("words")
+
+    async with parrot(says) as url, running_router(url, engine_max_windows=1) as router:
+        assert (await router.upload(*asking("json"))).status_code == 200
+        assert failures < 4
+
+
+async def test_times_of_words_move_with_their_piece_if_the_engine_gives_them() -> None:
+    async def says(heard: Heard) -> Reply:
+        words = [{"word": "so", "start": 0.5, "end": 0.75}]
+        return 200, verbose("so", words=words)
+
+    more = field("timestamp_granularities[]", "word")
+    async with parrot(says) as url, running_router(url) as router:
+        body = (await router.upload(*asking("verbose_json", more))).json()
+        starts = [word["start"] for word in body["words"]]
+        assert len(starts) > 3
+        assert starts == sorted(starts)
+        assert starts[-1] > 60
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_a_refusal_is_the_engines_own(is_stream: bool) -> None:
+    async def says(heard: Heard) -> Reply:
+        return 400, {"error": {"message": "no such language", "code": "x", "type": "y"}}
+
+    more = [field("stream", "true")] if is_stream else []
+    async with parrot(says) as url, running_router(url) as router:
+        answer = await router.upload(*asking("json", *more))
+        if answer.status_code == 400:
+            assert answer.json()["error"]["message"] == "no such language"
+        else:
+            assert answer.status_code == 200
+            last = json.loads(answer.text.strip().splitlines()[-1].removeprefix("data: "))
+            assert "no such language" in last["error"]["message"]
