@@ -39,8 +39,9 @@ from vllm_router.outbound.upload import Spool
 from vllm_router.policy.quota import QuotaRules, Quotas
 from vllm_router.proxy.dispatch import Dispatcher
 from vllm_router.proxy.fanout import Fanout
+from vllm_router.proxy.means import Means, TranscriptionRules
 from vllm_router.proxy.relay import Relay
-from vllm_router.proxy.transcribe import Transcriber, TranscriptionRules
+from vllm_router.proxy.transcribe import Transcriber
 from vllm_router.proxy.wish import StreamFormat
 from vllm_router.settings import Settings
 from vllm_router.wire.kube_objects import parse_port
@@ -292,18 +293,22 @@ def build_router(
         metrics.pieces.labels(outcome).inc()
 
     transcriber = Transcriber(
-        dispatcher,
-        relay,
-        Fanout(dispatcher, relay, decoder, pieces, count_piece),
-        TranscriptionRules(
-            split=settings.split,
-            split_longer_than_s=settings.split_longer_than_s,
-            skip_silence=settings.skip_silence,
-            partial_ok=settings.partial_ok,
-            stream_format=StreamFormat(settings.stream_format),
-            style=SubtitleStyle(settings.subtitle_max_line_chars, settings.subtitle_max_lines),
-            session_header=settings.session_key.lower().encode() if settings.session_key else None,
-        ),
+        Means(
+            dispatcher,
+            relay,
+            Fanout(dispatcher, relay, decoder, pieces, count_piece),
+            TranscriptionRules(
+                split=settings.split,
+                split_longer_than_s=settings.split_longer_than_s,
+                skip_silence=settings.skip_silence,
+                partial_ok=settings.partial_ok,
+                stream_format=StreamFormat(settings.stream_format),
+                style=SubtitleStyle(settings.subtitle_max_line_chars, settings.subtitle_max_lines),
+                session_header=settings.session_key.lower().encode()
+                if settings.session_key
+                else None,
+            ),
+        )
     )
     access_log = None
     if settings.access_log and settings.log_level in ("debug", "info"):

@@ -1,0 +1,143 @@
+"""An upload that goes to all engines in pieces, and its answer: put together, or as it comes."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+from vllm_router.engines.work import Ticket, windows_of
+from vllm_router.errors import RouterError
+from vllm_router.inbound.exchange import Exchange
+from vllm_router.outbound.upload import Upload
+from vllm_router.proxy.events import EventStream
+from vllm_router.proxy.facts import RequestFacts
+from vllm_router.proxy.fanout import Heard, LongAudio
+from vllm_router.proxy.means import Means, require_words
+from vllm_router.proxy.relay import engine_headers
+from vllm_router.proxy.story import Story
+from vllm_router.proxy.wish import Wish
+from vllm_router.wire.formats import (
+    FORMATS,
+)
+from vllm_router.wire.json_text import JsonValue
+from vllm_router.wire.speech import Span, snapped
+from vllm_router.wire.transcript import (
+    Transcript,
+    duration_usage,
+    joined,
+)
+
+
+class LongAnswer:
+    """One upload that goes to all engines in pieces."""
+
+    def __init__(
+        self,
+        means: Means,
+        exchange: Exchange,
+        facts: RequestFacts,
+        wish: Wish,
+        story: Story,
+    ) -> None:
+        self._means = means
+        self._exchange = exchange
+        self._facts = facts
+        self._wish = wish
+        self._story = story
+        self._parts: list[Transcript] = []
+        self._speech: list[Span] = []
+        self._missing: list[Heard] = []
+
+    async def run(self, upload: Upload) -> None:
+        """Answer it."""
+        means, facts, story = self._means, self._facts, self._story
+        now = means.dispatcher.now()
+        urgency = means.urgency(facts, self._wish)
+        whole = Ticket(
+            request_id=story.request_id,
+            model=facts.model,
+            audio_s=facts.audio_s,
+            windows=windows_of(facts.audio_s),
+            urgency=urgency,
+            enqueued_at=now,
+        )
+        means.dispatcher.admit(whole)
+        headers = engine_headers(self._exchange, story.request_id, means.relay.engine_key)
+        file = upload.file()
+        try:
+            audio = LongAudio(
+                facts=facts,
+                story=story,
+                headers=[header for header in headers if header[0] != b"content-type"],
+                language=self._wish.language,
+                file=file,
+                enqueued_at=now,
+                urgency=urgency,
+                skip_silence=means.rules.skip_silence,
+                partial_ok=means.rules.partial_ok,
+                is_stream=self._wish.is_stream,
+            )
+            if self._wish.is_stream:
+                await self._streamed(audio)
+            else:
+                await self._whole(audio)
+        finally:
+            os.close(file)
+
+    async def _whole(self, audio: LongAudio) -> None:
+        length_s = await self._means.fanout.hear(audio, self._keep)
+        self._story.audio_s = length_s
+        transcript = joined(self._parts, length_s)
+        if self._missing:
+            gaps: list[JsonValue] = [{"start": h.start_s, "end": h.end_s} for h in self._missing]
+            transcript = replace(transcript, extra={**transcript.extra, "missing": gaps})
+        assert self._wish.format is not None
+        body = self._means.written(transcript, self._facts, self._wish, self._speech)
+        content_type = FORMATS[self._wish.format].content_type.encode()
+        self._exchange.respond(200, [(b"content-type", content_type), *self._headers()], body)
+
+    def _headers(self) -> list[tuple[bytes, bytes]]:
+        headers = [(b"x-engine-id", ",".join(self._story.engines[:16]).encode())]
+        if self._missing:
+            gaps = ",".join(f"{h.start_s:.3f}-{h.end_s:.3f}" for h in self._missing[:100])
+            headers.append((b"x-missing-seconds", gaps.encode()))
+        return headers
+
+    async def _keep(self, heard: Heard) -> None:
+        part = self._took(heard)
+        if part is not None:
+            self._parts.append(part)
+            self._speech += heard.speech
+
+    def _took(self, heard: Heard) -> Transcript | None:
+        if heard.missing is not None:
+            self._missing.append(heard)
+        if heard.transcript is None:
+            return None
+        require_words(self._wish, heard.transcript)
+        if self._wish.needs_times:
+            return snapped(heard.transcript, heard.speech)
+        return heard.transcript
+
+    async def _streamed(self, audio: LongAudio) -> None:
+        stream = EventStream(self._exchange)
+        rendering = self._means.rendering(self._facts, self._wish, self._story)
+
+        async def pass_piece_on(heard: Heard) -> None:
+            part = self._took(heard)
+            if part is not None:
+                await stream.send(rendering.add(part, heard.speech))
+
+        try:
+            length_s = await self._means.fanout.hear(audio, pass_piece_on)
+            self._story.audio_s = length_s
+            missing = [(h.start_s, h.end_s) for h in self._missing]
+            await stream.send(rendering.end(duration_usage(length_s), missing))
+            stream.end()
+        except RouterError as e:
+            if not stream.is_begun:
+                raise
+            self._story.error = e.code
+            stream.fail(e)
+        finally:
+            stream.close()

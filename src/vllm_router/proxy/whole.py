@@ -1,0 +1,230 @@
+"""An upload that goes to one engine whole: passed through, put into another format, or streamed.
+
+What an engine has itself is passed on as it is; what it lacks is made from what it has.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Sequence
+from contextlib import aclosing
+
+from vllm_router.engines.engine import Engine
+from vllm_router.engines.work import OutcomeKind, Ticket, windows_of
+from vllm_router.errors import EngineFailed, RouterError
+from vllm_router.inbound.exchange import Exchange
+from vllm_router.outbound.http1 import Answer, BadAnswer, CallFailed
+from vllm_router.outbound.upload import Upload
+from vllm_router.proxy.dispatch import Attempt
+from vllm_router.proxy.events import EventStream
+from vllm_router.proxy.facts import RequestFacts
+from vllm_router.proxy.means import Means, known_length, require_words
+from vllm_router.proxy.relay import UploadBody, engine_headers, pass_on
+from vllm_router.proxy.story import Story
+from vllm_router.proxy.wish import StreamFormat, Wish
+from vllm_router.wire.formats import (
+    FORMATS,
+    ResponseFormat,
+)
+from vllm_router.wire.multipart import Edit
+from vllm_router.wire.speech import Span, snapped
+from vllm_router.wire.sse import encode
+from vllm_router.wire.stream_events import ChunkTranslator
+from vllm_router.wire.transcript import (
+    BadTranscript,
+    Transcript,
+    joined,
+    read_transcript,
+)
+
+
+class WholeAnswer:
+    """One upload that goes to one engine whole."""
+
+    def __init__(
+        self,
+        means: Means,
+        exchange: Exchange,
+        facts: RequestFacts,
+        wish: Wish,
+        story: Story,
+        upload: Upload,
+        edits: list[Edit],
+    ) -> None:
+        self._means = means
+        self._exchange = exchange
+        self._facts = facts
+        self._wish = wish
+        self._story = story
+        self._upload = upload
+        self._edits = edits
+
+    async def _attempt(self, edits: Sequence[Edit] = ()) -> Attempt:
+        relay, facts, story = self._means.relay, self._facts, self._story
+        body = UploadBody.edited(self._upload, [*self._edits, *edits])
+        headers = engine_headers(self._exchange, story.request_id, relay.engine_key)
+        path = b"/v1/audio/" + facts.task.value.encode()
+
+        trace = None if story.trace is None else story.trace.work()
+
+        def send(engine: Engine) -> Awaitable[Answer]:
+            story.given_to(engine.engine_id)
+            sent = headers if trace is None else trace.attempt(engine.engine_id, headers)
+            return relay.send(engine, path, sent, body, facts.audio_s)
+
+        dispatcher = self._means.dispatcher
+        ticket = Ticket(
+            request_id=story.request_id,
+            model=facts.model,
+            audio_s=facts.audio_s,
+            windows=windows_of(facts.audio_s),
+            urgency=self._means.urgency(facts, self._wish),
+            enqueued_at=dispatcher.now(),
+            session_key=self._means.session_key(self._exchange),
+            trace=trace,
+        )
+        attempt = await dispatcher.attempt(ticket, send)
+        story.queue_s = attempt.waited_s
+        return attempt
+
+    async def passed_through(self) -> None:
+        """Pass the engine's answer on as it is."""
+        attempt = await self._attempt()
+        kind, detail = OutcomeKind.CLIENT_LEFT, None
+        try:
+            await pass_on(self._exchange, attempt)
+            kind = attempt.kind
+        except CallFailed as e:
+            kind, detail = OutcomeKind.RESET, str(e)
+            self._story.error = "engine_broke_off"
+            if not self._exchange.is_complete:
+                self._exchange.abort()
+        finally:
+            attempt.close(kind, detail)
+
+    async def converted(self) -> None:
+        """Answer in a format that the engine lacks."""
+        attempt, transcript = await self._transcript()
+        if transcript is None:
+            return
+        assert self._wish.format is not None
+        facts = FORMATS[self._wish.format]
+        transcript, speech = await self._fitted(transcript)
+        body = self._means.written(transcript, self._facts, self._wish, speech)
+        headers = [
+            (b"content-type", facts.content_type.encode()),
+            (b"x-engine-id", attempt.engine_id.encode()),
+        ]
+        self._exchange.respond(200, headers, body)
+
+    async def _transcript(
+        self, stream: EventStream | None = None
+    ) -> tuple[Attempt, Transcript | None]:
+        """Return the engine's words; None: it refused, and the client has been told."""
+        wish, form = self._wish, self._facts.form
+        assert wish.format is not None
+        asked = (
+            ResponseFormat.VERBOSE_JSON if wish.needs_times else FORMATS[wish.format].engine_format
+        )
+        edits = form.replaced("response_format", asked.value.encode())
+        for name in ("stream", "stream_include_usage", "stream_continuous_usage_stats"):
+            edits += form.changed(name, b"false")
+        attempt = await self._attempt(edits)
+        kind, detail = OutcomeKind.CLIENT_LEFT, None
+        try:
+            answer = attempt.answer
+            if answer.status != 200 and (stream is None or not stream.is_begun):
+                await pass_on(self._exchange, attempt)
+                kind = attempt.kind
+                return attempt, None
+            body = await answer.read()
+            transcript = read_transcript(body, known_length(self._facts))
+            kind = OutcomeKind.OK
+        except (BadTranscript, BadAnswer, CallFailed) as e:
+            kind, detail = OutcomeKind.RESET, str(e)
+            raise EngineFailed(f"{attempt.engine_id} answered what cannot be used: {e}.") from e
+        finally:
+            attempt.close(kind, detail)
+        require_words(wish, transcript)
+        if transcript.usage is None and transcript.duration_s is not None:
+            transcript = joined([transcript], transcript.duration_s)
+        return attempt, transcript
+
+    async def _fitted(self, transcript: Transcript) -> tuple[Transcript, list[Span] | None]:
+        """Move the times of subtitles to where somebody speaks, if that can be found out."""
+        is_subtitles = self._wish.format in (ResponseFormat.SRT, ResponseFormat.VTT)
+        if not is_subtitles or not transcript.segments or self._means.rules.split == "off":
+            return transcript, None
+        file = self._upload.file()
+        try:
+            speech = await self._means.fanout.speech(self._facts, file)
+        finally:
+            os.close(file)
+        return (snapped(transcript, speech), speech) if speech else (transcript, None)
+
+    async def streamed(self) -> None:
+        """Answer as events."""
+        wish = self._wish
+        assert wish.format is not None
+        if wish.needs_times or not FORMATS[wish.format].engine_streams:
+            await self._streamed_at_once()
+        elif wish.stream_format is StreamFormat.VLLM:
+            await self.passed_through()
+        else:
+            await self._streamed_through()
+
+    async def _streamed_at_once(self) -> None:
+        """Give what the engine cannot stream as events, once it is there."""
+        stream = EventStream(self._exchange)
+        try:
+            attempt, transcript = await self._transcript(stream)
+            if transcript is None:
+                return
+            stream.add_header(b"x-engine-id", attempt.engine_id.encode())
+            rendering = self._means.rendering(self._facts, self._wish, self._story)
+            transcript, speech = await self._fitted(transcript)
+            await stream.send(rendering.add(transcript, speech))
+            await stream.send(rendering.end(transcript.usage))
+            stream.end()
+        except RouterError as e:
+            if not stream.is_begun:
+                raise
+            self._story.error = e.code
+            stream.fail(e)
+        finally:
+            stream.close()
+
+    async def _streamed_through(self) -> None:
+        """Turn the engine's events into OpenAI's as they come."""
+        stream = EventStream(self._exchange)
+        attempt: Attempt | None = None
+        kind, detail = OutcomeKind.CLIENT_LEFT, None
+        try:
+            attempt = await self._attempt()
+            answer = attempt.answer
+            is_events = answer.header(b"content-type").startswith(b"text/event-stream")
+            if not is_events and not stream.is_begun:
+                await pass_on(self._exchange, attempt)
+                kind = attempt.kind
+                return
+            stream.add_header(b"x-engine-id", attempt.engine_id.encode())
+            translator = ChunkTranslator(known_length(self._facts))
+            async with aclosing(answer.chunks()) as chunks:
+                async for chunk in chunks:
+                    await stream.send(b"".join(map(encode, translator.feed(chunk))))
+            kind = OutcomeKind.OK
+            await stream.send(b"".join(map(encode, translator.finish())))
+            stream.end()
+        except CallFailed as e:
+            kind, detail = OutcomeKind.RESET, str(e)
+            self._story.error = "engine_broke_off"
+            stream.fail(EngineFailed(f"The engine broke off in its answer: {e}."))
+        except RouterError as e:
+            if not stream.is_begun:
+                raise
+            self._story.error = e.code
+            stream.fail(e)
+        finally:
+            stream.close()
+            if attempt is not None:
+                attempt.close(kind, detail)
