@@ -26,7 +26,6 @@ from vllm_router.policy.hedge import Hedge
 from vllm_router.policy.retry import RetryBudget
 from vllm_router.wire.exposition import EngineStats
 
-
 #: What an engine showed longer ago than this may be true no longer.
 _STALE_S = 10.0
 
