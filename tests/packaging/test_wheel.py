@@ -1,0 +1,78 @@
+"""What is installed elsewhere from the wheel is a router that runs."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import httpx
+import pytest
+from tests.end_to_end.processes import environment, router_process
+
+from vllm_router import __version__
+
+ROOT = Path(__file__).parents[2]
+UV = Path(sys.executable).parent / "uv"
+
+
+def run(command: Sequence[object], where: Path, env: Mapping[str, str] | None = None) -> str:
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=where,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dist")
+    run([UV, "build", "--quiet", "--wheel", "--out-dir", folder, ROOT], folder)
+    [made] = folder.glob("*.whl")
+    return made
+
+
+@pytest.mark.timeout(300)
+def test_the_wheel_holds_the_package_and_its_licence_only(wheel: Path) -> None:
+    assert wheel.name == f"vllm_whisper_router-{__version__}-py3-none-any.whl"
+    names = zipfile.ZipFile(wheel).namelist()
+    folders = {name.split("/")[0] for name in names}
+    assert folders == {"vllm_router", f"vllm_whisper_router-{__version__}.dist-info"}
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+    sources = {str(p.relative_to(ROOT / "src")) for p in (ROOT / "src").rglob("*.py")}
+    assert sources <= set(names)
+    metadata = zipfile.ZipFile(wheel).read(f"vllm_whisper_router-{__version__}.dist-info/METADATA")
+    text = metadata.decode()
+    assert text.startswith("Metadata-Version")
+    for extra in ("local", "vllm", "otel", "dev"):
+        assert f"Provides-Extra: {extra}" in text
+
+
+@pytest.mark.timeout(300)
+def test_it_installs_and_serves_outside_the_clone(wheel: Path, tmp_path: Path) -> None:
+    home = tmp_path / "env"
+    # Nothing of the clone may be found by accident.
+    env = {k: v for k, v in environment().items() if not k.startswith(("PYTHON", "COVERAGE"))}
+    run([UV, "venv", "--quiet", "--python", sys.executable, home], tmp_path, env)
+    python = home / "bin" / "python"
+    pinned = ["-c", ROOT / "requirements.lock"]
+    run([UV, "pip", "install", "--quiet", "--python", python, *pinned, wheel], tmp_path, env)
+    command = home / "bin" / "vllm-router"
+    assert run([command, "--version"], tmp_path, env) == f"vllm-router {__version__}\n"
+    where = run([python, "-c", "import vllm_router; print(vllm_router.__file__)"], tmp_path, env)
+    assert where.startswith(str(home))
+    arguments = ["--static-backends", "http://127.0.0.1:9", "--host", "127.0.0.1", "--port", "0"]
+    before = os.getcwd()
+    os.chdir(tmp_path)
+    try:
+        with router_process(tmp_path / "log", arguments, [str(command)]) as process:
+            assert httpx.get(process.url + "/health").json()["status"] == "ok"
+            assert process.stop() == 0
+    finally:
+        os.chdir(before)
