@@ -15,7 +15,7 @@ def test_both_uploads_are_described_with_their_form() -> None:
     for path, name in (("transcriptions", "language"), ("translations", "prompt")):
         operation = document["paths"][f"/v1/audio/{path}"]["post"]
         schema = operation["requestBody"]["content"]["multipart/form-data"]["schema"]
-        assert schema["required"] == ["file", "model"]
+        assert schema["required"] == ["file"]
         assert name in schema["properties"]
     translation = document["paths"]["/v1/audio/translations"]["post"]["requestBody"]
     assert "language" not in json.dumps(translation)

@@ -1,7 +1,8 @@
 """The upload routes as OpenAPI sees them.
 
 They are served on the direct path, before FastAPI, so FastAPI cannot describe them; these
-descriptions make `/docs` complete, with a form in which an upload can be tried.
+descriptions make `/docs` complete, with a form in which an upload can be tried. Texts have an empty
+example, because the form would else begin with "string" in each.
 """
 
 from __future__ import annotations
@@ -43,14 +44,26 @@ _FAILURES = {
 
 _COMMON: dict[str, Any] = {
     "file": {"type": "string", "format": "binary", "description": "The audio, in any format."},
-    "model": {"type": "string", "description": "A model or alias that /v1/models names."},
-    "prompt": {"type": "string", "description": "Words that guide the style and spelling."},
+    "model": {
+        "type": "string",
+        "description": "A model or alias that /v1/models names; needed where there are several.",
+        "example": "",
+    },
+    "prompt": {
+        "type": "string",
+        "description": "Words that guide the style and spelling.",
+        "example": "",
+    },
     "response_format": {"type": "string", "enum": _FORMATS, "default": "json"},
-    "temperature": {"type": "number", "minimum": 0, "maximum": 1},
+    "temperature": {"type": "number", "minimum": 0, "maximum": 1, "default": 0},
 }
 
 _TRANSCRIPTION: dict[str, Any] = {
-    "language": {"type": "string", "description": "ISO 639-1; found by the engine if not given."},
+    "language": {
+        "type": "string",
+        "description": "ISO 639-1; found by the engine if not given.",
+        "example": "",
+    },
     "timestamp_granularities[]": {
         "type": "array",
         "items": {"type": "string", "enum": ["segment", "word"]},
@@ -103,7 +116,7 @@ def _operation(name: str, summary: str, fields: dict[str, Any]) -> dict[str, Any
                 "multipart/form-data": {
                     "schema": {
                         "type": "object",
-                        "required": ["file", "model"],
+                        "required": ["file"],
                         "properties": fields,
                         "additionalProperties": True,
                     }

@@ -26,6 +26,8 @@ def build_routes(operations: Operations, root_path: str = "") -> FastAPI:
         title="Whisper router",
         version=__version__,
         description="One OpenAI-compatible audio address in front of a fleet of Whisper engines.",
+        # The forms are there to be tried: spare everybody the button before them.
+        swagger_ui_parameters={"tryItOutEnabled": True},
     )
     _handle_errors(app)
     _add_models(app, operations)
