@@ -1,159 +1,49 @@
-"""What is made of an engine's answer; whole requests are tested end to end."""
+"""What goes whole to one engine, and what goes in pieces to all."""
 
-import asyncio
-import json
-from typing import Any
-
-import httpx
 import pytest
 from tests.proxy.parrots import Heard, Reply, parrot, verbose
-from tests.routers import MODEL, TRANSCRIPTIONS, field, file, form, named, running_router
+from tests.routers import MODEL, field, file, running_router
 
+from vllm_router.proxy.transcribe import ENGINE_FILE_BYTES
 from vllm_router.wire.wav import silence
 
-AUDIO = silence(5.0)
 
+async def uploads_of(seconds: float, rate_hz: int = 16_000, **settings: object) -> list[Heard]:
+    """Return what reaches the engine of one upload of silence, in however many pieces."""
+    heard: list[Heard] = []
 
-def asking(*more: bytes) -> list[bytes]:
-    return [field("model", MODEL), *more, file(AUDIO)]
+    async def says(upload: Heard) -> Reply:
+        heard.append(upload)
+        return 200, verbose("so")
 
-
-def sse(*events: Any, end: bytes = b"data: [DONE]\n\n") -> bytes:
-    """Return a whole HTTP answer that is a stream of events, ended by closing."""
-    lines = b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events)
-    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
-    return head + lines + end
-
-
-def chunk(text: str, reason: str | None = None) -> dict[str, Any]:
-    choice: dict[str, Any] = {"delta": {"content": text}}
-    if reason:
-        choice["finish_reason"] = reason
-    return {"object": "transcription.chunk", "choices": [choice]}
-
-
-def events(text: str) -> list[dict[str, Any]]:
-    return [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")]
-
-
-@pytest.mark.parametrize(
-    ("asked", "sent"),
-    [("json", "json"), ("text", "json"), ("verbose_json", "verbose_json"), ("srt", "verbose_json")],
-)
-async def test_an_engine_is_asked_for_what_it_has(asked: str, sent: str) -> None:
-    seen: list[Heard] = []
-
-    async def says(heard: Heard) -> Reply:
-        seen.append(heard)
-        return 200, verbose("words")
-
-    async with parrot(says) as url, running_router(url) as router:
-        answer = await router.upload(*asking(field("response_format", asked)))
+    chosen = {"skip_silence": False, **settings}
+    async with parrot(says) as engine, running_router(engine, **chosen) as router:
+        answer = await router.upload(field("model", MODEL), file(silence(seconds, rate_hz)))
         assert answer.status_code == 200
-    assert seen[0].fields["response_format"] == sent
-    assert seen[0].audio == AUDIO
-
-
-async def test_times_of_words_pass_where_the_engine_gives_them() -> None:
-    async def says(heard: Heard) -> Reply:
-        return 200, verbose("so", words=[{"word": "so", "start": 0.5, "end": 0.75}])
-
-    for kind in ("json", "verbose_json"):
-        async with parrot(says) as url, running_router(url) as router:
-            answer = await router.upload(
-                *asking(field("response_format", kind), field("timestamp_granularities[]", "word"))
-            )
-            assert answer.status_code == 200
-            if kind == "verbose_json":
-                assert answer.json()["words"] == [{"word": "so", "start": 0.5, "end": 0.75}]
-
-
-async def test_what_is_no_transcript_is_a_502_that_names_the_engine() -> None:
-    async def says(heard: Heard) -> Reply:
-        return 200, ["no transcript"]
-
-    async with parrot(says) as url, running_router(url) as router:
-        answer = await router.upload(*asking(field("response_format", "text")))
-        assert answer.status_code == 502
-        assert url in answer.json()["error"]["message"]
-        streamed = await router.upload(
-            *asking(field("response_format", "srt"), field("stream", "true"))
-        )
-        assert streamed.status_code == 502
-
-
-async def test_an_engines_events_become_openais() -> None:
-    async def says(heard: Heard) -> Reply:
-        return 200, sse(chunk(" one"), chunk(" two", "stop"), chunk("three", "stop"))
-
-    async with parrot(says) as url, running_router(url) as router:
-        answer = await router.upload(*asking(field("stream", "true")))
-        assert answer.headers["x-engine-id"] == url
-        *deltas, done = events(answer.text)
-        assert "".join(event["delta"] for event in deltas) == done["text"] == "one two three"
-        assert done["usage"] == {"type": "duration", "seconds": 5}
+    return heard
 
 
 @pytest.mark.parametrize(
-    "broken",
+    ("seconds", "settings", "is_cut"),
     [
-        sse(chunk(" one"), end=b""),
-        sse(chunk(" one"), {"error": {"message": "out of memory"}}),
-        sse(chunk(" one"), end=b"data: {broken\n\n"),
-        sse(chunk(" one"), end=b"").replace(b"Connection: close", b"Content-Length: 9999"),
+        (20.0, {}, False),
+        (59.0, {}, False),
+        (61.0, {}, True),
+        (61.0, {"split": "off"}, False),
+        (20.0, {"split": "always"}, True),
+        (20.0, {"split_longer_than_s": 10}, True),
     ],
 )
-async def test_a_stream_that_fails_ends_in_an_error_event(broken: bytes) -> None:
-    async def says(heard: Heard) -> Reply:
-        return 200, broken
-
-    async with parrot(says) as url, running_router(url) as router:
-        answer = await router.upload(*asking(field("stream", "true")))
-        assert answer.status_code == 200
-        first, *_, last = events(answer.text)
-        assert first["delta"] == "one"
-        assert last["error"]["message"]
-        assert "transcript.text.done" not in answer.text
+async def test_length_decides(seconds: float, settings: dict[str, object], is_cut: bool) -> None:
+    sent = [upload.audio for upload in await uploads_of(seconds, **settings)]
+    assert (sent != [silence(seconds)]) is is_cut
+    # The samples come all, and once.
+    assert sum(len(audio) - 44 for audio in sent) == len(silence(seconds)) - 44
 
 
-async def test_a_stream_asked_of_an_engine_that_answers_at_once_is_its_answer() -> None:
-    async def says(heard: Heard) -> Reply:
-        return 200, {"text": "all at once"}
-
-    async with parrot(says) as url, running_router(url) as router:
-        answer = await router.upload(*asking(field("stream", "true")))
-        assert answer.json() == {"text": "all at once"}
-
-
-async def test_a_long_answer_of_an_engine_passes_as_it_comes() -> None:
-    """More than is taken whole: it is streamed, and cut where the engine breaks it off."""
-    whole = b'{"text": "' + b"word " * 800_000 + b'"}'
-
-    async def says(heard: Heard) -> Reply:
-        sent = whole if heard.number == 0 else whole[:-1000]
-        head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
-        return 200, head % len(whole) + sent
-
-    async with parrot(says) as url, running_router(url) as router:
-        answer = await router.upload(*asking())
-        assert answer.content == whole
-        got = b""
-        with pytest.raises(httpx.RemoteProtocolError):  # noqa: PT012
-            async with router.client.stream(
-                "POST", TRANSCRIPTIONS, content=form(*asking()), headers=named({})
-            ) as cut:
-                async for data in cut.aiter_bytes():
-                    got += data
-        assert len(got) < len(whole)
-
-
-async def test_what_no_engine_streams_comes_as_events_once_it_is_there() -> None:
-    async def says(heard: Heard) -> Reply:
-        await asyncio.sleep(0.3)
-        return 200, verbose("words")
-
-    async with parrot(says) as url, running_router(url) as router:
-        answer = await router.upload(
-            *asking(field("response_format", "vtt"), field("stream", "true"))
-        )
-        assert events(answer.text)[-1]["text"].startswith("WEBVTT")
+async def test_a_file_larger_than_engines_take_is_cut_however_short() -> None:
+    rate_hz = 384_000
+    seconds = ENGINE_FILE_BYTES / (2 * rate_hz) + 1
+    assert seconds < 60
+    sent = await uploads_of(seconds, rate_hz)
+    assert all(len(upload.audio) < ENGINE_FILE_BYTES for upload in sent)
