@@ -108,6 +108,20 @@ def test_engines_of_equal_rank_are_all_first_at_some_time() -> None:
     assert len(seen) == 4
 
 
+def test_engines_of_the_very_same_rank_are_told_apart_when_one_is_taken_out() -> None:
+    queue: WorkQueue[Ticket] = WorkQueue()
+    pool = Pool(MODEL, POLICIES["least-loaded"], queue, lambda: 0.0)
+    engines = [lone_engine(number) for number in range(3)]
+    for engine in engines:
+        give(engine, 0, 9, 9)
+        pool.add(engine)
+        pool.place(engine)
+    for left, engine in ((2, engines[1]), (1, engines[0]), (0, engines[2])):
+        pool.discard(engine)
+        assert pool.count_open() == left
+        assert pool.best() is not engine
+
+
 def test_work_goes_to_no_engine_that_it_has_failed_on() -> None:
     pool = pool_of((0, 9, 9), (5, 9, 9))
     assert name_of(pool.pick(ticket())) == "e0"
