@@ -76,11 +76,19 @@ class Page:
             time.sleep(0.1)
         return value
 
+    def settle(self) -> None:
+        """Return once the page has stopped changing."""
+        seen: list[Any] = []
+        deadline = time.monotonic() + PATIENCE_S
+        while len(seen) < 4 or len(set(seen[-4:])) > 1:
+            assert time.monotonic() < deadline, "the page goes on changing"
+            time.sleep(0.2)
+            seen.append(self.evaluate("document.body.innerHTML"))
+
     def choose_file(self, selector: str, path: str) -> None:
         """Choose a file in a file input, as a person would."""
-        root = self.call("DOM.getDocument")["root"]["nodeId"]
-        found = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
-        self.call("DOM.setFileInputFiles", nodeId=found, files=[path])
+        found = self.call("Runtime.evaluate", expression=f"document.querySelector({selector!r})")
+        self.call("DOM.setFileInputFiles", objectId=found["result"]["objectId"], files=[path])
 
     def type_into(self, selector: str, text: str) -> None:
         """Type into an input, as a person would."""

@@ -24,6 +24,7 @@ def test_an_upload_can_be_tried_in_the_page(tmp_path: Path) -> None:
         with router_process(tmp_path / "log", arguments) as process, chromium() as page:
             page.open(process.wait_until_ready() + "/docs#/audio/transcriptions")
             page.until(f"{EXECUTE} !== null")
+            page.settle()
             assert page.evaluate("document.title") == "Whisper router - Swagger UI"
             try_upload(page, audio)
             [logged] = engines.handles[0].log.audio()
