@@ -151,6 +151,24 @@ async def test_what_grows_too_large_is_a_413_while_it_comes(router: RunningRoute
     await until(lambda: not any(s.open_uploads for s in router.router.spools))
 
 
+async def test_the_log_says_why_an_upload_was_refused_while_it_came(
+    capsys: pytest.CaptureFixture[str], engine: SimulatedHandle
+) -> None:
+    async with running_router(engine, max_upload_mb=0.25) as router:
+        reader, writer = await asyncio.open_connection("127.0.0.1", router.port)
+        head = b"POST %b HTTP/1.1\r\nHost: r\r\nContent-Type: %b\r\n" + (
+            b"Transfer-Encoding: chunked\r\n\r\n"
+        )
+        writer.write(head % (TRANSCRIPTIONS.encode(), CONTENT_TYPE))
+        writer.write((b"10000\r\n" + bytes(65536) + b"\r\n") * 5)
+        await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+        await until(lambda: not any(s.open_uploads for s in router.router.spools))
+    logged = capsys.readouterr().err
+    assert " status=413 " in logged
+    assert " error=upload_too_large" in logged
+
+
 async def test_no_engine_ready_is_a_503_with_retry_after(engine: SimulatedHandle) -> None:
     async with running_router(NOBODY, static_models=MODEL, is_ready=False) as router:
         answer = await router.upload()

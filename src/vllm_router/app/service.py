@@ -145,24 +145,20 @@ class RouterService:
         if self._tracing is not None:
             exchange.story.trace = self._tracing.request(exchange, exchange.story)
         exchange.extra = [(b"x-request-id", request_id.encode())]
-        try:
-            if head.method != "POST":
-                exchange.extra.append((b"allow", b"POST"))
-                raise MethodNotAllowed(f"Send the audio to {path} with POST.")
-            if self.is_draining:
-                raise ShuttingDown("The router is shutting down; try again.", retry_after_s=1)
-            if not self._keys.is_open:
-                exchange.story.holder = self._holder(exchange)
-            return UploadIntake(
-                self._spool,
-                head.header(b"content-type") or b"",
-                head.content_length,
-                self._limits.upload_bytes,
-                self._limits.disk_bytes,
-            )
-        except RouterError as e:
-            exchange.story.error = e.code
-            raise
+        if head.method != "POST":
+            exchange.extra.append((b"allow", b"POST"))
+            raise MethodNotAllowed(f"Send the audio to {path} with POST.")
+        if self.is_draining:
+            raise ShuttingDown("The router is shutting down; try again.", retry_after_s=1)
+        if not self._keys.is_open:
+            exchange.story.holder = self._holder(exchange)
+        return UploadIntake(
+            self._spool,
+            head.header(b"content-type") or b"",
+            head.content_length,
+            self._limits.upload_bytes,
+            self._limits.disk_bytes,
+        )
 
     def _holder(self, exchange: Exchange) -> str:
         authorization = exchange.head.header(b"authorization")
@@ -217,6 +213,8 @@ class RouterService:
         if story is None:
             return
         self.in_flight -= 1
+        # Much is refused while the body is still coming, where nobody knows of stories.
+        story.error = story.error or exchange.refusal
         if story.holder is not None and story.charged_s is not None:
             self._quotas.give_back(story.holder, story.charged_s)
         now = self.now()

@@ -42,6 +42,7 @@ class Exchange:
         is_complete: Whether the answer was written to its end.
         has_left: Whether the client is gone.
         extra: Headers for whichever answer it will be.
+        refusal: The code of the error that was answered; None: none was.
         story: What the service wants to remember of it; inbound never looks inside.
     """
 
@@ -55,6 +56,7 @@ class Exchange:
         "head",
         "is_complete",
         "received_bytes",
+        "refusal",
         "sent_bytes",
         "started_at",
         "status",
@@ -74,6 +76,7 @@ class Exchange:
         self.is_complete = False
         self.has_left = False
         self.extra: Headers = []
+        self.refusal: str | None = None
         self.story: Any = None
 
     def __repr__(self) -> str:
@@ -90,6 +93,7 @@ class Exchange:
 
     def refuse(self, error: RouterError) -> None:
         """Answer with an error in OpenAI's shape."""
+        self.refusal = error.code
         headers: Headers = [(b"content-type", b"application/json"), *error.headers()]
         self.respond(error.status, headers, error.body())
 
