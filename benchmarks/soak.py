@@ -2,8 +2,8 @@
 
 One router with its defaults before simulated engines gets 70 % of the load that it was just
 measured to carry, mixed as in the chaos, at random moments. Its memory and open files are read
-every second; after a warm-up a straight line through them tells how fast they grow. Open files go up
-and down with the connections, so those at rest are compared too, before the load and after it.
+every second; after a warm-up a straight line through them tells how fast they grow. Open files go
+up and down with the connections, so those at rest are compared too, before the load and after it.
 Every answer is judged.
 """
 
@@ -229,7 +229,9 @@ def _anonymous_kb(pid: int) -> float:
     )
 
 
-def _figures(report: Report, samples: list[Sample], per_s: float, seconds: float) -> dict[str, Any]:
+def _figures(
+    report: Report, samples: list[Sample], files_left: float, per_s: float, seconds: float
+) -> dict[str, Any]:
     warm = [sample for sample in samples if sample.at_s > _WARM_UP * seconds]
     at_s = [sample.at_s for sample in warm]
     memory = fitted(at_s, [sample.memory_kb for sample in warm])
