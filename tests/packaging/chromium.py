@@ -94,6 +94,8 @@ class Page:
         """Type into an input, as a person would."""
         self.evaluate(f"document.querySelector({selector!r}).focus()")
         self.call("Input.insertText", text=text)
+        # Some forms take over what was typed only then.
+        self.evaluate("document.activeElement.blur()")
 
 
 @contextlib.contextmanager

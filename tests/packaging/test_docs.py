@@ -25,7 +25,7 @@ def test_an_upload_can_be_tried_in_the_page(tmp_path: Path) -> None:
             page.open(process.wait_until_ready() + "/docs#/audio/transcriptions")
             page.until(f"{EXECUTE} !== null")
             page.settle()
-            assert page.evaluate("document.title") == "Whisper router - Swagger UI"
+            assert page.evaluate("document.title") == "Whisper router: API"
             try_upload(page, audio)
             [logged] = engines.handles[0].log.audio()
             # Nothing that the person did not say, but for what the form shows as chosen.

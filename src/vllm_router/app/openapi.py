@@ -67,6 +67,7 @@ _TRANSCRIPTION: dict[str, Any] = {
     "timestamp_granularities[]": {
         "type": "array",
         "items": {"type": "string", "enum": ["segment", "word"]},
+        "default": [],
     },
     "stream": {"type": "boolean", "default": False, "description": "Send the words as they come."},
 }
@@ -119,7 +120,7 @@ def _operation(name: str, summary: str, fields: dict[str, Any]) -> dict[str, Any
                         "required": ["file"],
                         "properties": fields,
                         "additionalProperties": True,
-                    }
+                    },
                 }
             },
         },

@@ -7,17 +7,21 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi_offline import FastAPIOffline
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, choose_encoder
 from starlette.exceptions import HTTPException
 
 from vllm_router import __version__
 from vllm_router.app.access import KeyRing
+from vllm_router.app.docs_page import docs_page
 from vllm_router.app.openapi import with_uploads
 from vllm_router.app.operations import Operations, Order, engine_view
 from vllm_router.engines.engine import EngineId
 from vllm_router.errors import Forbidden, MethodNotAllowed, NotFound, RouterError, WrongKey
+
+#: Where Swagger UI's own files are served.
+STATIC_URL = "/static-offline-docs"
 
 
 def build_routes(operations: Operations, root_path: str = "") -> FastAPI:
@@ -26,9 +30,15 @@ def build_routes(operations: Operations, root_path: str = "") -> FastAPI:
         title="Whisper router",
         version=__version__,
         description="One OpenAI-compatible audio address in front of a fleet of Whisper engines.",
-        # The forms are there to be tried: spare everybody the button before them.
-        swagger_ui_parameters={"tryItOutEnabled": True},
+        docs_url=None,
+        static_url=STATIC_URL,
     )
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        page = docs_page(f"{app.title}: API", root_path, "/openapi.json", STATIC_URL)
+        return HTMLResponse(page)
+
     _handle_errors(app)
     _add_models(app, operations)
     _add_health(app, operations)
