@@ -1,8 +1,10 @@
 import pytest
 
+from vllm_router.engines.changes import Withdrawn
 from vllm_router.engines.engine import EngineId
 from vllm_router.engines.registry import FleetSettings
-from vllm_router.engines.work import OutcomeKind, QueueFull, Refusal
+from vllm_router.engines.work import Outcome, OutcomeKind, QueueFull, Refusal
+from vllm_router.wire.exposition import EngineStats
 
 FIXED = FleetSettings(max_windows=4)
 
@@ -150,3 +152,241 @@ def test_unknown_engines_are_ignored(driver):
     assert fleet.fleet.resume(nobody, fleet.now) == ()
     assert fleet.fleet.observe_stats(nobody, None, fleet.now) == ()
     fleet.fleet.observe_models(nobody, ("m",), fleet.now)
+
+
+# What is there.
+
+
+def test_a_fleet_shows_how_many_engines_it_has_and_how_much_waits(driver):
+    fleet = driver(2, FleetSettings(max_windows=1))
+    for _ in range(3):
+        fleet.start()
+    assert repr(fleet.fleet) == "<Fleet 2 engines, 1 waiting>"
+    assert fleet.fleet.waiting("unheard") == 0
+
+
+def test_models_are_those_of_engines_in_any_state_and_ready_those_of_ready_ones(driver):
+    fleet = driver(1)
+    assert fleet.fleet.models() == ("m",)
+    assert fleet.fleet.is_ready()
+    assert fleet.fleet.is_ready("m")
+    assert not fleet.fleet.is_ready("unheard")
+    fleet.fleet.drain(fleet.ids[0], fleet.now)
+    assert fleet.fleet.models() == ("m",)
+    assert not fleet.fleet.is_ready()
+    assert not fleet.fleet.is_ready("m")
+
+
+def test_a_model_that_only_waiting_work_names_is_not_served(driver):
+    fleet = driver(0)
+    fleet.submit()
+    assert fleet.fleet.models() == ()
+
+
+# What is observed.
+
+
+def test_an_engine_serves_what_it_says_it_serves(driver):
+    fleet = driver(1)
+    fleet.fleet.observe_models(fleet.ids[0], ("m", "n"), fleet.now)
+    fleet.fleet.observe_models(fleet.ids[0], ("m", "n"), fleet.now)
+    assert fleet.fleet.models() == ("m", "n")
+
+
+def test_an_engine_put_to_sleep_takes_no_work_until_it_woke_and_passed_a_probe(driver):
+    fleet = driver(1)
+    (engine_id,) = fleet.ids
+    asleep, awake = EngineStats(0.0, 0.0, is_sleeping=True), EngineStats(0.0, 0.0)
+    (move,) = fleet.fleet.observe_stats(engine_id, asleep, fleet.now)
+    assert move.after.value == "sleeping"
+    assert fleet.fleet.observe_stats(engine_id, asleep, fleet.now) == ()
+    assert fleet.start() is None
+    (move,) = fleet.fleet.observe_stats(engine_id, awake, fleet.now)
+    assert move.after.value == "probing"
+    assert fleet.charges() == []
+    fleet.probe(engine_id)
+    assert len(fleet.charges()) == 1
+
+
+def test_work_of_other_routers_is_kept_room_for_until_the_scrape_fails(driver):
+    fleet = driver(1, FleetSettings(max_windows=10))
+    (engine_id,) = fleet.ids
+    engine = fleet.fleet.engine(engine_id)
+    fleet.fleet.observe_stats(engine_id, EngineStats(5.0, 1.0), fleet.now)
+    assert (engine.elsewhere, engine.cap) == (6.0, 4.0)
+    fleet.fleet.observe_stats(engine_id, None, fleet.now)
+    assert (engine.elsewhere, engine.cap, engine.stats) == (0.0, 10.0, None)
+
+
+def test_an_idle_engine_that_once_looked_slow_is_given_another_chance(driver):
+    fleet = driver(2)
+    slow, quick = (fleet.fleet.engine(each) for each in fleet.ids)
+    slow.curve.rescale(20.0)
+    slow.curve.learn(1.0, 20.0, fleet.now)
+    fleet.probe(slow.engine_id)
+    assert slow.curve.window_s(1.0) > 10.0, "no other has shown anything of late"
+    fleet.now += 60.0
+    quick.last_ok_at = fleet.now
+    fleet.probe(slow.engine_id)
+    assert slow.curve.window_s(1.0) == pytest.approx(quick.curve.window_s(1.0))
+
+
+def test_an_engine_that_answered_just_now_is_believed_to_be_slow(driver):
+    fleet = driver(2)
+    slow, quick = (fleet.fleet.engine(each) for each in fleet.ids)
+    slow.curve.learn(1.0, 20.0, fleet.now)
+    slow.last_ok_at = quick.last_ok_at = fleet.now
+    fleet.probe(slow.engine_id)
+    assert slow.curve.window_s(1.0) > 10.0
+
+
+def test_a_probe_leaves_an_idle_quick_engine_as_it_is(driver):
+    fleet = driver(2)
+    idle, other = (fleet.fleet.engine(each) for each in fleet.ids)
+    idle.curve.learn(1.0, 0.01, fleet.now)
+    other.last_ok_at = fleet.now
+    before = idle.curve.window_s(1.0)
+    fleet.probe(idle.engine_id)
+    assert idle.curve.window_s(1.0) == before
+
+
+# Work.
+
+
+def test_the_pieces_of_an_admitted_audio_are_never_refused(driver):
+    fleet = driver(1, FleetSettings(max_windows=1, max_queue_audio_s=60.0))
+    fleet.start()
+    fleet.submit()
+    with pytest.raises(QueueFull):
+        fleet.fleet.admit(fleet.ticket(windows=10), fleet.now)
+    assert fleet.fleet.waiting() == 1, "asking does not join"
+    fleet.submit(windows=10, is_admitted=True)
+    assert fleet.fleet.waiting() == 2
+
+
+def test_without_a_longest_wait_nothing_expires(driver):
+    fleet = driver(1, FleetSettings(max_windows=1, max_queue_wait_s=None))
+    fleet.start()
+    fleet.submit()
+    assert fleet.fleet.next_wakeup(fleet.now) is None
+
+
+@pytest.mark.parametrize("kind", [OutcomeKind.OK, OutcomeKind.CLIENT_FAULT])
+def test_an_answer_clears_bad_ones_even_when_the_client_was_at_fault(driver, kind):
+    fleet = driver(2)
+    engine = fleet.fleet.engine(fleet.ids[0])
+    engine.failed_answers = 2
+    fleet.end(fleet.start(excluded={fleet.ids[1]}), kind)
+    assert engine.failed_answers == 0
+
+
+@pytest.mark.parametrize(
+    "kind", [OutcomeKind.CLIENT_LEFT, OutcomeKind.CANCELLED, OutcomeKind.UNDECIDED]
+)
+def test_what_says_nothing_of_the_engine_is_no_answer(driver, kind):
+    fleet = driver(2)
+    engine = fleet.fleet.engine(fleet.ids[0])
+    engine.failed_answers = 2
+    assert fleet.end(fleet.start(excluded={fleet.ids[1]}), kind) == ()
+    assert engine.failed_answers == 2
+
+
+def test_three_failures_eject_an_engine(driver):
+    fleet = driver(2)
+    for _ in range(3):
+        moves = fleet.end(fleet.start(excluded={fleet.ids[1]}), OutcomeKind.RESET)
+    assert [move.after.value for move in moves] == ["ejected"]
+
+
+def test_a_failure_that_was_undecided_counts_once_it_is_blamed(driver):
+    fleet = driver(2)
+    bad = Outcome(OutcomeKind.BAD_STATUS)
+    for _ in range(2):
+        assert fleet.fleet.blame(fleet.ids[0], bad, fleet.now) == ()
+    (move,) = fleet.fleet.blame(fleet.ids[0], bad, fleet.now)
+    assert move.after.value == "ejected"
+    assert fleet.fleet.blame(EngineId("http://nobody"), bad, fleet.now) == ()
+
+
+def test_an_engine_is_known_by_the_answers_it_gives(driver):
+    fleet = driver(1)
+    charge = fleet.start()
+    fleet.now += 3.0
+    fleet.end(charge)
+    engine = fleet.fleet.engine(fleet.ids[0])
+    assert engine.curve.window_s(1.0) == pytest.approx(3.0)
+
+
+def test_answers_far_too_late_eject_an_engine(driver):
+    fleet = driver(2)
+    engine = fleet.fleet.engine(fleet.ids[0])
+    moves = ()
+    for _ in range(5):
+        engine.curve.rescale(0.4 / engine.curve.window_s(1.0))
+        engine.curve.answers = 1000.0
+        charge = fleet.start(excluded={fleet.ids[1]})
+        fleet.now += 60.0
+        moves += fleet.end(charge)
+    assert [move.after.value for move in moves] == ["ejected"]
+
+
+def test_a_withdrawn_engine_is_gone_with_the_end_of_its_work(driver):
+    fleet = driver(1)
+    charge = fleet.start()
+    fleet.fleet.apply(Withdrawn(fleet.ids[0]), fleet.now)
+    assert fleet.state(fleet.ids[0]) == "draining"
+    (move,) = fleet.end(charge)
+    assert move.after.value == "gone"
+    assert fleet.state(fleet.ids[0]) == "gone"
+
+
+# Repeats and hedges.
+
+
+def test_repeats_are_bounded(driver):
+    fleet = driver(1, FleetSettings(retry_share=0.0, retry_floor_per_s=0.5))
+    assert sum(fleet.fleet.may_retry(fleet.now) for _ in range(100)) == 5
+
+
+def test_without_the_operators_word_nothing_is_hedged(driver):
+    fleet = driver(1)
+    assert fleet.fleet.hedge_delay_s() is None
+    assert not fleet.fleet.may_hedge()
+
+
+def test_a_hedge_comes_after_the_time_that_the_operator_names(driver):
+    fleet = driver(1, FleetSettings(hedge_after_s=2.5))
+    assert fleet.fleet.hedge_delay_s() == 2.5
+    assert sum(fleet.fleet.may_hedge() for _ in range(100)) == 3
+
+
+def test_a_hedge_comes_after_what_short_requests_usually_take(driver):
+    fleet = driver(1, FleetSettings(hedge_after_s="auto"))
+    for is_long, seconds in [(False, 1.0), (True, 50.0)] * 40:
+        charge = fleet.start(long=is_long)
+        fleet.now += seconds
+        fleet.end(charge)
+    assert fleet.fleet.hedge_delay_s() == pytest.approx(1.0, rel=0.12)
+
+
+# The operator's word.
+
+
+def test_a_drained_engine_finishes_what_it_has_and_comes_back_by_a_probe(driver):
+    fleet = driver(1)
+    charge = fleet.start()
+    fleet.fleet.drain(fleet.ids[0], fleet.now)
+    assert fleet.start() is None
+    assert fleet.end(charge) == ()
+    assert fleet.charges() == []
+    (move,) = fleet.fleet.resume(fleet.ids[0], fleet.now)
+    assert move.after.value == "probing"
+    fleet.probe(fleet.ids[0])
+    assert len(fleet.charges()) == 1
+
+
+def test_a_withdrawn_engine_cannot_be_resumed(driver):
+    fleet = driver(1)
+    fleet.start()
+    fleet.fleet.apply(Withdrawn(fleet.ids[0]), fleet.now)
+    assert fleet.fleet.resume(fleet.ids[0], fleet.now) == ()
