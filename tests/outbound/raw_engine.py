@@ -128,7 +128,7 @@ async def raw_engine(*scripts: Script) -> AsyncIterator[RawEngine]:
         for task in list(peers):
             task.cancel()
         await asyncio.gather(*peers, return_exceptions=True)
-        assert engine.errors == []
+        assert not engine.errors, engine.errors
 
 
 @contextlib.asynccontextmanager
