@@ -33,12 +33,14 @@ from benchmarks.proxies.processes import await_answer, running, tree
 ENGINES = 3
 LOAD = 0.7
 _CALIBRATE_S = 15.0
-_CALIBRATE_CLIENTS = 24
+_CALIBRATE_CLIENTS = 48
 _DEADLINE_S = 60.0
 #: Arrivals that find so many under way are not sent: the load is 70 %, so the machine has stalled.
 _MOST_UNDER_WAY = 400
 #: Pools and histograms fill up in this part of the run, which is not looked at.
 _WARM_UP = 0.3
+#: Stretches of the run; in one of half a minute and more, bursts and what they free even out.
+_BLOCKS = 10
 #: Growth that would be 90 MB a day; what is below it cannot be told from noise in half an hour.
 MAX_MEMORY_KB_PER_MIN = 64.0
 #: Open files at rest, after the load more than before it: what is started when first needed.
@@ -70,7 +72,7 @@ class Slope:
 
     Attributes:
         per_min: How fast it rises.
-        error: Standard error of that; residuals of neighbours are alike, so it is not too strict.
+        error: Standard error of that.
         start: The line's value where it begins.
         end: And where it ends.
     """
@@ -86,8 +88,12 @@ class Slope:
 
 
 def fitted(at_s: list[float], values: list[float]) -> Slope:
-    """Return the least-squares line."""
-    x, y = np.asarray(at_s) / 60, np.asarray(values)
+    """Return the least-squares line through the means of `_BLOCKS` stretches.
+
+    Neighbouring seconds are alike, and as so many measurements would make the error too small.
+    """
+    x = np.array([part.mean() for part in np.array_split(np.asarray(at_s) / 60, _BLOCKS)])
+    y = np.array([part.mean() for part in np.array_split(np.asarray(values), _BLOCKS)])
     (slope, start), covariance = np.polyfit(x - x[0], y, 1, cov=True)
     end = start + slope * (x[-1] - x[0])
     return Slope(float(slope), float(covariance[0, 0] ** 0.5), float(start), float(end))
@@ -132,6 +138,9 @@ async def _soak(folder: Path, seconds: float, seed: int) -> dict[str, Any]:
         requests = Requests(random.Random(seed))
         report = Report()
         per_s = await _carried(ports[0], requests, report)
+        # What is given back to the pools of memory is kept: fill them first, or each burst of the
+        # load that is larger than all before looks like growth.
+        await _carried(ports[0], Requests(random.Random(seed + 1), long_share=1.0), report)
         await asyncio.sleep(_REST_S)
         at_rest = _sample(process.pid, 0.0).files
         print(f"carries {per_s:.0f} requests per second; {LOAD:.0%} of it for {seconds / 60:g} min")
