@@ -152,3 +152,16 @@ def test_a_rescaled_curve_keeps_its_shape_and_believes_the_next_answer() -> None
     assert curve.answers == 0.0
     assert curve.learn(1.0, own_s, now + 60.0)
     assert math.isclose(curve.window_s(1.0), own_s)
+
+
+def test_beside_other_routers_the_shape_last_trusted_is_kept() -> None:
+    curve = ServiceCurve()
+    for number in range(200):
+        curve.learn(float(number % 40), (number % 40 + 3.0) / 5.0, number * 0.1)
+    curve.trust()
+    known = curve.half_at
+    curve.is_count_rough = True
+    for number in range(200, 400):
+        # Half of what is in service is not seen, and the count says nothing about the time.
+        curve.learn(float(number % 7), 4.0, number * 0.1)
+    assert curve.half_at == pytest.approx(known)

@@ -15,6 +15,8 @@ from vllm_router.engines.engine import Engine
 _SCRAPES = 5.0
 # Fewer windows on an engine than this are no other router but requests coming and going.
 _LEAST = 1.0
+# So many scrapes without others before what was learned meanwhile is taken for the engine's own.
+_ALONE_SCRAPES = 3
 # Room over one's part, so that it can grow when the others' work ends.
 _SLACK = 1.2
 # The part that a router may always take, or one that has been idle would never get in.
@@ -39,6 +41,8 @@ def scraped(engine: Engine, windows: float) -> None:
         engine.part = min(1.0, max(_LEAST_PART, _SLACK * own / (own + usual)))
     else:
         engine.part = 1.0
+        if engine.scrapes >= _ALONE_SCRAPES:
+            engine.curve.trust()
 
 
 def forget(engine: Engine) -> None:

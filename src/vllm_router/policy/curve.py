@@ -52,8 +52,8 @@ class ServiceCurve:
         slope_s: Seconds that each window in service adds to all of them.
         answers: Answers learned from, with forgetting.
         is_count_rough: The windows in service that go with the answers are partly a guess, because
-            other routers use the engine too. Then only its speed is learned, not its shape: errors
-            in the count would flatten the line.
+            other routers use the engine too. Then only its speed is learned, and its shape is the
+            one last trusted: errors in the count would flatten the line.
     """
 
     __slots__ = (
@@ -64,6 +64,7 @@ class ServiceCurve:
         "_sum_ct",
         "_sum_t",
         "_sum_tt",
+        "_trusted_half_at",
         "answers",
         "intercept_s",
         "is_count_rough",
@@ -78,6 +79,7 @@ class ServiceCurve:
         self._since_fit = 0
         self._fitted_at: float | None = None
         self.is_count_rough = False
+        self._trusted_half_at = PRIOR_HALF_AT
 
     @property
     def peak_per_s(self) -> float:
@@ -100,6 +102,10 @@ class ServiceCurve:
     def limit_at(self, elasticity: float) -> float:
         """Return the windows in service at which the throughput's elasticity is this, in (0, 1)."""
         return self.half_at * (1.0 - elasticity) / elasticity
+
+    def trust(self) -> None:
+        """Take the shape learned so far for true: no other router has been on the engine."""
+        self._trusted_half_at = self.half_at
 
     def learn(self, windows: float, seconds: float, now: float) -> bool:
         """Take an answer in.
@@ -143,7 +149,7 @@ class ServiceCurve:
         mean_c, mean_t = self._sum_c / count, self._sum_t / count
         if mean_t < _LEAST_MEAN_S:
             return
-        half = self.half_at
+        half = self._trusted_half_at if self.is_count_rough else self.half_at
         var_c = max(0.0, self._sum_cc / count - mean_c * mean_c)
         cov = self._sum_ct / count - mean_c * mean_t
         var_t = max(0.0, self._sum_tt / count - mean_t * mean_t)
