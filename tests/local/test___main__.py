@@ -14,6 +14,7 @@ import pytest
 from tests.local.recordings import SPEECH_MODEL, samples, word_errors
 
 from vllm_router.local.__main__ import main
+from vllm_router.wire.wav import silence
 
 PATH = "/v1/audio/transcriptions"
 
@@ -75,6 +76,16 @@ def test_a_simulated_engine_takes_its_curve_and_faults() -> None:
     faults = ["--faults", "status=503,times=1", "--api-key", "k"]
     curve = ["--curve", "t4", "--time-scale", "100", "--half-at", "0", "--peak-windows-per-s", "30"]
     assert run(["--simulate", *curve, *faults], use) == 0
+
+
+def test_a_simulated_engine_takes_audio_as_long_as_it_is_told_to() -> None:
+    def use(client: httpx.Client) -> None:
+        audio = (silence(length_s, rate_hz=1000) for length_s in (700.0, 710.0))
+        answers = [client.post(PATH, files={"file": ("a.wav", each)}) for each in audio]
+        assert [answer.status_code for answer in answers] == [200, 400]
+        assert "maximum allowed duration of 705s" in answers[1].text
+
+    assert run(["--simulate", "--time-scale", "1000", "--max-audio-s", "705"], use) == 0
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import uvloop
 
-from vllm_router.local.api import Api
+from vllm_router.local.api import MAX_AUDIO_S, Api
 from vllm_router.local.curve import NAMED_CURVES, CurveShape
 from vllm_router.local.faults import Faults, FaultsError, read_faults_text
 from vllm_router.local.serving import Port, serve_simulated
@@ -66,6 +66,13 @@ def _parser() -> argparse.ArgumentParser:
         help="simulated seconds that pass in one real second (default 1)",
     )
     simulated.add_argument("--max-num-seqs", type=int, default=256, metavar="N")
+    simulated.add_argument(
+        "--max-audio-s",
+        type=float,
+        default=MAX_AUDIO_S,
+        metavar="S",
+        help=f"longest audio taken, in seconds (default {MAX_AUDIO_S}, as vLLM's)",
+    )
     simulated.add_argument("--data-parallel-size", type=int, default=1, metavar="N")
     simulated.add_argument("--seed", type=int, default=0)
     simulated.add_argument(
@@ -98,6 +105,7 @@ async def _simulate(options: argparse.Namespace) -> None:
         time_scale=options.time_scale,
         curve=shape,
         max_running=options.max_num_seqs,
+        max_audio_s=options.max_audio_s,
         api_key=options.api_key,
         ranks=options.data_parallel_size,
         seed=options.seed,

@@ -53,11 +53,11 @@ def bad_audio() -> ApiError:
     return ApiError(400, _BAD_AUDIO)
 
 
-def too_long(audio_s: float) -> ApiError:
-    """Return the refusal of audio over 600 s."""
+def too_long(audio_s: float, max_audio_s: float = MAX_AUDIO_S) -> ApiError:
+    """Return the refusal of audio over `max_audio_s`, which is 600 s unless an operator says so."""
     return ApiError(
         400,
-        f"Audio exceeds maximum allowed duration of {MAX_AUDIO_S}s (metadata reports "
+        f"Audio exceeds maximum allowed duration of {max_audio_s:g}s (metadata reports "
         f"{audio_s:.1f}s). Set VLLM_MAX_AUDIO_DECODE_DURATION_S to increase this limit.",
     )
 

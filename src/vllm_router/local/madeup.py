@@ -91,6 +91,7 @@ class SimulatedListener:
         curve: The service curve.
         audio_seconds: Reads a container's length: first bytes, size, last bytes.
         on_queued: Hears how many seconds each request waited for its place.
+        max_audio_s: Longer audio is refused.
     """
 
     keep_bytes = KEEP_BYTES
@@ -100,10 +101,12 @@ class SimulatedListener:
         curve: Curve,
         audio_seconds: Callable[[bytes, int, bytes], float | None],
         on_queued: Callable[[float], None],
+        max_audio_s: float = MAX_AUDIO_S,
     ) -> None:
         self.curve = curve
         self.on_queued = on_queued
         self._audio_seconds = audio_seconds
+        self._max_audio_s = max_audio_s
 
     @property
     def running(self) -> int:
@@ -119,12 +122,12 @@ class SimulatedListener:
         """Read the upload's length.
 
         Raises:
-            ApiError: No audio, or longer than vLLM takes.
+            ApiError: No audio, or longer than is taken.
         """
         file = ask.file
         duration_s = self._audio_seconds(bytes(file.head), file.size_bytes, file.tail)
         if duration_s is None or duration_s <= 0:
             raise bad_audio()
-        if duration_s > MAX_AUDIO_S:
-            raise too_long(duration_s)
+        if duration_s > self._max_audio_s:
+            raise too_long(duration_s, self._max_audio_s)
         return SimulatedRecording(ask, duration_s, self)

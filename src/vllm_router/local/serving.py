@@ -11,6 +11,7 @@ import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
+from vllm_router.local.api import MAX_AUDIO_S
 from vllm_router.local.curve import CurveShape
 from vllm_router.local.exchange import Service
 from vllm_router.local.faults import Faults, read_faults
@@ -219,6 +220,7 @@ async def serve_simulated(
     time_scale: float = 1.0,
     curve: CurveShape | None = None,
     max_running: int = 256,
+    max_audio_s: float = MAX_AUDIO_S,
     api_key: str | None = None,
     ranks: int = 1,
     keep_alive_s: float = KEEP_ALIVE_S,
@@ -234,6 +236,7 @@ async def serve_simulated(
         time_scale: Simulated seconds that pass in one real second; 100 makes tests quick.
         curve: The service curve, by default an H200's.
         max_running: Windows in service at the same time; more wait.
+        max_audio_s: Longer audio is refused, as by vLLM with VLLM_MAX_AUDIO_DECODE_DURATION_S.
         api_key: What clients must present on /v1 routes.
         ranks: Data-parallel ranks shown in /metrics.
         keep_alive_s: How long an idle connection is kept.
@@ -249,6 +252,7 @@ async def serve_simulated(
         shape=curve,
         time_scale=time_scale,
         max_running=max_running,
+        max_audio_s=max_audio_s,
         api_key=api_key,
         ranks=ranks,
         faults=faults,

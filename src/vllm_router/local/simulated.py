@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from urllib.parse import parse_qs
 
 from vllm_router.local.answers import models_body
-from vllm_router.local.api import AUDIO_ROUTES, Api, PlainBody
+from vllm_router.local.api import AUDIO_ROUTES, MAX_AUDIO_S, Api, PlainBody
 from vllm_router.local.ask import ApiError
 from vllm_router.local.curve import Curve, CurveShape
 from vllm_router.local.exchange import Body, Exchange, Shape
@@ -34,6 +34,7 @@ class SimulatedEngine:
         shape: The service curve's figures.
         time_scale: Simulated seconds that pass in one real second.
         max_running: Windows in service at the same time; more wait.
+        max_audio_s: Longer audio is refused.
         api_key: What clients must present.
         ranks: Data-parallel ranks in /metrics.
         faults: What goes wrong from the start.
@@ -48,6 +49,7 @@ class SimulatedEngine:
         shape: CurveShape | None = None,
         time_scale: float = 1.0,
         max_running: int = 256,
+        max_audio_s: float = MAX_AUDIO_S,
         api_key: str | None = None,
         ranks: int = 1,
         faults: Faults | None = None,
@@ -55,7 +57,7 @@ class SimulatedEngine:
     ) -> None:
         self._time_scale = time_scale
         self.curve = Curve(shape, time_scale, max_running)
-        listener = SimulatedListener(self.curve, audio_seconds, self._count_queued)
+        listener = SimulatedListener(self.curve, audio_seconds, self._count_queued, max_audio_s)
         self.api = Api(listener, model, api_key, ranks=ranks)
         self.log = RequestLog()
         self.faults = Faults()
