@@ -12,7 +12,17 @@ SOURCE = ROOT / "src" / "vllm_router"
 TESTS = ROOT / "tests"
 
 #: Folders of tests that cross many sources: they mirror nothing.
-FREE = {"benchmarks", "clients", "end_to_end", "helm", "real", "speech", "packaging", "observe"}
+FREE = {
+    "benchmarks",
+    "clients",
+    "end_to_end",
+    "fuzz",
+    "helm",
+    "real",
+    "speech",
+    "packaging",
+    "observe",
+}
 
 #: Tests of whole histories, which belong to no one file.
 WHOLE = {Path("engines/test_histories.py")}

@@ -192,6 +192,7 @@ async def test_a_body_until_the_end_that_never_ends_well_is_no_answer(then: str)
 
 
 BROKEN = {
+    "no status": b"HTTP/1.1 002 OK\r\nContent-Length: 2\r\n\r\nok",
     "another protocol": b"\x16\x03\x01\x00 this is not HTTP\r\n\r\n",
     "an older one": b"hello\r\n",
     "two lengths": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok!",

@@ -537,6 +537,8 @@ class _EngineConnection(asyncio.Protocol):
         if self._is_complete:
             return
         self._status = status = self._parser.get_status_code()
+        if status < 100:
+            raise BadAnswer(f"{status} is no status")
         self._is_interim = 100 <= status < 200
         if self._is_interim:
             return
