@@ -16,7 +16,6 @@ Linux only; needs HAProxy.
 import argparse
 import asyncio
 import contextlib
-import itertools
 import json
 import os
 import re
@@ -26,59 +25,36 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import httpx
 import numpy as np
 import uvloop
+from benchmarks.fleet_report import (
+    LEAST,
+    OURS,
+    ROBIN,
+    Contender,
+    Upload,
+    plot,
+    quantile,
+    report,
+    verdict,
+)
 from benchmarks.long import ROOT, speech
-from benchmarks.mix import LONG_S, MIDDLE_S, SHORT_S, arrivals, mean_windows
+from benchmarks.mix import arrivals, mean_windows
 from benchmarks.proxies.contenders import router
 from benchmarks.proxies.processes import await_answer, cpu_s, free_port, running
 from benchmarks.world import GPUS
 
 from vllm_router.engines.work import windows_of
 
-OURS, ROBIN, LEAST = "vllm-router", "round robin", "HAProxy leastconn"
 PEAK_PER_S = GPUS["h200"][0]
 RATE_HZ = 4000
 BLOCK = 256 * 1024
 BOUNDARY = "benchmark-boundary"
-KINDS = {"short": SHORT_S, "middle": MIDDLE_S, "files": LONG_S}
-# p99 of short requests over round robin's and over leastconn's; median of files over round robin's.
-WANTED = (8.0, 2.5, 2.0)
-EDGES_S = (2, 6, 12, 20, 30, 60, 150, 300, 600, 1800, 3600, 5400)
 DRAIN_S = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Upload:
-    """When it comes, in simulated seconds, and how long its audio is."""
-
-    at: float
-    audio_s: float
-
-
-@dataclass(slots=True)
-class Contender:
-    """What takes uploads, and what came of them.
-
-    Attributes:
-        url: Where it listens.
-        pid: Whose CPU is counted.
-        answered: Simulated seconds until each upload was answered; None: not, or with an error.
-        queue: (simulated seconds, windows waiting in it); only the router has a queue.
-    """
-
-    url: str
-    pid: int
-    answered: list[float | None] = field(default_factory=list)
-    errors: list[str] = field(default_factory=list)
-    queue: list[tuple[float, float]] = field(default_factory=list)
-    cpu_s: float = 0.0
 
 
 def uploads(load: float, engines: int, seconds: float, seed: int) -> list[Upload]:
@@ -232,10 +208,8 @@ async def play(
                 averages.append(os.getloadavg()[0])
                 with contextlib.suppress(httpx.HTTPError):
                     text = (await client.get(contenders[OURS].url + "/metrics")).text
-                    found = re.findall(
-                        r"^vllm_router_queue_audio_seconds\{.*\} (\S+)$", text, re.MULTILINE
-                    )
-                    contenders[OURS].queue.append((now(), sum(map(float, found)) / 30.0))
+                    waiting_s = total(text, "vllm_router_queue_audio_seconds")
+                    contenders[OURS].queue.append((now(), waiting_s / 30.0))
                 await asyncio.sleep(2.0)
 
     for contender in contenders.values():
@@ -255,128 +229,9 @@ async def play(
     return late, averages
 
 
-def quantile(values: list[float], part: float) -> float:
-    """Return a quantile; not a number if there is nothing."""
-    values = sorted(values)
-    return values[min(len(values) - 1, int(part * len(values)))] if values else float("nan")
-
-
-def seconds_of(
-    contender: Contender, coming: list[Upload], since_s: float, low_s: float, high_s: float
-) -> list[float]:
-    """Return the latencies of audio of some length; those without an answer are infinite."""
-    return [
-        float("inf") if answered is None else answered
-        for upload, answered in zip(coming, contender.answered, strict=True)
-        if upload.at >= since_s and low_s <= upload.audio_s <= high_s
-    ]
-
-
-def report(
-    contenders: dict[str, Contender], coming: list[Upload], since_s: float
-) -> tuple[str, dict[str, Any]]:
-    """Return what came of it as Markdown and as figures."""
-    figures: dict[str, Any] = {}
-    counted = [upload.audio_s for upload in coming if upload.at >= since_s]
-    counts = {
-        kind: sum(low <= audio_s <= high for audio_s in counted)
-        for kind, (low, high) in KINDS.items()
-    }
-    lines = [
-        f"| seconds | up to 30 s ({counts['short']}): p50 | p95 | p99 "
-        f"| 1 to 10 min ({counts['middle']}): p50 | p99 "
-        f"| over 30 min ({counts['files']}): p50 | longest | failed | CPU |",
-        "| --- |" + " --- |" * 9,
-    ]
-    for name, contender in contenders.items():
-        kinds = {k: seconds_of(contender, coming, since_s, *KINDS[k]) for k in KINDS}
-        row = {
-            f"{kind}_p{round(100 * part)}": quantile(values, part)
-            for kind, values in kinds.items()
-            for part in (0.5, 0.95, 0.99, 1.0)
-        }
-        row |= {"failed": len(contender.errors), "cpu_s": contender.cpu_s}
-        row["unanswered"] = sum(each is None for each in contender.answered) - row["failed"]
-        figures[name] = row
-        shown = ("short_p50", "short_p95", "short_p99", "middle_p50", "middle_p99", "files_p50",
-                 "files_p100")  # fmt: skip
-        lines.append(
-            f"| {name} | "
-            + " | ".join(f"{row[key]:.1f}" for key in shown)
-            + f" | {row['failed'] + row['unanswered']} | {row['cpu_s']:.1f} s |"
-        )
-    figures["counts"] = counts
-    return "\n".join(lines), figures
-
-
-def verdict(figures: dict[str, Any]) -> tuple[str, bool]:
-    """Say whether the promises for 80 % load are kept."""
-    ours, robin, least = (figures[name] for name in (OURS, ROBIN, LEAST))
-    found = (
-        robin["short_p99"] / ours["short_p99"],
-        least["short_p99"] / ours["short_p99"],
-        robin["files_p50"] / ours["files_p50"],
-    )
-    figures["ratios"] = found
-    is_kept = all(is_ >= wanted for is_, wanted in zip(found, WANTED, strict=True))
-    words = (
-        f"Short p99 {found[0]:.1f} times lower than round robin's and {found[1]:.1f} than "
-        f"leastconn's; files {found[2]:.1f} times sooner than round robin's. "
-        f"Wanted at 80 % {WANTED}: {'holds' if is_kept else 'DOES NOT HOLD'}."
-    )
-    return words, is_kept
-
-
-def plot(
-    contenders: dict[str, Contender], coming: list[Upload], since_s: float, folder: Path
-) -> None:
-    """Draw latency against length, and what is unanswered over time."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    matplotlib.rcParams |= {"svg.hashsalt": "fleet", "svg.fonttype": "none"}
-    from matplotlib import pyplot
-
-    figure, panels = pyplot.subplots(1, 3, figsize=(12, 3.8), sharex=True, sharey=True)
-    for axes, part in zip(panels, (0.5, 0.95, 0.99), strict=True):
-        for name, contender in contenders.items():
-            points = [
-                ((low * high) ** 0.5, quantile(found, part))
-                for low, high in itertools.pairwise(EDGES_S)
-                if (found := seconds_of(contender, coming, since_s, low, high))
-            ]
-            axes.plot(*zip(*points, strict=True), marker="o", ms=3, label=name)
-        axes.set(title=f"p{part:.0%}"[:-1], xscale="log", yscale="log", xlabel="audio, s")
-        axes.grid(True, which="both", alpha=0.25)
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_major_formatter("{x:g}")
-    panels[0].set_ylabel("seconds to the answer")
-    panels[0].legend(fontsize=8)
-    _save(figure, folder / "latency.svg")
-
-    figure, axes = pyplot.subplots(figsize=(9, 3.8))
-    for name, contender in contenders.items():
-        steps = [(upload.at, windows_of(upload.audio_s)) for upload in coming]
-        steps += [
-            (upload.at + answered, -windows_of(upload.audio_s))
-            for upload, answered in zip(coming, contender.answered, strict=True)
-            if answered is not None
-        ]
-        steps.sort()
-        held = np.cumsum([windows for _, windows in steps])
-        axes.step([at for at, _ in steps], held, where="post", label=f"{name}: not yet answered")
-    if contenders[OURS].queue:
-        axes.plot(*zip(*contenders[OURS].queue, strict=True), ":", label=f"{OURS}: in its queue")
-    axes.set(xlabel="seconds", ylabel="windows of 30 s", ylim=(0, None))
-    axes.axvline(since_s, color="grey", lw=0.8)
-    axes.legend(fontsize=8)
-    axes.grid(True, alpha=0.25)
-    _save(figure, folder / "queue.svg")
-
-
-def _save(figure: Any, path: Path) -> None:
-    figure.tight_layout()
-    figure.savefig(path, metadata={"Date": None})
+def total(exposition: str, name: str) -> float:
+    """Return the sum of a metric's series."""
+    return sum(map(float, re.findall(rf"^{name}{{.*}} (\S+)$", exposition, re.MULTILINE)))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -413,13 +268,18 @@ def main(argv: list[str] | None = None) -> int:
         late, averages = uvloop.run(play(contenders, coming, asked.time_scale))
         for each, contender in contenders.items():
             contender.cpu_s = cpu_s(contender.pid) - spent[each]
+        metrics = httpx.get(contenders[OURS].url + "/metrics", timeout=30).text
+        served = total(metrics, "vllm_router_engine_windows_total")
     text, figures = report(contenders, coming, asked.warmup)
+    asked_for = sum(windows_of(upload.audio_s) for upload in coming)
+    figures["windows"] = {"whole": asked_for, "cut": served}
     words, is_kept = verdict(figures)
     text += (
-        f"\n\n{words}\n\n{asked.load:.0%} load, {len(coming)} uploads in {coming[-1].at:.0f} "
-        f"simulated seconds at time scale {asked.time_scale:g}, seed {asked.seed}; "
-        f"{time.monotonic() - began:.0f} s in all. Load average {min(averages):.1f} to "
-        f"{max(averages):.1f} on {os.cpu_count()} cores; uploads were sent "
+        f"\n\n{words}\n\nThe router's pieces and short requests made {served:.0f} windows; whole, "
+        f"the uploads have {asked_for}.\n\n{asked.load:.0%} load, {len(coming)} uploads in "
+        f"{coming[-1].at:.0f} simulated seconds at time scale {asked.time_scale:g}, seed "
+        f"{asked.seed}; {time.monotonic() - began:.0f} s in all. Load average {min(averages):.1f} "
+        f"to {max(averages):.1f} on {os.cpu_count()} cores; uploads were sent "
         f"{quantile(late, 0.99) * 1000:.0f} ms late (p99, simulated).\n"
     )
     print(text)
