@@ -390,3 +390,35 @@ def test_a_withdrawn_engine_cannot_be_resumed(driver):
     fleet.start()
     fleet.fleet.apply(Withdrawn(fleet.ids[0]), fleet.now)
     assert fleet.fleet.resume(fleet.ids[0], fleet.now) == ()
+
+
+def test_an_engine_kept_free_is_given_up_when_it_may_take_no_work(driver):
+    fleet = driver(2, FIXED)
+    running = [fleet.start() for _ in range(8)]
+    large = fleet.submit(windows=20, long=True)
+    fleet.end(running.pop())
+    assert fleet.charges() == []
+    (kept,) = [each for each in fleet.fleet.engines() if each.held_for is large]
+    fleet.fleet.drain(kept.engine_id, fleet.now)
+    for charge in running:
+        fleet.end(charge)
+    (charge,) = fleet.charges()
+    assert charge.ticket is large
+    assert charge.engine_id != kept.engine_id
+
+
+def test_an_engine_whose_answers_came_late_is_known_as_slow_when_it_comes_back(driver):
+    fleet = driver(2)
+    engine = fleet.fleet.engine(fleet.ids[0])
+    for _ in range(60):
+        charge = fleet.start(excluded={fleet.ids[1]})
+        fleet.now += 0.4
+        fleet.end(charge)
+    moves = ()
+    for _ in range(5):
+        assert engine.curve.window_s(1.0) == pytest.approx(0.4)
+        charge = fleet.start(excluded={fleet.ids[1]})
+        fleet.now += 40.0
+        moves += fleet.end(charge)
+    assert [move.after.value for move in moves] == ["ejected"]
+    assert engine.curve.window_s(1.0) == pytest.approx(40.0)

@@ -165,3 +165,13 @@ def test_beside_other_routers_the_shape_last_trusted_is_kept() -> None:
         # Half of what is in service is not seen, and the count says nothing about the time.
         curve.learn(float(number % 7), 4.0, number * 0.1)
     assert curve.half_at == pytest.approx(known)
+
+
+def test_an_engine_that_slows_down_keeps_its_shape() -> None:
+    curve = ServiceCurve()
+    for number in range(400):
+        curve.learn(float(number % 40), (number % 40 + 3.0) / 5.0, number * 0.1)
+    for number in range(400, 450):
+        curve.learn(float(number % 40), 4.0 * (number % 40 + 3.0) / 5.0, number * 0.1)
+    assert curve.half_at == pytest.approx(3.0, rel=0.3)
+    assert curve.peak_per_s == pytest.approx(1.25, rel=0.2)

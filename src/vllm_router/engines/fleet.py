@@ -249,9 +249,10 @@ class Fleet:
                 self._hedge.answered(seconds)
             if self._judge.is_far_off(engine, windows + engine.elsewhere, seconds):
                 moves = self._judge.answered_late(engine, charge, seconds, now)
+                self._relearn(engine, windows + engine.elsewhere, seconds, now)
             else:
                 moves = self._judge.answered_well(engine, charge, now)
-            self._learn(engine, windows + engine.elsewhere, seconds, now)
+                self._learn(engine, windows + engine.elsewhere, seconds, now)
         elif outcome.kind is OutcomeKind.CLIENT_FAULT:
             moves = self._judge.answered_well(engine, charge, now)
         elif is_failure(outcome):
@@ -271,6 +272,18 @@ class Fleet:
         curve.is_count_rough = engine.elsewhere > 0.0
         if curve.learn(windows, seconds, now):
             self._registry.relearned(engine, peak, half, now)
+
+    def _relearn(self, engine: Engine, windows: float, seconds: float, now: float) -> None:
+        """Take an engine for slow only once as many answers were late as take it out.
+
+        Learned one by one they would pass for its usual time before they are that many.
+        """
+        if engine.slow_answers < self.settings.health.outlier_answers:
+            return
+        engine.slow_answers = 0
+        peak, half = engine.curve.peak_per_s, engine.curve.half_at
+        engine.curve.rescale(seconds / engine.curve.window_s(windows))
+        self._registry.relearned(engine, peak, half, now)
 
     def blame(self, engine_id: EngineId, outcome: Outcome, now: float) -> tuple[Transition, ...]:
         """Count a failure that was left undecided when its charge was released."""

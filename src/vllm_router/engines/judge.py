@@ -16,7 +16,7 @@ _FAILURES = frozenset(
 )
 
 # So many answers, with forgetting, before an engine's own usual latency is known.
-_KNOWN_AFTER = 50.0
+_KNOWN_AFTER = 12.0
 
 
 def is_failure(outcome: Outcome) -> bool:

@@ -29,11 +29,20 @@ _MEMORY_S = 15.0
 _MOST_ANSWERS = 400.0
 # The line is fitted anew after so many answers, so that the cost per answer stays small.
 _ANSWERS_PER_FIT = 8
+# So many answers are needed before later ones can contradict them, by taking so many times as long,
+# or as short, as expected; below that the fit follows by itself.
+_KNOWN_ANSWERS = 40.0
+_ANOTHER = 2.0
+# A few answers do not say more than this.
+_MOST_AT_ONCE = 10.0
 # Before anything is known: one H200 with large-v3 (measured; wire.local has the same figures).
 PRIOR_HALF_AT = 11.6
 PRIOR_PEAK_PER_S = 34.0
 # How far off the assumed shape may be, relative, before there is evidence.
 _PRIOR_SPREAD = 0.5
+# How far one fit may change the shape, so that a passing disturbance does not: a GPU with a quarter
+# of the prior's `half_at` is still known after a hundred answers.
+_MOST_BEND = 1.15
 # No GPU seen is outside; a fit that is, is noise.
 _LEAST_HALF_AT = 0.5
 _MOST_HALF_AT = 64.0
@@ -57,7 +66,9 @@ class ServiceCurve:
     """
 
     __slots__ = (
+        "_expected_s",
         "_fitted_at",
+        "_seen_s",
         "_since_fit",
         "_sum_c",
         "_sum_cc",
@@ -77,6 +88,7 @@ class ServiceCurve:
         self.answers = 0.0
         self._sum_c = self._sum_t = self._sum_cc = self._sum_ct = self._sum_tt = 0.0
         self._since_fit = 0
+        self._expected_s = self._seen_s = 0.0
         self._fitted_at: float | None = None
         self.is_count_rough = False
         self._trusted_half_at = PRIOR_HALF_AT
@@ -124,12 +136,28 @@ class ServiceCurve:
         self._sum_cc += windows * windows
         self._sum_ct += windows * seconds
         self._sum_tt += seconds * seconds
+        self._expected_s += self.intercept_s + self.slope_s * windows
+        self._seen_s += seconds
         self._since_fit += 1
         if self._since_fit < _ANSWERS_PER_FIT and self._fitted_at is not None:
             return False
+        ratio = self._is_another_speed()
+        if ratio is not None:
+            # Answers from before and after a change, mixed, would make a line of any slope. A GPU
+            # that is throttled keeps its shape.
+            self.rescale(ratio)
+            return True
         self._fit()
         self._forget(now)
         return True
+
+    def _is_another_speed(self) -> float | None:
+        """Return how many times as long the latest answers took as expected, if it is many."""
+        ratio = self._seen_s / self._expected_s if self._expected_s > 0.0 else 1.0
+        self._expected_s = self._seen_s = 0.0
+        if self.answers < _KNOWN_ANSWERS or 1.0 / _ANOTHER < ratio < _ANOTHER:
+            return None
+        return min(max(ratio, 1.0 / _MOST_AT_ONCE), _MOST_AT_ONCE)
 
     def rescale(self, factor: float) -> None:
         """Take the same shape at another speed for true, and measure anew.
@@ -159,8 +187,8 @@ class ServiceCurve:
         noise = max(var_t - (cov * cov / var_c if var_c > 0 else 0.0), (0.1 * mean_t) ** 2)
         pull = noise / (count * (_PRIOR_SPREAD * assumed) ** 2)
         slope = assumed if self.is_count_rough else (cov + pull * assumed) / (var_c + pull)
-        least = mean_t / (mean_c + _MOST_HALF_AT)
-        most = mean_t / (mean_c + _LEAST_HALF_AT)
+        least = mean_t / (mean_c + min(half * _MOST_BEND, _MOST_HALF_AT))
+        most = mean_t / (mean_c + max(half / _MOST_BEND, _LEAST_HALF_AT))
         self.slope_s = min(max(slope, least), most)
         self.intercept_s = mean_t - self.slope_s * mean_c
 
