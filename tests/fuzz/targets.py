@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vllm_router.inbound.head import BadHead, read_head
-from vllm_router.outbound.http1 import (
+from vllm_router.outbound.call import (
     BytesBody,
     CallFailed,
     Deadlines,
-    HttpClient,
-    Origin,
-    _EngineConnection,
 )
+from vllm_router.outbound.engine_connection import EngineConnection
+from vllm_router.outbound.http1 import HttpClient
+from vllm_router.outbound.origin import Origin
 from vllm_router.outbound.probe import read_models
 from vllm_router.wire.chunked import BadChunk, ChunkedReader
 from vllm_router.wire.duration import audio_seconds
@@ -179,7 +179,7 @@ class EngineAnswers:
             self.loop.run_until_complete(self._answer(parts))
 
     async def _answer(self, parts: Iterable[bytes]) -> None:
-        connection = _EngineConnection(HttpClient(), Origin.of("http://a"))
+        connection = EngineConnection(HttpClient(), Origin.of("http://a"))
         connection.connection_made(_Wire())  # type: ignore[arg-type]
         calling = connection.call(b"head", BytesBody(b""), Deadlines(9, 9, 9), 1000)
         task = asyncio.ensure_future(calling)

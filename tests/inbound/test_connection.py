@@ -81,6 +81,15 @@ async def test_bodies_of_any_size_arrive_whole_in_whatever_pieces() -> None:
     await served.settled()
 
 
+async def test_a_flood_of_tiny_chunks_arrives_whole() -> None:
+    async with serving() as served, client(served.port) as one:
+        body = SOUND * 3
+        one.send(chunked("/upload", *[body[at : at + 1] for at in range(len(body))]) + get("/b"))
+        assert (await one.answer())[1] == body
+        assert b"x-path: /b" in (await one.answer())[0]
+    await served.settled()
+
+
 async def test_a_small_body_reaches_its_route() -> None:
     async with serving() as served, client(served.port) as one:
         one.send(post("/small", b"body") + chunked("/small", b"bo", b"dy") + post("/small", b""))

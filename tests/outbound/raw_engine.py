@@ -6,7 +6,9 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
-from vllm_router.outbound.http1 import Deadlines, HttpClient, Origin
+from vllm_router.outbound.call import Deadlines
+from vllm_router.outbound.http1 import HttpClient
+from vllm_router.outbound.origin import Origin
 
 #: Long enough for a loaded machine.
 CALM = Deadlines(20.0, 20.0, 20.0)

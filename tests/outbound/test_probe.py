@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from tests.outbound.raw_engine import Peer, RawEngine, http_client, raw_engine, saying, until
 
 from vllm_router.local.serving import serve_simulated
-from vllm_router.outbound.http1 import CallFailed, HttpClient
+from vllm_router.outbound.call import CallFailed
+from vllm_router.outbound.http1 import HttpClient
 from vllm_router.outbound.probe import MAX_ANSWER_BYTES, EngineInquiry, read_models
 
 MODEL = "openai/whisper-small"

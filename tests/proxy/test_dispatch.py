@@ -7,14 +7,14 @@ from tests.proxy.dispatching import MODEL, Notes, answer, is_given_back, ready_d
 from vllm_router.engines.engine import Engine, EngineId
 from vllm_router.engines.work import Outcome, OutcomeKind
 from vllm_router.errors import EngineFailed, EngineTooSlow, NoEngineReady, QueueIsFull
-from vllm_router.outbound.http1 import (
-    Answer,
+from vllm_router.outbound.call import (
     BadAnswer,
     CallFailed,
     CallTimedOut,
     ConnectionBroke,
     NotConnected,
 )
+from vllm_router.outbound.engine_connection import Answer
 from vllm_router.proxy.dispatch import Dispatcher
 
 Send = Callable[[Engine], Awaitable[Answer]]

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from vllm_router.inbound.exchange import Exchange
 from vllm_router.inbound.head import read_head
-from vllm_router.outbound.http1 import Deadlines, HttpClient
+from vllm_router.outbound.call import Deadlines
+from vllm_router.outbound.http1 import HttpClient
 from vllm_router.outbound.upload import Spool
 from vllm_router.proxy.relay import HOP_BY_HOP, WITHHELD, Relay, UploadBody, engine_headers
 from vllm_router.wire.multipart import Edit

@@ -27,12 +27,13 @@ from vllm_router.engines.fleet import Fleet
 from vllm_router.engines.registry import FleetSettings
 from vllm_router.inbound.connection import Listener, Patience
 from vllm_router.outbound.audio import AudioDecoder
+from vllm_router.outbound.call import Deadlines
 from vllm_router.outbound.discover_dns import DnsDiscovery
 from vllm_router.outbound.discover_file import FileDiscovery
 from vllm_router.outbound.discover_kubernetes import KubernetesDiscovery
 from vllm_router.outbound.discover_static import StaticDiscovery, static_specs
 from vllm_router.outbound.discovery import Discovery
-from vllm_router.outbound.http1 import Deadlines, HttpClient
+from vllm_router.outbound.http1 import HttpClient
 from vllm_router.outbound.kube_access import find_access
 from vllm_router.outbound.probe import EngineInquiry
 from vllm_router.outbound.upload import Spool

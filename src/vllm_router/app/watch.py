@@ -15,7 +15,10 @@ from random import Random
 
 from vllm_router.app.metrics import RouterMetrics
 from vllm_router.engines.engine import Engine, EngineId, EngineState, Transition
-from vllm_router.outbound.http1 import CallFailed, CallTimedOut
+from vllm_router.outbound.call import (
+    CallFailed,
+    CallTimedOut,
+)
 from vllm_router.outbound.probe import EngineInquiry, Probe
 from vllm_router.proxy.dispatch import Dispatcher
 

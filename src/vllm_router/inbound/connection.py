@@ -25,6 +25,8 @@ from vllm_router.wire.chunked import BadChunk, ChunkedReader
 MAX_AHEAD_BYTES = 64 * 1024
 #: The body of any route that takes no upload.
 MAX_SMALL_BODY_BYTES = 1024 * 1024
+#: More chunks than this in one read are joined: handing each on costs more than copying its bytes.
+MANY_CHUNKS = 16
 #: How long an answered client may go on sending before it is cut off: closing at once would reset
 #: the connection and could take the answer with it (RFC 9112, 9.6).
 LINGER_S = 10.0
@@ -423,8 +425,13 @@ class Connection(asyncio.BufferedProtocol):
             self._refuse(BadRequest(f"the body is not valid chunked coding: {e}"))
             return
         is_done = self._chunks.is_done
+        if len(spans) > MANY_CHUNKS:
+            data = bytearray().join([view[first:last] for first, last in spans])
+            spans, together = [(0, len(data))], memoryview(data)
+        else:
+            together = view
         for first, last in spans:
-            self._take_body(view[first:last], last - first)
+            self._take_body(together[first:last], last - first)
             if self._state is not _BODY:
                 return
         if is_done:

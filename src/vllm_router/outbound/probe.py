@@ -10,16 +10,16 @@ import asyncio
 import json
 from dataclasses import dataclass
 
-from vllm_router.outbound.http1 import (
-    Answer,
+from vllm_router.outbound.call import (
     BytesBody,
     CallFailed,
     CallTimedOut,
     Deadlines,
     Headers,
-    HttpClient,
-    Origins,
 )
+from vllm_router.outbound.engine_connection import Answer
+from vllm_router.outbound.http1 import HttpClient
+from vllm_router.outbound.origin import Origins
 from vllm_router.wire.exposition import BadExposition, EngineStats, read_engine_stats
 from vllm_router.wire.wav import silence
 

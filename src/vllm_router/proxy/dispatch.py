@@ -32,14 +32,14 @@ from vllm_router.errors import (
     QueueIsFull,
     RouterError,
 )
-from vllm_router.outbound.http1 import (
-    Answer,
+from vllm_router.outbound.call import (
     BadAnswer,
     CallFailed,
     CallTimedOut,
     ConnectionBroke,
     NotConnected,
 )
+from vllm_router.outbound.engine_connection import Answer
 
 log = logging.getLogger(__name__)
 

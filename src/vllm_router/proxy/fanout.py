@@ -27,7 +27,12 @@ from vllm_router.errors import (
     SpoolFull,
 )
 from vllm_router.outbound.audio import AudioDecoder, PieceStream
-from vllm_router.outbound.http1 import Answer, BadAnswer, CallFailed, Headers
+from vllm_router.outbound.call import (
+    BadAnswer,
+    CallFailed,
+    Headers,
+)
+from vllm_router.outbound.engine_connection import Answer
 from vllm_router.outbound.upload import Spool, SpoolFailed, Upload
 from vllm_router.proxy.dispatch import Dispatcher
 from vllm_router.proxy.facts import RequestFacts

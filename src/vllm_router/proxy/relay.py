@@ -12,16 +12,16 @@ from contextlib import aclosing
 
 from vllm_router.engines.engine import Engine
 from vllm_router.inbound.exchange import Exchange
-from vllm_router.outbound.http1 import (
-    Answer,
+from vllm_router.outbound.call import (
     Body,
     Buffers,
     CallFailed,
     Deadlines,
     Headers,
-    HttpClient,
-    Origins,
 )
+from vllm_router.outbound.engine_connection import Answer
+from vllm_router.outbound.http1 import HttpClient
+from vllm_router.outbound.origin import Origins
 from vllm_router.outbound.upload import Span, Upload
 from vllm_router.proxy.dispatch import Attempt
 from vllm_router.wire.multipart import Edit

@@ -13,7 +13,11 @@ from vllm_router.engines.engine import Engine
 from vllm_router.engines.work import OutcomeKind, Ticket, windows_of
 from vllm_router.errors import EngineFailed, RouterError
 from vllm_router.inbound.exchange import Exchange
-from vllm_router.outbound.http1 import Answer, BadAnswer, CallFailed
+from vllm_router.outbound.call import (
+    BadAnswer,
+    CallFailed,
+)
+from vllm_router.outbound.engine_connection import Answer
 from vllm_router.outbound.upload import Upload
 from vllm_router.proxy.dispatch import Attempt
 from vllm_router.proxy.events import EventStream

@@ -16,6 +16,7 @@ MAX_TRAILER_BYTES = 8 * 1024
 
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t\x20-\x7e\x80-\xff]*|[ \t]*)")
 
+_PLAIN = re.compile(rb"([0-9A-Fa-f]{1,7})\r\n")
 _FIELD = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*")
 
 
@@ -69,8 +70,18 @@ class ChunkedReader:
                 at = stop
                 if not self._left:
                     self._state = _State.DATA_END
-            else:
-                at = self._read_line(data, at, end)
+                continue
+            if self._state is _State.SIZE and not self._line:
+                # A chunk that lies here whole takes one step: a flood of tiny ones is to be cheap.
+                plain = _PLAIN.match(data, at, end)
+                if plain is not None:
+                    first = plain.end()
+                    last = first + int(plain[1], 16)
+                    if first < last <= end - 2 and data[last : last + 2] == b"\r\n":
+                        spans.append((first, last))
+                        at = last + 2
+                        continue
+            at = self._read_line(data, at, end)
         return spans, at
 
     def _read_line(self, data: bytes | bytearray, at: int, end: int) -> int:
