@@ -152,8 +152,11 @@ def plot(
             if answered is not None
         ]
         steps.sort()
-        held = np.cumsum([windows for _, windows in steps])
-        axes.step([at for at, _ in steps], held, where="post", label=f"{name}: not yet answered")
+        held = np.cumsum([0, *(windows for _, windows in steps)])
+        # Not each of ten thousand steps: a drawing of some kilobytes.
+        ticks = np.linspace(0.0, steps[-1][0], 400)
+        counts = held[np.searchsorted([at for at, _ in steps], ticks, side="right")]
+        axes.plot(ticks, counts, label=f"{name}: not yet answered")
     if contenders[OURS].queue:
         axes.plot(*zip(*contenders[OURS].queue, strict=True), ":", label=f"{OURS}: in its queue")
     axes.set(xlabel="seconds", ylabel="windows of 30 s", ylim=(0, None))
