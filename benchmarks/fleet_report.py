@@ -139,6 +139,7 @@ def plot(
         axes.grid(True, which="both", alpha=0.25)
         axes.xaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
     panels[0].set_ylabel("seconds to the answer")
     panels[0].legend(fontsize=8)
     _save(figure, folder / "latency.svg")
