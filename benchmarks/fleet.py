@@ -1,7 +1,8 @@
 """The real router before eight simulated engines, beside round robin and HAProxy's `leastconn`.
 
-    python -m benchmarks.fleet            # about six minutes; the table of docs/balancing.md
-    python -m benchmarks.fleet --quick    # two minutes, with too few files to conclude from
+    python -m benchmarks.fleet                 # about six minutes
+    python -m benchmarks.fleet --seconds 80    # the table of docs/balancing.md
+    python -m benchmarks.fleet --quick         # two minutes: too few files to conclude from
 
 Each contender has eight engines of its own (`python -m vllm_router.local --simulate`, an H200's
 curve). All run at the same time and get the same uploads at the same moments, so that whatever else
@@ -241,16 +242,16 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--load", type=float, default=0.8, help="of the engines' peak")
     parser.add_argument("--engines", type=int, default=8)
-    parser.add_argument("--seconds", type=float, default=80.0, help="simulated; uploads come in")
+    parser.add_argument("--seconds", type=float, default=70.0, help="simulated; uploads come in")
     parser.add_argument("--warmup", type=float, default=20.0, help="simulated; not counted")
     parser.add_argument("--time-scale", type=float, default=0.25, help="simulated per real second")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--quick", action="store_true", help="24 simulated seconds, 8 of warm-up")
+    parser.add_argument("--quick", action="store_true", help="20 simulated seconds, 6 of warm-up")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "fleet")
     parser.add_argument("--router-flag", action="append", default=[], help="--router-flag=--x=y")
     asked = parser.parse_args(argv)
     if asked.quick:
-        asked.seconds, asked.warmup = 24.0, 8.0
+        asked.seconds, asked.warmup = 20.0, 6.0
     coming = uploads(asked.load, asked.engines, asked.seconds, asked.seed)
     asked.out.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
