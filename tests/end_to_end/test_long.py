@@ -43,6 +43,7 @@ def talk(seconds: float, sentence_s: float = 7.0, pause_s: float = 1.0) -> bytes
 
 
 TALK = talk(100.0)
+STREAM = field("stream", "true")
 
 
 @pytest.fixture
@@ -129,12 +130,15 @@ async def test_every_format_streamed_and_not(router: RunningRouter, kind: str) -
     *before, done = events(answer.text)
     deltas = "".join(e["delta"] for e in before if e["type"] == "transcript.text.delta")
     assert deltas == done["text"]
+    # A stream's first pieces are shorter, so that these made-up words, which depend on the bytes of
+    # each piece, are others; tests on real engines compare what is said.
     text = whole.json()["text"] if "json" in kind else whole.text
-    assert done["text"].strip() == text.strip()
-    if kind in ("srt", "vtt"):
-        cues = pysubs2.SSAFile.from_string(whole.text, format_=kind)
-        assert len(cues) > 8
-        assert cues[-1].end <= 100_000
+    for said in (text, done["text"]):
+        assert said.count("Window 0 of") >= 4
+        if kind in ("srt", "vtt"):
+            cues = pysubs2.SSAFile.from_string(said, format_=kind)
+            assert len(cues) >= 8
+            assert 90_000 < cues[-1].end <= 100_000
 
 
 async def test_first_words_stream_out_while_the_rest_is_being_heard(
@@ -211,24 +215,21 @@ async def test_a_refusal_in_the_middle_of_a_stream_is_an_error_event(
 async def test_a_poisonous_piece_fails_the_request_with_its_seconds(
     engines: list[SimulatedHandle],
 ) -> None:
-    last = (await pieces_alone(engines[0], TALK))[-1]
     async with running_router(*engines) as router:
-        for engine in engines:
-            await engine.order(poison_sha256=last)
+        await poison_the_last_piece(engines)
         answer = await router.upload(*asking("json"))
         assert answer.status_code == 502
         said = answer.json()["error"]["message"]
         assert re.match(r"Seconds \d\d\.\d to 100\.0 of the audio could not be had", said), said
-        streamed = await router.upload(*asking("json", field("stream", "true")))
+        await poison_the_last_piece(engines, STREAM)
+        streamed = await router.upload(*asking("json", STREAM))
         assert streamed.status_code == 200
         assert "could not be had" in events(streamed.text)[-1]["error"]["message"]
 
 
 async def test_partial_ok_says_what_is_missing(engines: list[SimulatedHandle]) -> None:
-    last = (await pieces_alone(engines[0], TALK))[-1]
     async with running_router(*engines, partial_ok=True) as router:
-        for engine in engines:
-            await engine.order(poison_sha256=last)
+        await poison_the_last_piece(engines)
         answer = await router.upload(*asking("verbose_json"))
         assert answer.status_code == 200
         [gap] = answer.json()["missing"]
@@ -236,17 +237,28 @@ async def test_partial_ok_says_what_is_missing(engines: list[SimulatedHandle]) -
         assert gap["end"] == 100.0
         shown = f"{gap['start']:.3f}-100.000"
         assert answer.headers["x-missing-seconds"] == shown
-        streamed = await router.upload(*asking("json", field("stream", "true")))
-        assert events(streamed.text)[-1]["missing"] == [gap]
+        await poison_the_last_piece(engines, STREAM)
+        streamed = await router.upload(*asking("json", STREAM))
+        [gap] = events(streamed.text)[-1]["missing"]
+        assert 70 <= gap["start"] < gap["end"] == 100.0
         metrics = await router.metrics()
         assert metrics['vllm_router_pieces_total{outcome="missing"}'] == 2
 
 
-async def pieces_alone(engine: SimulatedHandle, audio: bytes) -> list[str]:
+async def poison_the_last_piece(engines: list[SimulatedHandle], *more: bytes) -> None:
+    """Let all engines fail at the last piece of the talk, as it is cut with these fields."""
+    for engine in engines:
+        await engine.order()
+    last = (await pieces_alone(engines[0], TALK, *more))[-1]
+    for engine in engines:
+        await engine.order(poison_sha256=last)
+
+
+async def pieces_alone(engine: SimulatedHandle, audio: bytes, *more: bytes) -> list[str]:
     """Return the digests of the pieces that an audio is cut into, in order."""
     async with running_router(engine, engine_max_windows=1) as router:
         engine.log.clear()
-        assert (await router.upload(*asking("json", audio=audio))).status_code == 200
+        assert (await router.upload(*asking("json", *more, audio=audio))).status_code == 200
         digests = [one.file.sha256 for one in engine.log.audio() if one.file]
         engine.log.clear()
         return digests

@@ -30,8 +30,8 @@ async def uploads_of(seconds: float, rate_hz: int = 16_000, **settings: object) 
         (59.0, {}, False),
         (61.0, {}, True),
         (61.0, {"split": "off"}, False),
-        (20.0, {"split": "always"}, True),
-        (20.0, {"split_longer_than_s": 10}, True),
+        (40.0, {"split": "always"}, True),
+        (40.0, {"split_longer_than_s": 10}, True),
     ],
 )
 async def test_length_decides(seconds: float, settings: dict[str, object], is_cut: bool) -> None:

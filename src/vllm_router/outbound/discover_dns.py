@@ -170,6 +170,7 @@ class DnsDiscovery:
         while True:
             look = _Look(self._resolver, self._known, self._refresh_s)
             specs = await self._engines(look)
+            _stop_if_cancelled()
             self._known = look.learned
             self._judge(look)
             # Nothing found while questions failed is not the truth that there is nothing.
@@ -228,6 +229,20 @@ class DnsDiscovery:
                 logger.warning("%s: %s", self.status.source, why)
         elif self.status.recovered():
             logger.info("%s: answers again", self.status.source)
+
+
+def _stop_if_cancelled() -> None:
+    """Carry out a cancellation that was lost on the way.
+
+    dnspython waits with `asyncio.wait_for`, which before Python 3.12 swallows a cancellation that
+    comes in the same moment as the answer: the router could then not be stopped.
+
+    Raises:
+        CancelledError: The task was cancelled.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def _resolver(server: tuple[str, int] | None) -> Resolver:

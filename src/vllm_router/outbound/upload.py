@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -306,7 +306,7 @@ class Upload:
                 out.extend(self._memory(*span))
         return out
 
-    async def pieces(self, spans: list[Span]) -> AsyncIterator[list[bytes | memoryview]]:
+    async def pieces(self, spans: list[Span]) -> AsyncGenerator[list[bytes | memoryview]]:
         """Yield the spans' bytes in pieces fit for writing one after the other.
 
         A piece is good until the next one is asked for: its memory is used again.

@@ -19,7 +19,7 @@ class LimitRules:
     """The constants, each a ratio, so that they hold for any speed of engine and any time scale.
 
     The fill is up to how many times `half_at` long work may fill an engine. `first_fill` to `pace`
-    were chosen with benchmarks/simulate.py on other seeds than its tables show.
+    were chosen with benchmarks/simulate.py, on seeds that its tables only partly show.
 
     Attributes:
         elasticity: The throughput has stopped rising where one percent more windows in service

@@ -28,19 +28,17 @@ from vllm_router.errors import (
 )
 from vllm_router.outbound.audio import AudioDecoder, PieceStream
 from vllm_router.outbound.call import (
-    BadAnswer,
-    CallFailed,
     Headers,
 )
 from vllm_router.outbound.engine_connection import Answer
 from vllm_router.outbound.upload import Spool, SpoolFailed, Upload
 from vllm_router.proxy.dispatch import Dispatcher
 from vllm_router.proxy.facts import RequestFacts
-from vllm_router.proxy.relay import Relay, UploadBody
+from vllm_router.proxy.relay import Relay, UploadBody, understood
 from vllm_router.proxy.story import Story
 from vllm_router.wire.speech import Span
 from vllm_router.wire.split import Piece
-from vllm_router.wire.transcript import BadTranscript, Transcript, read_transcript
+from vllm_router.wire.transcript import Transcript, read_transcript
 from vllm_router.wire.wav import pcm16_header
 
 #: Pieces decoded and not yet given back: enough to keep a large fleet busy; 0.96 MB each.
@@ -50,9 +48,10 @@ AHEAD = 256
 PATIENCE_S = (1.0, 3.0, 10.0, 20.0)
 #: What finding speech in a short audio may take, waiting for a worker included.
 SPEECH_S = 5.0
-#: The first pieces are shorter, so that the first words of a stream are there sooner; also without
-#: a stream, so that the same audio has the same words either way.
-FIRST_S = (6.0, 12.0, 20.0)
+#: A stream's first pieces are shorter, so that its first words are there sooner. Each costs an
+#: engine a whole window: at 80 % load, two more for every long audio made files wait half as long
+#: again.
+FIRST_S = (6.0, 15.0)
 
 #: Fields that speak of the whole upload or of its answer, and are made anew for each piece.
 _OURS = frozenset(
@@ -198,7 +197,7 @@ class Fanout:
             audio.file,
             offset=file.start,
             size_bytes=file.end - file.start,
-            first_s=FIRST_S,
+            first_s=FIRST_S if audio.is_stream else (),
         )
         end_s = 0.0
         pieces: asyncio.Queue[asyncio.Task[Heard] | None] = asyncio.Queue()
@@ -321,18 +320,11 @@ class Fanout:
             language = audio.language
             body = _piece_body(audio, piece, boundary, language)
             sent = headers if trace is None else trace.attempt(engine.engine_id, headers)
-            answer = await self._relay.send(engine, path, sent, body, length_s)
-            if answer.status == 200:
-                try:
-                    transcript = read_transcript(await answer.read(), round(length_s, 3))
-                except CallFailed:
-                    answer.close()
-                    raise
-                except BadTranscript as e:
-                    answer.close()
-                    raise BadAnswer(f"it answered what is no transcript: {e}") from e
-                heard.append((transcript, language))
-            return answer
+
+            def read(answer: bytes) -> None:
+                heard.append((read_transcript(answer, round(length_s, 3)), language))
+
+            return await understood(self._relay.send(engine, path, sent, body, length_s), read)
 
         for patience_s in (*PATIENCE_S, None):
             ticket = Ticket(

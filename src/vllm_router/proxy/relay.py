@@ -7,12 +7,14 @@ engine's.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 
 from vllm_router.engines.engine import Engine
+from vllm_router.errors import SpoolFull
 from vllm_router.inbound.exchange import Exchange
 from vllm_router.outbound.call import (
+    BadAnswer,
     Body,
     Buffers,
     CallFailed,
@@ -22,11 +24,12 @@ from vllm_router.outbound.call import (
 from vllm_router.outbound.engine_connection import Answer
 from vllm_router.outbound.http1 import HttpClient
 from vllm_router.outbound.origin import Origins
-from vllm_router.outbound.upload import Span, Upload
+from vllm_router.outbound.upload import Span, SpoolFailed, Upload
 from vllm_router.proxy.dispatch import Attempt
 from vllm_router.wire.multipart import Edit
 from vllm_router.wire.sse import MAX_EVENT_BYTES, complete_bytes, encode
 from vllm_router.wire.stream_events import error_event
+from vllm_router.wire.transcript import BadTranscript
 
 #: RFC 9110, 7.6.1, and what proxies have always treated alike.
 HOP_BY_HOP = frozenset(
@@ -100,9 +103,18 @@ class UploadBody:
         """Return its bytes where they lie, or None if some are on disk."""
         return self._upload.memory_of(self._spans)
 
-    def pieces(self) -> AsyncIterator[Buffers]:
-        """Yield its bytes in pieces."""
-        return self._upload.pieces(self._spans)
+    async def pieces(self) -> AsyncIterator[Buffers]:
+        """Yield its bytes in pieces.
+
+        Raises:
+            SpoolFull: The disk could not be read.
+        """
+        try:
+            async with aclosing(self._upload.pieces(self._spans)) as pieces:
+                async for piece in pieces:
+                    yield piece
+        except SpoolFailed as e:
+            raise SpoolFull(f"The upload cannot be read back: {e}.", retry_after_s=1) from e
 
 
 def engine_headers(
@@ -129,6 +141,30 @@ def engine_headers(
     if engine_key is not None:
         out.append((b"authorization", b"Bearer " + engine_key.encode()))
     return out
+
+
+async def understood(call: Awaitable[Answer], read: Callable[[bytes], object]) -> Answer:
+    """Return a call's answer once its body was read; nonsense is a failure of the engine.
+
+    Args:
+        call: Under way.
+        read: Takes the body of a 200.
+
+    Raises:
+        BadAnswer: The body holds no transcript.
+        CallFailed: As the call.
+    """
+    answer = await call
+    if answer.status == 200:
+        try:
+            read(await answer.read())
+        except CallFailed:
+            answer.close()
+            raise
+        except BadTranscript as e:
+            answer.close()
+            raise BadAnswer(f"it answered what is no transcript: {e}") from e
+    return answer
 
 
 async def pass_on(exchange: Exchange, attempt: Attempt) -> None:

@@ -6,7 +6,7 @@ What an engine has itself is passed on as it is; what it lacks is made from what
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 
 from vllm_router.engines.engine import Engine
@@ -14,7 +14,6 @@ from vllm_router.engines.work import OutcomeKind, Ticket, windows_of
 from vllm_router.errors import EngineFailed, RouterError
 from vllm_router.inbound.exchange import Exchange
 from vllm_router.outbound.call import (
-    BadAnswer,
     CallFailed,
 )
 from vllm_router.outbound.engine_connection import Answer
@@ -23,7 +22,7 @@ from vllm_router.proxy.dispatch import Attempt
 from vllm_router.proxy.events import EventStream
 from vllm_router.proxy.facts import RequestFacts
 from vllm_router.proxy.means import Means, known_length, require_words
-from vllm_router.proxy.relay import UploadBody, engine_headers, pass_on
+from vllm_router.proxy.relay import UploadBody, engine_headers, pass_on, understood
 from vllm_router.proxy.story import Story
 from vllm_router.proxy.wish import StreamFormat, Wish
 from vllm_router.wire.formats import (
@@ -35,7 +34,6 @@ from vllm_router.wire.speech import Span, snapped
 from vllm_router.wire.sse import encode
 from vllm_router.wire.stream_events import ChunkTranslator
 from vllm_router.wire.transcript import (
-    BadTranscript,
     Transcript,
     joined,
     read_transcript,
@@ -63,7 +61,9 @@ class WholeAnswer:
         self._upload = upload
         self._edits = edits
 
-    async def _attempt(self, edits: Sequence[Edit] = ()) -> Attempt:
+    async def _attempt(
+        self, edits: Sequence[Edit] = (), read: Callable[[bytes], object] | None = None
+    ) -> Attempt:
         relay, facts, story = self._means.relay, self._facts, self._story
         body = UploadBody.edited(self._upload, [*self._edits, *edits])
         headers = engine_headers(self._exchange, story.request_id, relay.engine_key)
@@ -74,7 +74,8 @@ class WholeAnswer:
         def send(engine: Engine) -> Awaitable[Answer]:
             story.given_to(engine.engine_id)
             sent = headers if trace is None else trace.attempt(engine.engine_id, headers)
-            return relay.send(engine, path, sent, body, facts.audio_s)
+            call = relay.send(engine, path, sent, body, facts.audio_s)
+            return call if read is None else understood(call, read)
 
         dispatcher = self._means.dispatcher
         ticket = Ticket(
@@ -133,22 +134,27 @@ class WholeAnswer:
         edits = form.replaced("response_format", asked.value.encode())
         for name in ("stream", "stream_include_usage", "stream_continuous_usage_stats"):
             edits += form.changed(name, b"false")
-        attempt = await self._attempt(edits)
+        heard: list[Transcript] = []
+
+        def read(answer: bytes) -> None:
+            heard.append(read_transcript(answer, known_length(self._facts)))
+
+        attempt = await self._attempt(edits, read)
         kind, detail = OutcomeKind.CLIENT_LEFT, None
         try:
-            answer = attempt.answer
-            if answer.status != 200 and (stream is None or not stream.is_begun):
+            if attempt.answer.status != 200:
+                if stream is not None and stream.is_begun:
+                    raise EngineFailed(f"{attempt.engine_id} answered {attempt.answer.status}.")
                 await pass_on(self._exchange, attempt)
                 kind = attempt.kind
                 return attempt, None
-            body = await answer.read()
-            transcript = read_transcript(body, known_length(self._facts))
             kind = OutcomeKind.OK
-        except (BadTranscript, BadAnswer, CallFailed) as e:
+        except CallFailed as e:
             kind, detail = OutcomeKind.RESET, str(e)
-            raise EngineFailed(f"{attempt.engine_id} answered what cannot be used: {e}.") from e
+            raise EngineFailed(f"{attempt.engine_id} broke off in its answer: {e}.") from e
         finally:
             attempt.close(kind, detail)
+        transcript = heard[-1]
         require_words(wish, transcript)
         if transcript.usage is None and transcript.duration_s is not None:
             transcript = joined([transcript], transcript.duration_s)
