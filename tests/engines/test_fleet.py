@@ -422,3 +422,17 @@ def test_an_engine_whose_answers_came_late_is_known_as_slow_when_it_comes_back(d
         moves += fleet.end(charge)
     assert [move.after.value for move in moves] == ["ejected"]
     assert engine.curve.window_s(1.0) == pytest.approx(40.0)
+
+
+def test_work_for_a_model_that_no_engine_serves_any_longer_waits(driver):
+    # Found by a random history: what rounding left of the last engine's curve passed for an engine.
+    fleet = driver(2)
+    fleet.fleet.drain(fleet.ids[1], fleet.now)
+    charge = fleet.start()
+    fleet.now += 40.0
+    fleet.end(charge)
+    fleet.fleet.observe_models(fleet.ids[0], (), fleet.now)
+    fleet.submit(long=True)
+    assert fleet.charges() == []
+    (pool,) = fleet.fleet._registry.pools.values()
+    assert (pool.peak_per_s, pool.half_at) == (0.0, 0.0)

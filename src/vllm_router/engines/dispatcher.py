@@ -170,7 +170,7 @@ class Dispatcher:
 
     def _adjust_fill(self, pool: Pool, now: float) -> None:
         """Let long work fill the engines further when much of it waits, and less when little."""
-        if pool.peak_per_s <= 0.0:
+        if pool.peak_per_s <= 0.0 or pool.half_at <= 0.0:
             return
         base_s = pool.half_at / pool.peak_per_s
         passed = (now - pool.fill_at) / base_s

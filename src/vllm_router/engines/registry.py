@@ -107,8 +107,9 @@ class Registry:
         engine.models = models
         for pool in engine.pools:
             if pool.model not in models:
-                self._weigh(pool, engine, -1)
                 pool.discard(engine)
+                # After it is out: what rounding leaves of the last engine is then dropped.
+                self._weigh(pool, engine, -1)
                 if not pool.members and not len(pool.queue):
                     del self.pools[pool.model]
         before = {pool.model for pool in engine.pools}
