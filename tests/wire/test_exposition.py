@@ -199,6 +199,7 @@ def test_a_page_cut_short_never_shows_a_number_that_was_not_there(cut):
 
 LABEL_VALUES = st.text(max_size=12).filter(lambda text: "\r" not in text)
 COUNTS = st.floats(0, 1e12)
+REQUESTS = st.floats(0, 50_000)
 NAMES = {
     "running": "vllm:num_requests_running",
     "waiting": "vllm:num_requests_waiting",
@@ -220,7 +221,7 @@ def test_it_agrees_with_a_full_prometheus_parser(models, ranks, data):
     for model in models:
         for rank in range(ranks):
             for gauge in gauges:
-                gauge.labels(model, str(rank)).set(data.draw(COUNTS))
+                gauge.labels(model, str(rank)).set(data.draw(REQUESTS))
             tokens.labels(model, str(rank)).inc(data.draw(COUNTS))
             seconds.labels(model, str(rank)).observe(1.0)
     page = generate_latest(registry)
@@ -240,3 +241,10 @@ def test_it_agrees_with_a_full_prometheus_parser(models, ranks, data):
     assert stats.cache_usage == sum(usage) / len(usage)
     assert stats.generation_tokens == sum(expected["vllm:generation_tokens_total"])
     assert read_engine_stats(indented, asked) == stats
+
+
+@pytest.mark.parametrize("count", ["1e308", "1000001"])
+def test_more_requests_than_any_engine_has_are_not_believed(count: str) -> None:
+    page = f"vllm:num_requests_running {count}\nvllm:num_requests_waiting {count}\n"
+    with pytest.raises(BadExposition, match="more than any engine has"):
+        read_engine_stats(page.encode())

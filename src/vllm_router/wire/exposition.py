@@ -15,6 +15,9 @@ from dataclasses import dataclass
 
 # Two thousand times vLLM's page would still be honest for many ranks; past this it is not a page.
 MAX_PAGE_BYTES = 8 * 1024 * 1024
+# An engine runs some hundreds of sequences and lets some thousands wait. What a broken one claims
+# goes into sums and pages, where a number without bound would spoil everybody's.
+MAX_REQUESTS = 1_000_000
 
 # What may follow a name on its line: labels, a value, a timestamp in milliseconds. Possessive
 # quantifiers keep hostile labels from backtracking. A newline inside a label value is written as
@@ -85,6 +88,8 @@ def read_engine_stats(text: bytes, model: str | None = None) -> EngineStats:
     if running is None or waiting is None:
         absent = "num_requests_running" if running is None else "num_requests_waiting"
         raise BadExposition(f"no usable vllm:{absent} on the page")
+    if running + waiting > MAX_REQUESTS:
+        raise BadExposition(f"{running + waiting:g} requests are more than any engine has")
     # vLLM before 0.11 called the cache by the GPU's name; some releases wrote both.
     usage = page.values(b"kv_cache_usage_perc") or page.values(b"gpu_cache_usage_perc")
     usage_total = _total(usage)
