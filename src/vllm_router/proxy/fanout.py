@@ -48,10 +48,9 @@ AHEAD = 256
 PATIENCE_S = (1.0, 3.0, 10.0, 20.0)
 #: What finding speech in a short audio may take, waiting for a worker included.
 SPEECH_S = 5.0
-#: A stream's first pieces are shorter, so that its first words are there sooner. Each costs an
-#: engine a whole window: at 80 % load, two more for every long audio made files wait half as long
-#: again.
-FIRST_S = (6.0, 15.0)
+#: The first pieces are shorter, so that the first words of a stream are there sooner; also without
+#: a stream, so that the same audio has the same words either way. Each costs an engine a window.
+FIRST_S = (6.0, 12.0, 20.0)
 
 #: Fields that speak of the whole upload or of its answer, and are made anew for each piece.
 _OURS = frozenset(
@@ -197,7 +196,7 @@ class Fanout:
             audio.file,
             offset=file.start,
             size_bytes=file.end - file.start,
-            first_s=FIRST_S if audio.is_stream else (),
+            first_s=FIRST_S,
         )
         end_s = 0.0
         pieces: asyncio.Queue[asyncio.Task[Heard] | None] = asyncio.Queue()
