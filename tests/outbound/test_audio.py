@@ -60,6 +60,13 @@ async def all_gone() -> None:
             await asyncio.sleep(0.01)
 
 
+async def one_started(before: set[int]) -> set[int]:
+    async with asyncio.timeout(60):
+        while not (fresh := children() - before):
+            await asyncio.sleep(0.01)
+    return fresh
+
+
 async def collect(stream: PieceStream) -> list[Piece]:
     async with stream:
         return [piece async for piece in stream]
@@ -237,6 +244,30 @@ async def test_a_process_that_cannot_live_is_unavailable(minutes: Path) -> None:
         with pytest.raises(DecoderUnavailable) as caught:
             await decoder.warm()
         assert caught.value.status == 503
+
+
+async def test_one_process_is_ready_ahead_of_need_and_again_after_one_was_lost(
+    minutes: Path,
+) -> None:
+    async with AudioDecoder(keeps_one_ready=True) as decoder:
+        first = await one_started(set())
+        async with decoder.pieces(minutes) as stream:
+            await anext(stream)
+            assert children() == first
+        assert len(await one_started(first)) == 1
+    assert not children()
+
+
+async def test_a_decoder_left_while_it_starts_a_process_leaves_none() -> None:
+    async with AudioDecoder(keeps_one_ready=True):
+        await one_started(set())
+    assert not children()
+
+
+async def test_what_cannot_be_started_ahead_is_told_to_whoever_needs_it(minutes: Path) -> None:
+    async with AudioDecoder(memory_bytes=1 << 80, keeps_one_ready=True) as decoder:
+        with pytest.raises(DecoderUnavailable, match="did not start"):
+            await collect(decoder.pieces(minutes))
 
 
 async def test_no_program_to_run_is_unavailable(

@@ -288,7 +288,11 @@ def build_router(
     )
     routes = build_routes(operations, settings.root_path)
     relay = Relay(uploads, floors, key)
-    decoder = AudioDecoder(max_workers=settings.decode_workers, max_audio_s=settings.max_audio_s)
+    decoder = AudioDecoder(
+        max_workers=settings.decode_workers,
+        max_audio_s=settings.max_audio_s,
+        keeps_one_ready=settings.split != "off",
+    )
 
     def count_piece(outcome: str) -> None:
         metrics.pieces.labels(outcome).inc()

@@ -52,6 +52,8 @@ class AudioDecoder:
         max_audio_s: Longer audio is refused, in seconds.
         piece_timeout_s: Decoding that takes longer than this for one piece is given up.
         memory_bytes: Address space a worker may take.
+        keeps_one_ready: Whether a process is started ahead of need, which spares an audio the
+            second or so that a start takes on a busy machine.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class AudioDecoder:
         max_audio_s: float = 86_400.0,
         piece_timeout_s: float = 60.0,
         memory_bytes: int = MEMORY_LIMIT_BYTES,
+        keeps_one_ready: bool = False,
     ) -> None:
         self._slots = asyncio.Semaphore(max_workers)
         self._max_audio_s = max_audio_s
@@ -68,12 +71,15 @@ class AudioDecoder:
         self._memory_bytes = memory_bytes
         self._idle: list[_Worker] = []
         self._workers: set[_Worker] = set()
+        self._keeps_one_ready = keeps_one_ready
+        self._preparing: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
         running = sum(worker.is_alive for worker in self._workers)
         return f"<AudioDecoder {running} processes, {len(self._idle)} idle>"
 
     async def __aenter__(self) -> Self:
+        self._prepare()
         return self
 
     async def __aexit__(
@@ -82,6 +88,10 @@ class AudioDecoder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._keeps_one_ready = False
+        if self._preparing is not None:
+            self._preparing.cancel()
+            await asyncio.wait([self._preparing])
         self._idle.clear()
         for worker in list(self._workers):
             worker.kill()
@@ -110,7 +120,7 @@ class AudioDecoder:
         return PieceStream(self, source, offset, size_bytes, max_piece_s, first_s)
 
     async def warm(self) -> None:
-        """Start a worker ahead of need, which spares the first audio about half a second.
+        """Start a worker ahead of need, if none is idle.
 
         Raises:
             DecoderUnavailable: It did not start.
@@ -119,7 +129,20 @@ class AudioDecoder:
             if not self._idle:
                 self._idle.append(await self._start())
 
+    def _prepare(self) -> None:
+        is_preparing = self._preparing is not None and not self._preparing.done()
+        if self._keeps_one_ready and not self._idle and not is_preparing:
+            self._preparing = asyncio.get_running_loop().create_task(self._start_ahead())
+
+    async def _start_ahead(self) -> None:
+        # Whoever needs a process will be told why there is none.
+        with contextlib.suppress(DecoderUnavailable, TimeoutError):
+            await self.warm()
+
     async def _take(self) -> "_Worker":
+        if self._preparing is not None and not self._preparing.done():
+            # It is there sooner than one that would be started now.
+            await asyncio.wait([self._preparing])
         await self._slots.acquire()
         try:
             while self._idle:
@@ -144,6 +167,7 @@ class AudioDecoder:
     def _abandon(self, worker: "_Worker") -> None:
         worker.kill()
         self._slots.release()
+        self._prepare()
 
     async def _gone(self, worker: "_Worker") -> None:
         await worker.process.wait()
