@@ -21,7 +21,7 @@ import av
 import numpy as np
 
 from vllm_router.local.madeup import WINDOW_S, window_text
-from vllm_router.proxy.fanout import FIRST_S
+from vllm_router.proxy.fanout import LEADER_S
 from vllm_router.wire.split import Cutter
 from vllm_router.wire.wav import pcm16_wav
 
@@ -126,8 +126,17 @@ class Requests:
         pcm = self._pcm(number, seconds)
         audio = pcm16_wav(pcm)
         seconds = len(pcm) / 2 / RATE_HZ
-        words = _words_in_pieces(pcm) if seconds > SPLIT_S else _words_of(audio, seconds)
-        return self._request(number, kind, audio, "a.wav", words, seconds, pace_s, leaves)
+        wish = self._wish()
+        if seconds > SPLIT_S:
+            words = _words_in_pieces(pcm, is_stream=bool(wish[1]))
+        else:
+            words = _words_of(audio, seconds)
+        return self._request(
+            number, kind, audio, "a.wav", words, seconds, pace_s=pace_s, leaves=leaves, wish=wish
+        )
+
+    def _wish(self) -> tuple[str, str]:
+        return self._rng.choices(_WISHES, _WEIGHTS)[0]
 
     def _compressed_request(self, number: int) -> Request:
         name = self._rng.choice(list(_CODECS))
@@ -153,9 +162,10 @@ class Requests:
         pace_s: float = 0.0,
         leaves: float | None = None,
         refusal: int = 0,
+        wish: tuple[str, str] | None = None,
     ) -> Request:
         rng = self._rng
-        response_format, stream = rng.choices(_WISHES, _WEIGHTS)[0]
+        response_format, stream = wish or self._wish()
         fields = [(b"model", b"nobody/has-this" if refusal == 404 else MODEL.encode())]
         fields.append((b"response_format", response_format.encode()))
         if stream:
@@ -216,8 +226,8 @@ def _words_of(audio: bytes, seconds: float) -> tuple[str, ...]:
     )
 
 
-def _words_in_pieces(pcm: bytes) -> tuple[str, ...]:
-    cutter = Cutter(first_s=FIRST_S)
+def _words_in_pieces(pcm: bytes, *, is_stream: bool) -> tuple[str, ...]:
+    cutter = Cutter(first_s=(LEADER_S,) if is_stream else ())
     pieces = [*cutter.feed(pcm), *cutter.flush()]
     return tuple(
         word

@@ -48,9 +48,9 @@ AHEAD = 256
 PATIENCE_S = (1.0, 3.0, 10.0, 20.0)
 #: What finding speech in a short audio may take, waiting for a worker included.
 SPEECH_S = 5.0
-#: The first pieces are shorter, so that the first words of a stream are there sooner; also without
-#: a stream, so that the same audio has the same words either way. Each costs an engine a window.
-FIRST_S = (6.0, 12.0, 20.0)
+#: The leading piece of a stream, so that its first words are there soon. Without a stream all are
+#: of full length: an engine pays for a whole window whatever it gets.
+LEADER_S = 6.0
 
 #: Fields that speak of the whole upload or of its answer, and are made anew for each piece.
 _OURS = frozenset(
@@ -196,7 +196,7 @@ class Fanout:
             audio.file,
             offset=file.start,
             size_bytes=file.end - file.start,
-            first_s=FIRST_S,
+            first_s=(LEADER_S,) if audio.is_stream else (),
         )
         end_s = 0.0
         pieces: asyncio.Queue[asyncio.Task[Heard] | None] = asyncio.Queue()
