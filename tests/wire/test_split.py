@@ -114,11 +114,11 @@ def test_no_cut_falls_inside_a_sentence(seed: int) -> None:
     data = pcm(sound)
     pieces = cut(data, first_s=(8, 16))
     assert_whole(pieces, data)
-    assert not any(piece.is_silent for piece in pieces)
+    assert not any(piece.is_silent for piece in pieces[:-1])
     for piece in pieces[:-1]:
         gap = min(max(a - piece.end_s, piece.end_s - b) for a, b in sentences)
         assert gap > 0.1, piece.end_s
-    assert np.mean([p.end_s - p.start_s for p in pieces[2:-1]]) > 24
+    assert np.mean([p.end_s - p.start_s for p in pieces[2:-1]]) > 25
 
 
 def test_phrases_begin_where_sentences_do() -> None:
