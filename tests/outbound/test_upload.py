@@ -337,5 +337,6 @@ async def test_reading_may_be_given_up_midway(small: Spool) -> None:
     await upload.flush()
     pieces = upload.pieces(upload.spans([]))
     assert b"".join(await anext(pieces)) == SOUND[:BLOCK_BYTES]
-    await pieces.aclose()  # type: ignore[attr-defined]
+    await pieces.aclose()
+    await pieces.aclose()
     upload.close()

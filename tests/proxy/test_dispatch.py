@@ -6,7 +6,13 @@ from tests.proxy.dispatching import MODEL, Notes, answer, is_given_back, ready_d
 
 from vllm_router.engines.engine import Engine, EngineId
 from vllm_router.engines.work import Outcome, OutcomeKind
-from vllm_router.errors import EngineFailed, EngineTooSlow, NoEngineReady, QueueIsFull
+from vllm_router.errors import (
+    EngineFailed,
+    EngineTooSlow,
+    NoEngineReady,
+    QueueIsFull,
+    SpoolFull,
+)
 from vllm_router.outbound.call import (
     BadAnswer,
     CallFailed,
@@ -15,6 +21,7 @@ from vllm_router.outbound.call import (
     NotConnected,
 )
 from vllm_router.outbound.engine_connection import Answer
+from vllm_router.outbound.upload import SpoolFailed
 from vllm_router.proxy.dispatch import Dispatcher
 
 Send = Callable[[Engine], Awaitable[Answer]]
@@ -25,7 +32,7 @@ def notes() -> Notes:
     return Notes()
 
 
-def sending(*results: Answer | CallFailed) -> tuple[Send, list[EngineId]]:
+def sending(*results: Answer | CallFailed | SpoolFailed) -> tuple[Send, list[EngineId]]:
     """Return what answers call after call, and the engines it was called for."""
     left = list(results)
     called: list[EngineId] = []
@@ -34,7 +41,7 @@ def sending(*results: Answer | CallFailed) -> tuple[Send, list[EngineId]]:
         called.append(engine.engine_id)
         await asyncio.sleep(0)
         result = left.pop(0)
-        if isinstance(result, CallFailed):
+        if isinstance(result, Exception):
             raise result
         return result
 
@@ -293,3 +300,13 @@ async def test_models_are_kept_apart(notes: Notes) -> None:
     dispatcher.finish(charge, Outcome(OutcomeKind.OK))
     dispatcher.finish(charge, Outcome(OutcomeKind.OK))
     assert notes.kinds == [OutcomeKind.OK]
+
+
+async def test_a_disk_that_cannot_be_read_is_no_fault_of_the_engine(notes: Notes) -> None:
+    dispatcher = ready_dispatcher(2, notes)
+    send, called = sending(SpoolFailed("the disk is gone"))
+    with pytest.raises(SpoolFull, match="cannot be read back: the disk is gone"):
+        await dispatcher.attempt(ticket(), send)
+    assert len(called) == 1
+    assert is_idle(dispatcher)
+    assert notes.kinds == [OutcomeKind.CANCELLED]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from typing import Any, Protocol, cast
 
 import httptools
@@ -72,21 +72,18 @@ class Answer:
                 return value
         return b""
 
-    async def chunks(self) -> AsyncGenerator[bytes]:
-        """Yield a streamed body's bytes as they arrive.
+    def chunks(self) -> Chunks:
+        """Return a streamed body's bytes as they arrive.
 
         Raises:
             ConnectionBroke: It broke off.
             CallTimedOut: Nothing came for the read deadline.
             BadAnswer: The framing is broken.
         """
-        if self.body is not None:
-            yield self.body
-            return
-        while chunk := await self._next_chunk():
-            yield chunk
+        return Chunks(self)
 
-    async def _next_chunk(self) -> bytes:
+    async def next_chunk(self) -> bytes:
+        """Return the next bytes of a streamed body, empty at its end; errors as `chunks`."""
         if self._connection is None:
             raise ConnectionBroke("the answer was closed")
         return await self._connection.next_chunk()
@@ -101,7 +98,7 @@ class Answer:
         if self.body is None:
             parts = []
             size = 0
-            while chunk := await self._next_chunk():
+            while chunk := await self.next_chunk():
                 parts.append(chunk)
                 size += len(chunk)
                 if size > limit_bytes:
@@ -117,6 +114,31 @@ class Answer:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.release()
+
+
+class Chunks:
+    """An answer's body, to be iterated over once."""
+
+    __slots__ = ("_answer", "_is_begun")
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+        self._is_begun = False
+
+    def __aiter__(self) -> Chunks:
+        return self
+
+    async def __anext__(self) -> bytes:
+        whole = self._answer.body
+        if whole is None:
+            chunk = await self._answer.next_chunk()
+            if not chunk:
+                raise StopAsyncIteration
+            return chunk
+        if self._is_begun:
+            raise StopAsyncIteration
+        self._is_begun = True
+        return whole
 
 
 class EngineConnection(asyncio.Protocol):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -306,40 +306,20 @@ class Upload:
                 out.extend(self._memory(*span))
         return out
 
-    async def pieces(self, spans: list[Span]) -> AsyncGenerator[list[bytes | memoryview]]:
-        """Yield the spans' bytes in pieces fit for writing one after the other.
+    def pieces(self, spans: list[Span]) -> Pieces:
+        """Return the spans' bytes in pieces fit for writing one after the other."""
+        return Pieces(self, self._spool.pool, spans)
 
-        A piece is good until the next one is asked for: its memory is used again.
+    def views(self, start: int, end: int) -> list[bytes | memoryview]:
+        """Return a range's bytes where they lie in memory."""
+        return list(self._memory(start, end))
+
+    async def read_into(self, offset: int, into: memoryview) -> None:
+        """Fill memory with bytes from the disk.
 
         Raises:
             SpoolFailed: The disk could not be read.
         """
-        for span in spans:
-            if isinstance(span, bytes):
-                yield [span]
-                continue
-            start, end = span
-            if self._fd is None:
-                yield list(self._memory(start, end))
-                continue
-            block = self._spool.pool.take()
-            try:
-                while start < end:
-                    count = min(BLOCK_BYTES, end - start)
-                    piece = memoryview(block)[:count]
-                    await self._from_disk(start, piece)
-                    yield [piece]
-                    start += count
-            except asyncio.CancelledError:
-                # A thread may still be reading into it: it must not become another upload's.
-                self._spool.pool.lose()
-                raise
-            except BaseException:
-                self._spool.pool.give([block])
-                raise
-            self._spool.pool.give([block])
-
-    async def _from_disk(self, offset: int, into: memoryview) -> None:
         try:
             count = await self._on_copy(lambda fd: os.preadv(fd, [into], offset))
         except OSError as e:
@@ -375,6 +355,63 @@ class Upload:
             self._spool.bytes_on_disk -= self._disk_bytes
             os.close(self._fd)
             self._fd = None
+
+
+class Pieces:
+    """An upload's bytes in pieces, to be iterated over once and closed.
+
+    A piece is good until the next one is asked for: its memory is used again. Raises SpoolFailed
+    when the disk cannot be read.
+    """
+
+    __slots__ = ("_at", "_block", "_end", "_pool", "_spans", "_upload")
+
+    def __init__(self, upload: Upload, pool: BlockPool, spans: list[Span]) -> None:
+        self._upload = upload
+        self._pool = pool
+        self._spans = iter(spans)
+        self._block: bytearray | None = None
+        self._at = 0
+        self._end = 0
+
+    def __aiter__(self) -> Pieces:
+        return self
+
+    async def __anext__(self) -> list[bytes | memoryview]:
+        if self._at == self._end:
+            span = next(self._spans, None)
+            if span is None:
+                self._give_back()
+                raise StopAsyncIteration
+            if isinstance(span, bytes):
+                return [span]
+            if not self._upload.is_on_disk:
+                return self._upload.views(*span)
+            self._at, self._end = span
+        if self._block is None:
+            self._block = self._pool.take()
+        piece = memoryview(self._block)[: min(BLOCK_BYTES, self._end - self._at)]
+        try:
+            await self._upload.read_into(self._at, piece)
+        except asyncio.CancelledError:
+            # A thread may still be reading into it: it must not become another upload's.
+            self._block = None
+            self._pool.lose()
+            raise
+        except BaseException:
+            self._give_back()
+            raise
+        self._at += len(piece)
+        return [piece]
+
+    def _give_back(self) -> None:
+        block, self._block = self._block, None
+        if block is not None:
+            self._pool.give([block])
+
+    async def aclose(self) -> None:
+        """Give the memory back. May be called twice."""
+        self._give_back()
 
 
 def _write(fd: int, blocks: list[bytearray], size: int, offset: int) -> None:

@@ -31,6 +31,7 @@ from vllm_router.errors import (
     NoEngineReady,
     QueueIsFull,
     RouterError,
+    SpoolFull,
 )
 from vllm_router.outbound.call import (
     BadAnswer,
@@ -40,6 +41,7 @@ from vllm_router.outbound.call import (
     NotConnected,
 )
 from vllm_router.outbound.engine_connection import Answer
+from vllm_router.outbound.upload import SpoolFailed
 
 log = logging.getLogger(__name__)
 
@@ -363,6 +365,10 @@ class Dispatcher:
         except asyncio.CancelledError:
             self.finish(charge, Outcome(OutcomeKind.CLIENT_LEFT))
             raise
+        except SpoolFailed as e:
+            self.finish(charge, Outcome(OutcomeKind.CANCELLED))
+            words = f"The upload cannot be read back: {e}."
+            raise SpoolFull(words, retry_after_s=1) from e
         except BaseException:
             self.finish(charge, Outcome(OutcomeKind.CANCELLED))
             raise

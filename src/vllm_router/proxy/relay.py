@@ -7,11 +7,9 @@ engine's.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable
 
 from vllm_router.engines.engine import Engine
-from vllm_router.errors import SpoolFull
 from vllm_router.inbound.exchange import Exchange
 from vllm_router.outbound.call import (
     BadAnswer,
@@ -24,7 +22,7 @@ from vllm_router.outbound.call import (
 from vllm_router.outbound.engine_connection import Answer
 from vllm_router.outbound.http1 import HttpClient
 from vllm_router.outbound.origin import Origins
-from vllm_router.outbound.upload import Span, SpoolFailed, Upload
+from vllm_router.outbound.upload import Pieces, Span, Upload
 from vllm_router.proxy.dispatch import Attempt
 from vllm_router.wire.multipart import Edit
 from vllm_router.wire.sse import MAX_EVENT_BYTES, complete_bytes, encode
@@ -103,18 +101,9 @@ class UploadBody:
         """Return its bytes where they lie, or None if some are on disk."""
         return self._upload.memory_of(self._spans)
 
-    async def pieces(self) -> AsyncIterator[Buffers]:
-        """Yield its bytes in pieces.
-
-        Raises:
-            SpoolFull: The disk could not be read.
-        """
-        try:
-            async with aclosing(self._upload.pieces(self._spans)) as pieces:
-                async for piece in pieces:
-                    yield piece
-        except SpoolFailed as e:
-            raise SpoolFull(f"The upload cannot be read back: {e}.", retry_after_s=1) from e
+    def pieces(self) -> Pieces:
+        """Return its bytes in pieces; they raise SpoolFailed when the disk cannot be read."""
+        return self._upload.pieces(self._spans)
 
 
 def engine_headers(
@@ -186,15 +175,14 @@ async def pass_on(exchange: Exchange, attempt: Attempt) -> None:
     exchange.begin(answer.status, headers, int(length) if has_length else None)
     held = b""
     try:
-        async with aclosing(answer.chunks()) as chunks:
-            async for chunk in chunks:
-                if is_events:
-                    # Half an event would swallow the one that says what became of it.
-                    chunk = held + chunk
-                    end = complete_bytes(chunk) if len(chunk) < MAX_EVENT_BYTES else len(chunk)
-                    chunk, held = chunk[:end], chunk[end:]
-                exchange.write(chunk)
-                await exchange.drain()
+        async for chunk in answer.chunks():
+            if is_events:
+                # Half an event would swallow the one that says what became of it.
+                chunk = held + chunk
+                end = complete_bytes(chunk) if len(chunk) < MAX_EVENT_BYTES else len(chunk)
+                chunk, held = chunk[:end], chunk[end:]
+            exchange.write(chunk)
+            await exchange.drain()
     except CallFailed as e:
         if not is_events:
             raise

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import aclosing
 
 from vllm_router.engines.engine import Engine
 from vllm_router.engines.work import OutcomeKind, Ticket, windows_of
@@ -219,9 +218,8 @@ class WholeAnswer:
                 return
             stream.add_header(b"x-engine-id", attempt.engine_id.encode())
             translator = ChunkTranslator(known_length(self._facts))
-            async with aclosing(answer.chunks()) as chunks:
-                async for chunk in chunks:
-                    await stream.send(b"".join(map(encode, translator.feed(chunk))))
+            async for chunk in answer.chunks():
+                await stream.send(b"".join(map(encode, translator.feed(chunk))))
             kind = OutcomeKind.OK
             await stream.send(b"".join(map(encode, translator.finish())))
             stream.end()

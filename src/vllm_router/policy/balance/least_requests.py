@@ -8,4 +8,4 @@ def rank(engine: Load) -> float:
     return engine.in_flight
 
 
-POLICY = Policy("least-requests", rank)
+POLICY: Policy = Policy("least-requests", rank)

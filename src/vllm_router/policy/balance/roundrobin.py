@@ -8,4 +8,4 @@ def rank(engine: Load) -> float:
     return engine.turn
 
 
-POLICY = Policy("roundrobin", rank)
+POLICY: Policy = Policy("roundrobin", rank)

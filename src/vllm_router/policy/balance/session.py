@@ -32,4 +32,4 @@ def choose(candidates: Candidates[LoadT], key: str | None) -> LoadT | None:
     return fallback if fallback is not None else first_in_order(candidates, key)
 
 
-POLICY = Policy("session", rank, choose)
+POLICY: Policy = Policy("session", rank, choose)

@@ -17,4 +17,4 @@ def choose(candidates: Candidates[LoadT], key: str | None) -> LoadT | None:
     return one if rank(one) <= rank(other) else other
 
 
-POLICY = Policy("two-choices", rank, choose)
+POLICY: Policy = Policy("two-choices", rank, choose)
