@@ -1,10 +1,11 @@
 /*
  * An engine that answers at once: what is left of a request's cost is the proxy's in front of it.
  *
- *   engine COUNT RATE
+ *   engine COUNT RATE METRICS
  *
  * Listens on COUNT loopback ports and prints them on one line. Reads bodies with a Content-Length,
- * at RATE bytes per second and connection (0: as fast as they come), and answers as vLLM would.
+ * at RATE bytes per second and connection (0: as fast as they come), and answers as vLLM would; its
+ * /metrics are the file METRICS, as one recorded of a vLLM.
  * Knows keep-alive and nothing else of HTTP; one thread, epoll.
  */
 #define _GNU_SOURCE
@@ -20,6 +21,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/timerfd.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #define HEAD_BYTES 16384
@@ -50,17 +52,22 @@ static const char TRANSCRIPTION[] =
 static const char MODELS[] =
     "{\"object\":\"list\",\"data\":[{\"id\":\"openai/whisper-small\",\"object\":\"model\","
     "\"created\":1,\"owned_by\":\"vllm\",\"max_model_len\":448}]}";
-static const char METRICS[] =
-    "# TYPE vllm:num_requests_running gauge\n"
-    "vllm:num_requests_running{engine=\"0\",model_name=\"openai/whisper-small\"} 0.0\n"
-    "# TYPE vllm:num_requests_waiting gauge\n"
-    "vllm:num_requests_waiting{engine=\"0\",model_name=\"openai/whisper-small\"} 0.0\n"
-    "# TYPE vllm:kv_cache_usage_perc gauge\n"
-    "vllm:kv_cache_usage_perc{engine=\"0\",model_name=\"openai/whisper-small\"} 0.0\n";
+static char *metrics;
+static size_t metrics_size;
 
 static void fail(const char *what) {
     perror(what);
     exit(1);
+}
+
+static void read_metrics(const char *path) {
+    FILE *file = fopen(path, "r");
+    if (!file || fseek(file, 0, SEEK_END)) fail(path);
+    metrics_size = ftell(file);
+    rewind(file);
+    metrics = malloc(metrics_size);
+    if (fread(metrics, 1, metrics_size, file) != metrics_size) fail(path);
+    fclose(file);
 }
 
 static void watch(struct peer *peer) {
@@ -78,18 +85,21 @@ static void drop(struct peer *peer) {
 }
 
 static int answer(struct peer *peer) {
-    char out[2048];
+    char head[512];
     const char *body = TRANSCRIPTION, *type = "application/json";
+    size_t size = strlen(body);
     if (!strncmp(peer->head, "GET ", 4)) {
         const char *path = peer->head + 4;
-        if (!strncmp(path, "/v1/models", 10)) body = MODELS;
-        else if (!strncmp(path, "/metrics", 8)) body = METRICS, type = "text/plain; version=0.0.4";
-        else body = "";
+        if (!strncmp(path, "/metrics", 8)) body = metrics, size = metrics_size, type = "text/plain; version=1.0.0";
+        else if (!strncmp(path, "/v1/models", 10)) body = MODELS, size = strlen(body);
+        else size = 0;
     }
-    int size = snprintf(out, sizeof out,
+    int length = snprintf(head, sizeof head,
         "HTTP/1.1 200 OK\r\ndate: Thu, 01 Jan 2026 00:00:00 GMT\r\nserver: uvicorn\r\n"
-        "content-length: %zu\r\ncontent-type: %s\r\n\r\n%s", strlen(body), type, body);
-    return send(peer->fd, out, size, MSG_NOSIGNAL) == size;
+        "content-length: %zu\r\ncontent-type: %s\r\n\r\n", size, type);
+    struct iovec parts[] = {{head, length}, {(char *)body, size}};
+    struct msghdr message = {.msg_iov = parts, .msg_iovlen = 2};
+    return sendmsg(peer->fd, &message, MSG_NOSIGNAL) == length + (ssize_t)size;
 }
 
 /* Takes the head's end, if it is there: how many bytes of the body came with it. 0: not yet. */
@@ -166,9 +176,10 @@ static void tick(int timer) {
 }
 
 int main(int argc, char **argv) {
-    if (argc != 3) return fprintf(stderr, "usage: engine COUNT RATE\n"), 2;
+    if (argc != 4) return fprintf(stderr, "usage: engine COUNT RATE METRICS\n"), 2;
     int count = atoi(argv[1]);
     rate = atol(argv[2]);
+    read_metrics(argv[3]);
     struct rlimit files;
     getrlimit(RLIMIT_NOFILE, &files);
     files.rlim_cur = files.rlim_max;

@@ -19,6 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 START_S = 30.0
+#: What a vLLM with Whisper said of itself after some requests.
+METRICS = Path(__file__).with_name("vllm_metrics.txt")
 
 
 def free_port() -> int:
@@ -122,7 +124,8 @@ def await_answer(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
 @contextlib.contextmanager
 def engines(binary: Path, count: int, rate: int = 0) -> Iterator[list[str]]:
     """Run the engine on so many ports and yield their URLs."""
-    with subprocess.Popen([str(binary), str(count), str(rate)], stdout=subprocess.PIPE) as process:
+    command = [str(binary), str(count), str(rate), str(METRICS)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None
             ports = process.stdout.readline().split()
