@@ -52,18 +52,12 @@ class EngineStats:
         waiting: Sequences queued in the engine, summed over ranks.
         cache_usage: Share of the KV cache in use, 0 to 1, the mean of the ranks.
         is_sleeping: At least one rank is put to sleep and would not answer.
-        generation_tokens: Tokens generated since the engine started.
-        requests_succeeded: Engine requests finished since it started, whatever the reason.
-        admission_rejections: Requests the engine turned away since it started.
     """
 
     running: float
     waiting: float
     cache_usage: float | None = None
     is_sleeping: bool = False
-    generation_tokens: float | None = None
-    requests_succeeded: float | None = None
-    admission_rejections: float | None = None
 
 
 def read_engine_stats(text: bytes, model: str | None = None) -> EngineStats:
@@ -98,9 +92,6 @@ def read_engine_stats(text: bytes, model: str | None = None) -> EngineStats:
         waiting=waiting,
         cache_usage=None if usage_total is None else usage_total / len(usage),
         is_sleeping=page.is_sleeping(),
-        generation_tokens=_total(page.values(b"generation_tokens_total")),
-        requests_succeeded=_total(page.values(b"request_success_total")),
-        admission_rejections=_total(page.values(b"admission_rejections_total")),
     )
 
 
