@@ -1,8 +1,11 @@
 """Following engines as they come, change and go; probing itself is tested end to end."""
 
 import asyncio
+import contextlib
+from collections import Counter
 from pathlib import Path
 
+from tests.outbound.raw_engine import Peer, raw_engine
 from tests.routers import MODEL, running_router, until
 
 from vllm_router.app.watch import SPREAD_FROM
@@ -78,3 +81,150 @@ async def test_a_large_fleets_questions_are_spread() -> None:
         await until(lambda: all(engine.last_probe for engine in fleet.engines()))
         times = sorted(e.last_probe.at for e in fleet.engines() if e.last_probe)
         assert times[-1] - times[0] > 0.2
+
+
+METRICS = b"vllm:num_requests_running 3\nvllm:num_requests_waiting 0\n"
+
+
+def answer(body: bytes) -> bytes:
+    return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+
+
+async def test_a_probe_and_a_reading_that_are_due_are_asked_on_one_connection() -> None:
+    asked: list[list[bytes]] = []
+
+    async def script(peer: Peer) -> None:
+        paths: list[bytes] = []
+        asked.append(paths)
+        while True:
+            head, _ = await peer.request()
+            paths.append(head.split(b" ")[1])
+            models = b'{"data": [{"id": "m"}]}'
+            bodies = {b"/v1/models": models, b"/metrics": METRICS}
+            await peer.say(answer(bodies.get(paths[-1], b"")))
+
+    visit = [b"/v1/models", b"/health", b"/metrics"]
+    async with raw_engine(script) as engine:
+        # Longer between two visits than an idle connection is kept.
+        settings = {"static_backend_health_check_interval": 3600, "engine_stats_interval": 3600}
+        async with running_router(f"http://127.0.0.1:{engine.port}", **settings) as running:
+            [one] = running.router.dispatcher.fleet.engines()
+            await until(lambda: one.stats is not None)
+            assert asked == [visit]
+
+
+async def test_an_engine_whose_metrics_hang_is_probed_all_the_same() -> None:
+    probes = 0
+
+    async def script(peer: Peer) -> None:
+        nonlocal probes
+        while True:
+            head, _ = await peer.request()
+            if b"/metrics" in head:
+                await peer.left()
+                return
+            probes += b"/health" in head
+            await peer.say(answer(b'{"data": [{"id": "m"}]}'))
+
+    async with raw_engine(script) as engine:
+        url = f"http://127.0.0.1:{engine.port}"
+        async with running_router(url, static_backend_health_check_timeout_seconds=3600):
+            await until(lambda: probes > 3)
+
+
+async def test_an_engine_that_takes_its_time_to_transcribe_is_read_meanwhile() -> None:
+    readings = 0
+
+    async def script(peer: Peer) -> None:
+        nonlocal readings
+        while True:
+            head, _ = await peer.request()
+            if head.startswith(b"POST"):
+                await peer.left()
+                return
+            readings += b"/metrics" in head
+            await peer.say(answer(METRICS))
+
+    async with raw_engine(script) as engine:
+        settings = {
+            "static_backend_health_checks": True,
+            "static_backend_health_check_timeout_seconds": 3600,
+            "static_models": [MODEL],
+            "is_ready": False,
+        }
+        async with running_router(f"http://127.0.0.1:{engine.port}", **settings):
+            await until(lambda: readings > 3)
+
+
+async def test_each_engine_of_a_large_fleet_is_probed_when_it_is_read() -> None:
+    """After its first probe, which does not wait for the reading."""
+    visits: Counter[bytes] = Counter()
+
+    async def script(peer: Peer) -> None:
+        paths = []
+        with contextlib.suppress(TimeoutError):
+            while True:
+                head, _ = await asyncio.wait_for(peer.request(), 0.2)
+                paths.append(head.split(b" ")[1])
+                await peer.say(answer(METRICS))
+        visits[b" ".join(paths)] += 1
+
+    async with contextlib.AsyncExitStack() as stack:
+        engines = [
+            await stack.enter_async_context(raw_engine(script)) for _ in range(SPREAD_FROM + 4)
+        ]
+        urls = [f"http://127.0.0.1:{engine.port}" for engine in engines]
+        settings = {"static_backend_health_check_interval": 1.0, "engine_stats_interval": 1.0}
+        async with running_router(*urls, **settings, static_models=[MODEL] * len(urls)):
+            await until(lambda: visits[b"/health /metrics"] >= 2 * len(urls))
+        assert visits[b"/health"] < visits[b"/health /metrics"]
+
+
+async def test_an_engine_that_goes_while_it_is_asked_is_forgotten(tmp_path: Path) -> None:
+    hung = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        hung.set()
+        await peer.left()
+
+    listing = tmp_path / "engines.yaml"
+    async with raw_engine(script) as engine, serve_simulated(MODEL) as other:
+        listing.write_text(f"- url: http://127.0.0.1:{engine.port}\n")
+        settings = {"service_discovery": "file", "discovery_file": str(listing), "is_ready": False}
+        async with running_router(**settings):
+            await hung.wait()
+            listing.write_text(f"- url: {other.url}\n")
+            await until(lambda: engine.gone == engine.connections)
+
+
+async def test_an_engine_that_is_listed_again_after_it_has_emptied_is_watched_again(
+    tmp_path: Path,
+) -> None:
+    listing = tmp_path / "engines.yaml"
+    async with serve_simulated(MODEL, time_scale=1000) as engine:
+        listing.write_text(f"- url: {engine.url}\n")
+        settings = {"service_discovery": "file", "discovery_file": str(listing)}
+        async with running_router(**settings) as running:
+            fleet = running.router.dispatcher.fleet
+            await until(fleet.is_ready)
+            await engine.order(delay_s=3.0)
+            upload = asyncio.create_task(running.upload())
+            await until(engine.log.audio)
+            listing.write_text("[]\n")
+            await until(lambda: [e.state.value for e in fleet.engines()] == ["draining"])
+            assert (await upload).status_code == 200
+            await until(lambda: not list(fleet.engines()))
+            listing.write_text(f"- url: {engine.url}\n")
+            await until(fleet.is_ready)
+
+
+async def test_a_router_that_stops_asks_no_more() -> None:
+    async with serve_simulated(MODEL) as engine, running_router(engine) as running:
+        watch = running.router.watch
+        watch.stop()
+        watch.follow()
+        await asyncio.sleep(0.1)
+        count = len(engine.log)
+        await asyncio.sleep(0.5)
+        assert len(engine.log) == count

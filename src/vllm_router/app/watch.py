@@ -1,14 +1,16 @@
 """Watching engines: probes before first use and then at an interval, models and load kept fresh.
 
-One task an engine for probes and one for readings, so that no engine waits for another; their first
-questions are spread over the interval's beginning only where many engines would ask at once. What
-follows from an answer is the fleet's business.
+Each engine is visited by itself, so that none waits for another. A visit asks what is due: the
+probe, the reading of its metrics, or both on one connection, for to connect costs more than to ask.
+Visits are spread over the interval where there are many engines. What follows from an answer is the
+fleet's business.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
@@ -28,8 +30,17 @@ log = logging.getLogger(__name__)
 OUT_INTERVAL_S = 1.0
 #: A fleet smaller than this asks all at once; a larger one's questions are spread.
 SPREAD_FROM = 32
+#: No engine of a large fleet waits longer than this for its first probe: it takes no work before.
+FIRST_PROBES_S = 1.0
+#: What is due within this part of its interval is asked along with what is due now.
+EARLY = 0.2
+#: A crowd of failures turned an engine out a moment ago; it is given so long before it is probed.
+MOMENT_S = 0.05
+#: Visits begin at multiples of this: waking up costs as much as a question.
+TICK_S = 0.05
 
 _OUT = frozenset({EngineState.DISCOVERED, EngineState.PROBING, EngineState.EJECTED})
+_NOT_PROBED = frozenset({EngineState.DRAINING, EngineState.SLEEPING})
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +58,29 @@ class WatchSettings:
     by_transcribing: bool
 
 
+class _Watched:
+    """When an engine is asked next; infinity while it is being asked."""
+
+    __slots__ = ("engine", "first_s", "probe_at", "read_at", "tasks", "timer", "timer_at")
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.probe_at = self.read_at = math.inf
+        # The time to its second probe; None: as between any two.
+        self.first_s: float | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self.timer_at = math.inf
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    def stop(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+        for task in self.tasks:
+            task.cancel()
+
+
 class EngineWatch:
-    """Keeps two tasks per engine.
+    """Visits engines.
 
     Args:
         dispatcher: Whose fleet is watched, and which is told when something changed.
@@ -56,7 +88,7 @@ class EngineWatch:
         metrics: Counts how long probes take.
         settings: Intervals.
         now: Monotonic seconds.
-        rng: Spreads the questions.
+        rng: Spreads the visits.
     """
 
     def __init__(
@@ -75,71 +107,129 @@ class EngineWatch:
         self._settings = settings
         self._now = now
         self._rng = rng
-        self._tasks: dict[EngineId, list[asyncio.Task[None]]] = {}
-        self._changed: dict[EngineId, asyncio.Event] = {}
+        self._watched: dict[EngineId, _Watched] = {}
         self._group: asyncio.TaskGroup | None = None
+        self._loop: asyncio.AbstractEventLoop
 
     def start(self, group: asyncio.TaskGroup) -> None:
         """Say where tasks are started."""
         self._group = group
+        self._loop = asyncio.get_running_loop()
         self.follow()
 
     def follow(self) -> None:
         """Watch every engine there is and no other; to be called after each change."""
         if self._group is None:
             return
-        present = {engine.engine_id for engine in self._fleet.engines()}
-        for engine_id in self._tasks.keys() - present:
-            for task in self._tasks.pop(engine_id):
-                task.cancel()
-            del self._changed[engine_id]
+        present = {engine.engine_id: engine for engine in self._fleet.engines()}
+        for engine_id in self._watched.keys() - present.keys():
+            self._watched.pop(engine_id).stop()
+        settings = self._settings
+        now = self._loop.time()
         many = len(present) >= SPREAD_FROM
-        for engine_id in present - self._tasks.keys():
+        for engine_id in present.keys() - self._watched.keys():
+            watched = self._watched[engine_id] = _Watched(present[engine_id])
             spread = self._rng.random() if many else 0.0
-            self._changed[engine_id] = asyncio.Event()
-            self._tasks[engine_id] = [
-                self._group.create_task(self._probe_forever(engine_id, spread)),
-                self._group.create_task(self._read_forever(engine_id, spread)),
-            ]
+            watched.probe_at = now + spread * min(FIRST_PROBES_S, settings.probe_interval_s)
+            watched.read_at = now + spread * settings.stats_interval_s
+            if many:
+                # From its second probe on it is probed when it is read, spread over the interval.
+                watched.first_s = spread * settings.probe_interval_s
+            self._schedule(watched)
 
     def stop(self) -> None:
         """Stop watching."""
         self._group = None
-        for tasks in self._tasks.values():
-            for task in tasks:
-                task.cancel()
+        for watched in self._watched.values():
+            watched.stop()
 
     def changed(self, transition: Transition) -> None:
-        """Look at an engine at once whose state has changed."""
-        event = self._changed.get(transition.engine_id)
-        if event is not None:
-            event.set()
+        """Look soon at an engine that was taken out or let in again; leave one that is gone."""
+        watched = self._watched.get(transition.engine_id)
+        if watched is None:
+            return
+        if transition.after is EngineState.GONE:
+            # By the time it is listed again it is another engine.
+            del self._watched[transition.engine_id]
+            watched.stop()
+        elif transition.after in _OUT and watched.probe_at < math.inf:
+            moment_s = min(MOMENT_S, self._settings.probe_interval_s)
+            watched.probe_at = min(watched.probe_at, self._loop.time() + moment_s)
+            self._schedule(watched)
 
-    async def _probe_forever(self, engine_id: EngineId, spread: float) -> None:
+    def _schedule(self, watched: _Watched) -> None:
+        due = min(watched.probe_at, watched.read_at)
+        if self._group is None or due == math.inf:
+            return
+        if watched.timer is not None:
+            if watched.timer_at <= due:
+                return
+            watched.timer.cancel()
+        if len(self._watched) >= SPREAD_FROM:
+            due = math.ceil(due / TICK_S) * TICK_S
+        watched.timer_at = due
+        watched.timer = self._loop.call_at(due, self._start_visit, watched)
+
+    def _start_visit(self, watched: _Watched) -> None:
+        assert self._group is not None
+        watched.timer = None
         settings = self._settings
-        # Never more than a second late for the first probe: an engine takes no work before it.
-        await asyncio.sleep(spread * min(1.0, settings.probe_interval_s))
-        changed = self._changed[engine_id]
-        while (engine := self._fleet.engine(engine_id)) is not None:
-            changed.clear()
-            await self._probe_once(engine)
-            interval_s = settings.probe_interval_s
-            if engine.state in _OUT:
-                interval_s = min(OUT_INTERVAL_S, interval_s)
-            interval_s *= 0.9 + 0.2 * self._rng.random()
-            if engine.state in _OUT:
-                await asyncio.sleep(interval_s)
-                continue
-            try:
-                async with asyncio.timeout(interval_s):
-                    await changed.wait()
-            except TimeoutError:
-                continue
-            # A crowd of failures turned it out a moment ago; give it that moment.
-            await asyncio.sleep(min(0.05, interval_s))
+        now = self._loop.time()
+        probe_s, read_s = settings.probe_interval_s, settings.stats_interval_s
+        must_probe = watched.probe_at - now <= min(EARLY * probe_s, read_s)
+        must_read = watched.read_at - now <= min(EARLY * read_s, probe_s)
+        if must_probe:
+            watched.probe_at = math.inf
+        if must_read:
+            watched.read_at = math.inf
+        factor = 0.9 + 0.2 * self._rng.random()
+        if must_probe and must_read and settings.by_transcribing:
+            # A busy engine takes its time over a transcription; what it says of itself is due now.
+            visits = [
+                self._visit(watched, factor, must_probe=True),
+                self._visit(watched, factor, must_read=True),
+            ]
+        else:
+            visits = [self._visit(watched, factor, must_probe=must_probe, must_read=must_read)]
+        for visit in visits:
+            task = self._group.create_task(visit)
+            watched.tasks.add(task)
+            task.add_done_callback(watched.tasks.discard)
+
+    async def _visit(
+        self,
+        watched: _Watched,
+        factor: float,
+        *,
+        must_probe: bool = False,
+        must_read: bool = False,
+    ) -> None:
+        """Ask an engine what is due, the probe first; the next probe does not wait for a reading.
+
+        Args:
+            watched: The engine.
+            factor: Of the intervals until it is asked again.
+            must_probe: Whether the probe is due.
+            must_read: Whether the reading is due.
+        """
+        if must_probe:
+            await self._probe_once(watched.engine)
+            watched.probe_at = self._loop.time() + factor * self._probe_interval_s(watched)
+            self._schedule(watched)
+        if must_read:
+            await self._read_once(watched.engine)
+            watched.read_at = self._loop.time() + factor * self._settings.stats_interval_s
+            self._schedule(watched)
+
+    def _probe_interval_s(self, watched: _Watched) -> float:
+        interval_s = self._settings.probe_interval_s
+        if watched.engine.state in _OUT:
+            return min(OUT_INTERVAL_S, interval_s)
+        first_s, watched.first_s = watched.first_s, None
+        return interval_s if first_s is None else first_s
 
     async def _probe_once(self, engine: Engine) -> None:
-        if engine.state in (EngineState.DRAINING, EngineState.SLEEPING):
+        if engine.state in _NOT_PROBED:
             return
         started = self._now()
         probe = await self._probe(engine)
@@ -165,16 +255,12 @@ class EngineWatch:
             return Probe("it serves no model")
         return await self._inquiry.transcribe_silence(url, engine.models[0])
 
-    async def _read_forever(self, engine_id: EngineId, spread: float) -> None:
-        settings = self._settings
-        await asyncio.sleep(spread * settings.stats_interval_s)
-        while (engine := self._fleet.engine(engine_id)) is not None:
-            try:
-                stats = await self._inquiry.stats(engine.spec.url)
-            except CallFailed as e:
-                log.debug("engine %s: no metrics: %s", engine_id, e)
-                stats = None
-            moves = self._fleet.observe_stats(engine_id, stats, self._now())
-            self._dispatcher.changed(moves)
-            self._dispatcher.pump()
-            await asyncio.sleep(settings.stats_interval_s * (0.9 + 0.2 * self._rng.random()))
+    async def _read_once(self, engine: Engine) -> None:
+        try:
+            stats = await self._inquiry.stats(engine.spec.url)
+        except CallFailed as e:
+            log.debug("engine %s: no metrics: %s", engine.engine_id, e)
+            stats = None
+        moves = self._fleet.observe_stats(engine.engine_id, stats, self._now())
+        self._dispatcher.changed(moves)
+        self._dispatcher.pump()

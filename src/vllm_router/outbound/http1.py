@@ -23,6 +23,7 @@ from vllm_router.outbound.call import (
 )
 from vllm_router.outbound.engine_connection import Answer, EngineConnection
 from vllm_router.outbound.origin import Origin
+from vllm_router.outbound.time_limit import TimeLimit
 
 #: vLLM's uvicorn closes idle connections after 5 s: leave them before that, and the race with it.
 IDLE_S = 4.0
@@ -114,7 +115,7 @@ class HttpClient:
             # Reading the system's authorities takes 20 ms: once, not for each connection.
             tls = self._tls = self._tls or ssl.create_default_context()
         try:
-            async with asyncio.timeout(connect_s):
+            with TimeLimit(loop, connect_s):
                 _, connection = await loop.create_connection(
                     lambda: EngineConnection(self, origin), origin.host, origin.port, ssl=tls
                 )

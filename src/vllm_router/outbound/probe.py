@@ -1,5 +1,6 @@
 """Asking an engine how it is: a probe, its models, its metrics. Each call has a deadline.
 
+What is asked of an engine at once, one question after the other, goes over one connection.
 A probe that transcribes a short silence is the honest one: `/health` answers while an engine hangs.
 What follows from an answer is the fleet's business.
 """
@@ -20,6 +21,7 @@ from vllm_router.outbound.call import (
 from vllm_router.outbound.engine_connection import Answer
 from vllm_router.outbound.http1 import HttpClient
 from vllm_router.outbound.origin import Origins
+from vllm_router.outbound.time_limit import TimeLimit
 from vllm_router.wire.exposition import BadExposition, EngineStats, read_engine_stats
 from vllm_router.wire.wav import silence
 
@@ -58,6 +60,7 @@ class EngineInquiry:
         self._deadlines = Deadlines(timeout_s, timeout_s, timeout_s)
         self._silence = silence(PROBE_S)
         self._origins = Origins()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._headers: Headers = []
         if engine_key is not None:
             self._headers.append((b"authorization", b"Bearer " + engine_key.encode()))
@@ -67,8 +70,10 @@ class EngineInquiry:
         if body:
             kind = b"multipart/form-data; boundary=" + _BOUNDARY
             headers = [*headers, (b"content-type", kind)]
+        # To ask which loop runs is a system call before Python 3.12.
+        loop = self._loop = self._loop or asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(self._timeout_s):
+            with TimeLimit(loop, self._timeout_s):
                 answer = await self._client.call(
                     self._origins.of(url),
                     method,
