@@ -18,6 +18,7 @@ from vllm_router.engines.changes import Change
 from vllm_router.engines.dispatcher import Dispatcher
 from vllm_router.engines.engine import Engine, EngineId, EngineState, ProbeResult, Transition
 from vllm_router.engines.judge import Judge, is_failure
+from vllm_router.engines.pool import Pool
 from vllm_router.engines.registry import Registry
 from vllm_router.engines.settings import FleetSettings
 from vllm_router.engines.states import Event
@@ -28,6 +29,8 @@ from vllm_router.wire.exposition import EngineStats
 
 #: What an engine showed longer ago than this may be true no longer.
 _STALE_S = 10.0
+#: With many engines one is probed every few milliseconds; what is usual among them changes slowly.
+_USUAL_S = 1.0
 
 
 def _is_stale(engine: Engine, now: float) -> bool:
@@ -181,19 +184,25 @@ class Fleet:
         """
         if engine.in_flight or not engine.curve.answers or not _is_stale(engine, now):
             return
-        fresh = [
-            other.curve.window_s(1.0)
-            for pool in engine.pools
-            for other in pool.members.values()
-            if other.state is EngineState.READY and not _is_stale(other, now)
-        ]
-        if not fresh:
-            return
-        usual_s, own_s = median(fresh), engine.curve.window_s(1.0)
-        if own_s > usual_s:
+        others_s = [self._usual_s(pool, now) for pool in engine.pools]
+        usual_s = min((each for each in others_s if each is not None), default=None)
+        own_s = engine.curve.window_s(1.0)
+        if usual_s is not None and own_s > usual_s:
             peak, half = engine.curve.peak_per_s, engine.curve.half_at
             engine.curve.rescale(usual_s / own_s)
             self._registry.relearned(engine, peak, half, now)
+
+    def _usual_s(self, pool: Pool, now: float) -> float | None:
+        """Return the median time of a window on the engines that have answered of late, if any."""
+        if now - pool.usual_at >= _USUAL_S:
+            fresh = [
+                engine.curve.window_s(1.0)
+                for engine in pool.members.values()
+                if engine.state is EngineState.READY and not _is_stale(engine, now)
+            ]
+            pool.usual_s = median(fresh) if fresh else None
+            pool.usual_at = now
+        return pool.usual_s
 
     # Work.
 

@@ -5,6 +5,7 @@ Engines with room stand in a list sorted by the policy's rank, searched by bisec
 Bounds: O(log n) comparisons and one memory move for each change of an engine.
 """
 
+import math
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -48,6 +49,8 @@ class Pool:
             its speed.
         scrapes: How many scrapes that mean has seen.
         held: The engine kept free for a ticket too large to fit in otherwise, if any.
+        usual_s: Median time of a window on the engines that answered of late; None: none did.
+        usual_at: When that was last worked out, monotonic seconds.
     """
 
     __slots__ = (
@@ -73,6 +76,8 @@ class Pool:
         "queue",
         "scrapes",
         "states",
+        "usual_at",
+        "usual_s",
     )
 
     def __init__(
@@ -95,6 +100,8 @@ class Pool:
         self.own = 0.0
         self.scrapes = 0
         self.held: Engine | None = None
+        self.usual_s: float | None = None
+        self.usual_at = -math.inf
         self._chance = chance
         self._keys: list[float] = []
         self._open: list[Engine] = []
