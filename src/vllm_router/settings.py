@@ -321,8 +321,14 @@ class Settings(BaseModel):
     write_timeout_s: Seconds = _field(
         "Timeouts", 60.0, "Seconds that an engine may go without taking more of an upload."
     )
+    shutdown_grace_s: Annotated[float, Field(ge=0, le=86400)] = _field(
+        "Timeouts",
+        0.0,
+        "Seconds after SIGTERM in which uploads are still taken while /ready already says 503, so "
+        "that whatever stands in front refuses none before its health check has noticed.",
+    )
     drain_timeout_s: Seconds = _field(
-        "Timeouts", 300.0, "Seconds that requests in flight may take to end after SIGTERM."
+        "Timeouts", 300.0, "Seconds that requests in flight may take to end after that."
     )
 
     log_level: Literal["debug", "info", "warning", "error"] = _field(

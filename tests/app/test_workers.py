@@ -1,6 +1,7 @@
 """Several processes on one port, started as people start them."""
 
 import asyncio
+import contextlib
 import os
 import re
 import signal
@@ -107,6 +108,62 @@ async def run(process: Process, engines: Engines) -> None:
     assert (await upload).status_code == 200
     assert await asyncio.to_thread(process.process.wait, 60) == 0
     assert len(re.findall(r"\bstopped$", "\n".join(process.lines), re.MULTILINE)) == 2
+
+
+def is_running(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+async def test_workers_whose_parent_is_killed_finish_what_they_have_and_go(tmp_path: Path) -> None:
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    with engines_beside(1, time_scale=1000) as engines:
+        arguments = ["--static-backends", engines.urls, "--port", "0", "--workers", "2"]
+        with router_process(tmp_path / "log", arguments, TMPDIR=str(folder)) as process:
+            said = await asyncio.to_thread(process.wait_for, r"listens on http://\S+:(\d+)", 2)
+            url = f"http://127.0.0.1:{said[0][1]}"
+            await until_answers(url, "ready")
+            engines.order(delay_s=1.0)
+            upload = asyncio.create_task(post(url))
+            async with asyncio.timeout(30):
+                while (await get(url + "/engines")).json()[0]["in_flight"] != 1:
+                    await asyncio.sleep(0.02)
+            orphans = children(process)
+            assert len(orphans) == 2
+            process.process.kill()
+            assert (await upload).status_code == 200
+            async with asyncio.timeout(60):
+                while any(map(is_running, orphans)):
+                    await asyncio.sleep(0.05)
+            log = "\n".join(process.lines)
+            assert log.count("the parent process is gone; stopping") == 2
+            assert len(re.findall(r"\bstopped$", log, re.MULTILINE)) == 2
+            assert "Traceback" not in log
+            assert not list(folder.glob("vllm-router-*"))
+
+
+async def test_a_second_signal_to_the_parent_waits_for_nothing(tmp_path: Path) -> None:
+    with engines_beside(1, time_scale=1000) as engines:
+        arguments = ["--static-backends", engines.urls, "--port", "0", "--workers", "2"]
+        with router_process(tmp_path / "log", arguments) as process:
+            said = await asyncio.to_thread(process.wait_for, r"listens on http://\S+:(\d+)", 2)
+            url = f"http://127.0.0.1:{said[0][1]}"
+            await until_answers(url, "ready")
+            engines.order(hang="answer")
+            upload = asyncio.create_task(post(url))
+            async with asyncio.timeout(30):
+                while (await get(url + "/engines")).json()[0]["in_flight"] != 1:
+                    await asyncio.sleep(0.02)
+            os.kill(process.process.pid, signal.SIGTERM)
+            await asyncio.to_thread(process.wait_for, "stopping: 1 uploads in flight")
+            await asyncio.sleep(1.2)
+            assert process.process.poll() is None
+            os.kill(process.process.pid, signal.SIGTERM)
+            assert await asyncio.to_thread(process.process.wait, 60) == 0
+            with pytest.raises(httpx.TransportError):
+                await upload
 
 
 def test_workers_that_cannot_start_end_the_router(tmp_path: Path) -> None:

@@ -86,6 +86,50 @@ async def test_what_takes_too_long_is_cut_off(tmp_path: Path, way: str) -> None:
         assert "Traceback" not in log
 
 
+async def test_in_the_grace_uploads_are_taken_while_the_router_says_that_it_goes(
+    tmp_path: Path,
+) -> None:
+    arguments = ["--shutdown-grace-s", "3", *QUICK]
+    with (
+        engines_beside(1, time_scale=1000) as engines,
+        router_process(
+            tmp_path / "log", ["--static-backends", engines.urls, *arguments]
+        ) as process,
+    ):
+        url = await asyncio.to_thread(process.wait_until_ready)
+        async with httpx.AsyncClient(base_url=url, timeout=30) as client:
+            assert "connection" not in (await post(client)).headers
+            os.kill(process.process.pid, signal.SIGTERM)
+            await asyncio.to_thread(process.wait_for, "taking uploads for 3 s yet")
+            assert (await client.get("/ready")).status_code == 503
+            late = await post(client)
+            assert late.status_code == 200
+            assert late.headers["connection"] == "close"
+            engines.order(delay_s=5.0)
+            upload = asyncio.create_task(post(client))
+            await asyncio.to_thread(process.wait_for, "stopping: 1 uploads in flight")
+            refused = await post(client)
+            assert refused.json()["error"]["code"] == "shutting_down"
+            assert (await upload).status_code == 200
+        assert await asyncio.to_thread(process.process.wait, 30) == 0
+
+
+@pytest.mark.parametrize("way", ["second signal", "SIGINT"])
+async def test_whoever_is_in_a_hurry_gets_no_grace(tmp_path: Path, way: str) -> None:
+    arguments = ["--shutdown-grace-s", "3600", "--static-backends", "http://127.0.0.1:9", *QUICK]
+    with router_process(tmp_path / "log", arguments) as process:
+        assert await asyncio.to_thread(lambda: process.url)
+        if way == "SIGINT":
+            os.kill(process.process.pid, signal.SIGINT)
+        else:
+            os.kill(process.process.pid, signal.SIGTERM)
+            await asyncio.to_thread(process.wait_for, "taking uploads for 3600 s yet")
+            await asyncio.sleep(1.2)
+            assert process.process.poll() is None
+            os.kill(process.process.pid, signal.SIGTERM)
+        assert await asyncio.to_thread(process.process.wait, 30) == 0
+
+
 async def test_sigint_stops_an_idle_router_at_once(tmp_path: Path) -> None:
     with router_process(
         tmp_path / "log", ["--static-backends", "http://127.0.0.1:9", *QUICK]

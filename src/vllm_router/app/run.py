@@ -1,8 +1,10 @@
 """One process's life: listen, discover, watch, serve, and stop without losing anything.
 
-SIGTERM or SIGINT: `/ready` turns 503 at once and uploads are refused with 503, so that whatever
-stands in front goes elsewhere; the socket stays open so that it can be told. Requests in flight
-finish within the drain timeout; then everything is closed. A second signal does not wait for them.
+SIGTERM: `/ready` turns 503 at once, so that whatever stands in front goes elsewhere; the socket
+stays open so that it can be told. For a grace uploads are still taken, each answer ending its
+connection; after it, or at once on SIGINT, they are refused with 503. Requests in flight finish
+within the drain timeout; then everything is closed. A second signal waits for nothing. A worker
+whose parent is gone stops as if it had got SIGTERM.
 """
 
 from __future__ import annotations
@@ -11,12 +13,14 @@ import asyncio
 import contextlib
 import gc
 import logging
+import multiprocessing
+import shutil
 import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import uvloop
@@ -54,11 +58,13 @@ class Worker:
         index: From 0.
         count: How many there are.
         folder: Where their sockets are.
+        parent: Can be read from once the parent has died; None: nobody watches it.
     """
 
     index: int
     count: int
     folder: Path
+    parent: int | None = None
 
 
 def run(settings: Settings, worker: Worker | None = None) -> None:
@@ -83,13 +89,14 @@ def run(settings: Settings, worker: Worker | None = None) -> None:
     # What is there now stays: the collector need not walk through it again, 40 ms each time.
     gc.freeze()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(router, listening, settings, siblings))
+        runner.run(serve(router, listening, settings, siblings, worker))
 
 
 def run_worker(settings: Settings, worker: Worker) -> None:
     """Run one of several processes; the target of a new process."""
+    parent = multiprocessing.parent_process()
     try:
-        run(settings, worker)
+        run(settings, replace(worker, parent=parent.sentinel if parent else None))
     except CannotStart as e:
         log.error("%s", e)
         sys.exit(2)
@@ -126,41 +133,71 @@ async def serve(
     listening: socket.socket,
     settings: Settings,
     siblings: Siblings | None = None,
+    worker: Worker | None = None,
 ) -> None:
     """Serve on a bound socket until a signal comes, then drain and close."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     hurry = asyncio.Event()
-
+    grace_s = settings.shutdown_grace_s
     first_at = 0.0
 
-    def on_signal() -> None:
-        nonlocal first_at
+    def on_signal(number: signal.Signals) -> None:
+        nonlocal first_at, grace_s
         if not stop.is_set():
             first_at = loop.time()
+            if number == signal.SIGINT:
+                # Someone is waiting at a terminal.
+                grace_s = 0.0
             stop.set()
         elif loop.time() - first_at > SAME_WORD_S:
             hurry.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
+        loop.add_signal_handler(number, on_signal, number)
+    parent = worker.parent if worker is not None else None
+    if worker is not None and parent is not None:
+
+        def on_parent_gone() -> None:
+            loop.remove_reader(parent)
+            log.error("the parent process is gone; stopping")
+            # Nobody else is left to do it.
+            shutil.rmtree(worker.folder, ignore_errors=True)
+            on_signal(signal.SIGTERM)
+
+        loop.add_reader(parent, on_parent_gone)
     async with running(router, settings, siblings):
         server = await loop.create_server(router.listener, sock=listening, backlog=BACKLOG)
         host, port = listening.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         log.info("vllm-router %s listens on http://%s:%d", __version__, shown, port)
         await stop.wait()
-        await drain(router, hurry, settings.drain_timeout_s)
+        await drain(router, hurry, settings.drain_timeout_s, grace_s)
         server.close()
         router.listener.abort()
     log.info("stopped")
 
 
-async def drain(router: Router, hurry: asyncio.Event, timeout_s: float) -> None:
-    """Refuse new uploads and wait for those in flight."""
+async def drain(
+    router: Router, hurry: asyncio.Event, timeout_s: float, grace_s: float = 0.0
+) -> None:
+    """Let it be known that the router goes, then refuse new uploads and wait for those in flight.
+
+    Args:
+        router: The router.
+        hurry: Set when nothing is to be waited for any more.
+        timeout_s: How long uploads in flight may take.
+        grace_s: How long new ones are still taken before that.
+    """
     router.service.is_draining = True
     router.metrics.is_draining.set(1)
     router.listener.is_draining = True
+    if grace_s:
+        log.info("not ready any more; taking uploads for %g s yet", grace_s)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace_s):
+                await hurry.wait()
+    router.service.is_refusing = True
     log.info("stopping: %d uploads in flight", router.service.in_flight)
     deadline = router.now() + timeout_s
     while router.service.in_flight and router.now() < deadline and not hurry.is_set():

@@ -122,6 +122,7 @@ class RouterService:
         self._timed: dict[tuple[str, str], tuple[Spread, Spread, Spread, Count]] = {}
         self.now = clock
         self.is_draining = False
+        self.is_refusing = False
         self.in_flight = 0
 
     # --- before the body
@@ -148,7 +149,7 @@ class RouterService:
         if head.method != "POST":
             exchange.extra.append((b"allow", b"POST"))
             raise MethodNotAllowed(f"Send the audio to {path} with POST.")
-        if self.is_draining:
+        if self.is_refusing:
             raise ShuttingDown("The router is shutting down; try again.", retry_after_s=1)
         if not self._keys.is_open:
             exchange.story.holder = self._holder(exchange)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import signal
 import tempfile
 import threading
@@ -24,7 +25,7 @@ log = logging.getLogger("vllm_router")
 
 #: A worker that dies at once again and again must not turn the machine into a fork bomb.
 RESTART_AFTER_S = 1.0
-#: Given to workers past their own drain timeout before they are killed.
+#: Given to workers past their own grace and drain timeout before they are killed.
 GRACE_S = 10.0
 
 
@@ -40,10 +41,16 @@ def run_workers(settings: Settings) -> None:
     port = reserved.getsockname()[1]
     settings = settings.model_copy(update={"port": port})
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
     with tempfile.TemporaryDirectory(prefix="vllm-router-") as folder:
         supervisor = _Supervisor(settings, Path(folder))
+
+        def on_signal(number: int, _: object) -> None:
+            # Each of them: workers know what a second one means, and what SIGINT does.
+            supervisor.pass_on(number)
+            stop.set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, on_signal)
         try:
             supervisor.watch(stop)
         finally:
@@ -85,11 +92,18 @@ class _Supervisor:
         worker.start()
         self._workers[index] = worker
 
+    def pass_on(self, number: int) -> None:
+        for worker in self._workers.values():
+            if worker.pid is not None and worker.exitcode is None:
+                os.kill(worker.pid, number)
+
     def stop(self) -> None:
+        settings = self._settings
         for worker in self._workers.values():
             if worker.exitcode is None:
                 worker.terminate()
-        deadline = time.monotonic() + self._settings.drain_timeout_s + GRACE_S
+        patience_s = settings.shutdown_grace_s + settings.drain_timeout_s + GRACE_S
+        deadline = time.monotonic() + patience_s
         for worker in self._workers.values():
             worker.join(max(0.0, deadline - time.monotonic()))
             if worker.exitcode is None:
