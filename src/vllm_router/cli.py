@@ -19,6 +19,7 @@ from pydantic import SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
 from vllm_router import __version__
+from vllm_router.app.compiled import how_it_runs
 from vllm_router.settings import Settings, WrongSetting
 
 ENVIRONMENT_PREFIX = "VLLM_ROUTER_"
@@ -47,7 +48,8 @@ def build_parser() -> argparse.ArgumentParser:
         f"{ENVIRONMENT_PREFIX}LOG_LEVEL. The command line wins over it, and it wins over the file.",
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"vllm-router {__version__}")
+    version = f"vllm-router {__version__} ({how_it_runs()})"
+    parser.add_argument("--version", action="version", version=version)
     parser.add_argument("--config", metavar="FILE", help="YAML file with flags' names as keys.")
     groups: dict[str, Any] = {}
     for name, field in Settings.model_fields.items():

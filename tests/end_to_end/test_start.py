@@ -17,6 +17,7 @@ from tests.end_to_end.processes import environment, fails, router_process
 from tests.routers import MODEL, TRANSCRIPTIONS
 
 from vllm_router import __version__
+from vllm_router.app.compiled import how_it_runs
 from vllm_router.cli import main
 from vllm_router.wire.wav import silence
 
@@ -100,7 +101,7 @@ def test_the_console_script_is_the_same_command() -> None:
     assert script is not None
     for command in ([script], [sys.executable, "-m", "vllm_router.app"]):
         done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
-        assert done.stdout == f"vllm-router {__version__}\n"
+        assert done.stdout == f"vllm-router {__version__} ({how_it_runs()})\n"
 
 
 def test_the_command_line_beats_the_environment_and_that_the_file(tmp_path: Path) -> None:
@@ -118,7 +119,9 @@ def test_the_command_line_beats_the_environment_and_that_the_file(tmp_path: Path
             "VLLM_ROUTER_CONFIG": str(config),
         }
         with router_process(tmp_path / "a", [], **env) as process:
-            [said] = process.wait_for(r'"message": "vllm-router \S+ listens on http://\S+:(\d+)"')
+            [said] = process.wait_for(
+                r'"message": "vllm-router \S+ \(\w+\) listens on http://\S+:(\d+)"'
+            )
             port = said[1]
             process.wait_for("-> ready")
             names = httpx.get(f"http://127.0.0.1:{port}/v1/models").json()["data"]

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ def run(command: Sequence[object], where: Path, env: Mapping[str, str] | None = 
         env=env,
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=500,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -33,7 +34,12 @@ def run(command: Sequence[object], where: Path, env: Mapping[str, str] | None = 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dist")
-    run([UV, "build", "--quiet", "--wheel", "--out-dir", folder, ROOT], folder)
+    return built(folder, "0")
+
+
+def built(folder: Path, is_compiled: str) -> Path:
+    env = {**os.environ, "VLLM_ROUTER_COMPILE": is_compiled}
+    run([UV, "build", "--quiet", "--wheel", "--out-dir", folder, ROOT], folder, env)
     [made] = folder.glob("*.whl")
     return made
 
@@ -54,6 +60,26 @@ def test_the_wheel_holds_the_package_and_its_licence_only(wheel: Path) -> None:
         assert f"Provides-Extra: {extra}" in text
 
 
+@pytest.mark.timeout(600)
+def test_compiled_the_wheel_holds_extension_modules_beside_the_same_sources(
+    wheel: Path, tmp_path: Path
+) -> None:
+    compiled = built(tmp_path, "1")
+    assert compiled.name.startswith(f"vllm_whisper_router-{__version__}-cp")
+    names = set(zipfile.ZipFile(compiled).namelist())
+    suffix = sysconfig.get_config_var("EXT_SUFFIX")
+    more = {name.removesuffix(suffix) for name in names if name.endswith(".so")}
+    assert {"vllm_router__mypyc", "vllm_router/wire/multipart"} <= more
+    sources = {name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".py")}
+    assert sources <= names
+    for name in sources:
+        assert zipfile.ZipFile(compiled).read(name) == zipfile.ZipFile(wheel).read(name)
+    zipfile.ZipFile(compiled).extractall(tmp_path / "site")
+    env = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    said = run([sys.executable, "-m", "vllm_router.app", "--version"], tmp_path, env)
+    assert said == f"vllm-router {__version__} (compiled)\n"
+
+
 @pytest.mark.timeout(300)
 def test_it_installs_and_serves_outside_the_clone(wheel: Path, tmp_path: Path) -> None:
     home = tmp_path / "env"
@@ -64,7 +90,9 @@ def test_it_installs_and_serves_outside_the_clone(wheel: Path, tmp_path: Path) -
     pinned = ["-c", ROOT / "requirements.lock"]
     run([UV, "pip", "install", "--quiet", "--python", python, *pinned, wheel], tmp_path, env)
     command = home / "bin" / "vllm-router"
-    assert run([command, "--version"], tmp_path, env) == f"vllm-router {__version__}\n"
+    assert (
+        run([command, "--version"], tmp_path, env) == f"vllm-router {__version__} (interpreted)\n"
+    )
     where = run([python, "-c", "import vllm_router; print(vllm_router.__file__)"], tmp_path, env)
     assert where.startswith(str(home))
     arguments = ["--static-backends", "http://127.0.0.1:9", "--host", "127.0.0.1", "--port", "0"]

@@ -222,10 +222,12 @@ class RouterService:
         total_s = now - exchange.started_at
         status = CLIENT_LEFT if exchange.has_left or not exchange.status else exchange.status
         self._metrics.upload_bytes.inc(exchange.received_bytes)
-        key = (story.model, story.task.value, status)
+        # A member's value and its hash are both looked up by Python code; its text is not.
+        route = str(story.task)
+        key = (story.model, route, status)
         counted = self._counted.get(key)
         if counted is None:
-            counted = self._metrics.requests.labels(story.model, story.task.value, str(status))
+            counted = self._metrics.requests.labels(story.model, route, str(status))
             self._counted[key] = counted
         counted.inc()
         if status == 200 and story.audio_s is not None:

@@ -274,7 +274,9 @@ class Upload:
         try:
             for view in self._memory(0, self.size_bytes):
                 while view:
-                    view = view[os.write(fd, view) :]
+                    # Not within the slice: mypyc evaluates that twice.
+                    written = os.write(fd, view)
+                    view = view[written:]
         except BaseException:
             os.close(fd)
             raise

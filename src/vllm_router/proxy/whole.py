@@ -66,7 +66,7 @@ class WholeAnswer:
         relay, facts, story = self._means.relay, self._facts, self._story
         body = UploadBody.edited(self._upload, [*self._edits, *edits])
         headers = engine_headers(self._exchange, story.request_id, relay.engine_key)
-        path = b"/v1/audio/" + facts.task.value.encode()
+        path = b"/v1/audio/" + facts.task.encode()
 
         trace = None if story.trace is None else story.trace.work()
 
