@@ -32,7 +32,7 @@ from vllm_router.wire.wav import pcm16_wav, silence
 RATE_HZ = 16_000
 
 
-def talk(seconds: float, sentence_s: float = 7.0, pause_s: float = 1.0) -> bytes:
+def talk(seconds: float, sentence_s: float = 7.0, pause_s: float = 0.7) -> bytes:
     """Return a WAV of noise in bursts, as sentences with pauses between."""
     rng = np.random.default_rng(7)
     count = int(seconds * RATE_HZ)
@@ -130,7 +130,7 @@ async def test_every_format_streamed_and_not(router: RunningRouter, kind: str) -
     *before, done = events(answer.text)
     deltas = "".join(e["delta"] for e in before if e["type"] == "transcript.text.delta")
     assert deltas == done["text"]
-    # A stream's first pieces are shorter, so that these made-up words, which depend on the bytes of
+    # A stream's leading piece is shorter, so that these made-up words, which depend on the bytes of
     # each piece, are others; tests on real engines compare what is said.
     text = whole.json()["text"] if "json" in kind else whole.text
     for said in (text, done["text"]):

@@ -12,7 +12,7 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -106,6 +106,7 @@ class AudioDecoder:
         size_bytes: int | None = None,
         max_piece_s: float = 30.0,
         first_s: tuple[float, ...] = (),
+        keeps_silence: bool = False,
     ) -> "PieceStream":
         """Return the pieces of an audio, decoded as they are asked for.
 
@@ -116,8 +117,21 @@ class AudioDecoder:
             size_bytes: How long it is there; up to the file's end by default.
             max_piece_s: Longest piece, in seconds.
             first_s: Longest first, second, … piece, where these should be shorter.
+            keeps_silence: Whether silence stays with the speech around it.
         """
-        return PieceStream(self, source, offset, size_bytes, max_piece_s, first_s)
+
+        def job(file_bytes: int) -> Job:
+            rest = file_bytes - offset
+            return Job(
+                offset=offset,
+                size_bytes=rest if size_bytes is None else size_bytes,
+                max_audio_s=self._max_audio_s,
+                max_piece_s=max_piece_s,
+                first_s=first_s,
+                keeps_silence=keeps_silence,
+            )
+
+        return PieceStream(self, source, job)
 
     async def warm(self) -> None:
         """Start a worker ahead of need, if none is idle.
@@ -229,17 +243,11 @@ class PieceStream:
         self,
         decoder: AudioDecoder,
         source: int | Path,
-        offset: int,
-        size_bytes: int | None,
-        max_piece_s: float,
-        first_s: tuple[float, ...],
+        job: Callable[[int], Job],
     ) -> None:
         self._decoder = decoder
         self._source = source
-        self._offset = offset
-        self._size_bytes = size_bytes
-        self._max_piece_s = max_piece_s
-        self._first_s = first_s
+        self._job = job
         self._worker: _Worker | None = None
         self._killed: _Worker | None = None
         self._has_ended = False
@@ -307,12 +315,7 @@ class PieceStream:
     async def _begin(self) -> "_Worker":
         worker = self._worker = await self._decoder._take()
         with _opened(self._source) as fd:
-            rest = os.fstat(fd).st_size - self._offset
-            size = rest if self._size_bytes is None else self._size_bytes
-            job = Job(
-                self._offset, size, self._decoder._max_audio_s, self._max_piece_s, self._first_s
-            )
-            worker.send(job.encode(), fd)
+            worker.send(self._job(os.fstat(fd).st_size).encode(), fd)
         return worker
 
 

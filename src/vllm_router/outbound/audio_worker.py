@@ -40,6 +40,7 @@ class Job:
     max_audio_s: float
     max_piece_s: float
     first_s: tuple[float, ...]
+    keeps_silence: bool
 
     def encode(self) -> bytes:
         """Return the job as it goes over the socket."""
@@ -71,7 +72,7 @@ def _next_job(sock: socket.socket) -> tuple[Job, int] | None:
 
 
 def _decode(sock: socket.socket, job: Job, fd: int) -> None:
-    cutter = Cutter(max_s=job.max_piece_s, first_s=job.first_s)
+    cutter = Cutter(max_s=job.max_piece_s, first_s=job.first_s, keeps_silence=job.keeps_silence)
     try:
         for block in read_samples(ByteRange(fd, job.offset, job.size_bytes), job.max_audio_s):
             for piece in cutter.feed(block):

@@ -197,6 +197,7 @@ class Fanout:
             offset=file.start,
             size_bytes=file.end - file.start,
             first_s=(LEADER_S,) if audio.is_stream else (),
+            keeps_silence=not audio.skip_silence,
         )
         end_s = 0.0
         pieces: asyncio.Queue[asyncio.Task[Heard] | None] = asyncio.Queue()
@@ -246,13 +247,13 @@ class Fanout:
         room: asyncio.Semaphore,
     ) -> None:
         async for cut in stream:
-            audio.story.pieces += 1
             await room.acquire()
             if cut.is_silent and audio.skip_silence:
                 self._counted("silent")
                 silent = Heard(cut.start_s, cut.end_s, None)
                 pieces.put_nowait(group.create_task(_at_once(silent)))
                 continue
+            audio.story.pieces += 1
             piece = await _spooled(cut, self._spool)
             task = group.create_task(self._hear_piece(audio, piece))
             # Not in the task: one that is cancelled before it has begun never runs.

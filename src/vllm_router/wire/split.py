@@ -4,6 +4,7 @@ Promises: 16 kHz mono samples go in as they are decoded and come out in pieces o
 `max_s`, none lost, none doubled; a piece comes out as soon as it is decided, one second after its
 last possible cut. Cuts lie in the middle of a pause where there is one, between sentences rather
 than between words, and late rather than early, because an engine pays for 30 s whatever it gets.
+A pause that is long enough becomes a piece of its own, which nobody need hear.
 Holds no more than one piece and what was last fed. Refuses to know: words. Speech is told from
 silence by level alone, against the noise of the moment.
 """
@@ -45,9 +46,12 @@ _LATE_DB_PER_S: Final = 0.3
 _EARLY_DB_PER_S: Final = 0.5
 _PREFERRED_SHARE: Final = 0.4
 _PAUSE_OVER_QUIET_DB: Final = 8.0
-_LONG_PAUSE: Final = 2 * _FRAMES_PER_S
-_LONE_SILENCE: Final = 5 * _FRAMES_PER_S
-_ONSET_MARGIN: Final = _FRAMES_PER_S // 2
+
+# A pause between two pieces is a silent piece of its own, but for what is left around speech: an
+# engine takes 30 s at a time, and silence in them is paid for like speech. Faint sounds at the ends
+# of words are over within the margin.
+_MARGIN: Final = 30
+_LONE_SILENCE: Final = 80
 
 Levels = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
@@ -87,16 +91,25 @@ class Cutter:
     Args:
         max_s: Longest piece, at least 4 s. Whisper's window is 30 s.
         first_s: Longest first, second, … piece where these should be shorter, so that the first
-            words are there sooner.
+            words are there sooner; pieces of silence do not count.
+        keeps_silence: Whether silence stays with the speech around it.
     """
 
-    def __init__(self, *, max_s: float = 30.0, first_s: tuple[float, ...] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        max_s: float = 30.0,
+        first_s: tuple[float, ...] = (),
+        keeps_silence: bool = False,
+    ) -> None:
         if min(max_s, *first_s, max_s) < 4:
             raise ValueError("pieces must be allowed at least 4 s")
         self._limits = [int(s * _FRAMES_PER_S) for s in (*first_s, max_s)]
+        self._keeps_silence = keeps_silence
         self._pending = bytearray()
         self._levels = np.zeros(0, np.float32)
         self._index = 0
+        self._spoken = 0
         self._at = 0
 
     def __repr__(self) -> str:
@@ -126,7 +139,7 @@ class Cutter:
 
     @property
     def _limit(self) -> int:
-        return self._limits[min(self._index, len(self._limits) - 1)]
+        return self._limits[min(self._spoken, len(self._limits) - 1)]
 
     def _measure(self) -> None:
         """Bring the levels up to the samples held, one window at a time when much was fed."""
@@ -143,9 +156,10 @@ class Cutter:
         spoken = phrases(mask)
         latest = min(self._limit, len(window) - _SHORTEST)
         onset = spoken[0][0] if spoken else len(window)
-        if onset >= _LONE_SILENCE:
-            # Long silence goes alone: no engine need hear it.
-            cut = min(latest, max(_SHORTEST, onset - _ONSET_MARGIN))
+        silent = window[: min(latest, onset - _MARGIN)]
+        is_alone = onset >= _LONE_SILENCE - _MARGIN and not self._keeps_silence
+        if is_alone and _is_steady(silent):
+            cut = len(silent)
         else:
             cut = quietest_cut(window, latest)
         return self._take(cut * _FRAME_BYTES, spoken)
@@ -164,6 +178,7 @@ class Cutter:
         )
         piece = Piece(self._index, start / RATE_HZ, self._at / RATE_HZ, pcm, speech)
         self._index += 1
+        self._spoken += not piece.is_silent
         return piece
 
 
@@ -223,6 +238,12 @@ def quietest_cut(levels: Levels, latest: int) -> int:
     return min(max(_middle_of_pause(levels, best, quiet_db), earliest), latest)
 
 
+def _is_steady(levels: Levels) -> bool:
+    """Say whether nothing stands out of the stretch itself, however loud its surroundings are."""
+    own_db = float(np.percentile(levels, 20)) + _SPEECH_OVER_NOISE_DB
+    return not phrases(levels > max(own_db, _ALWAYS_SILENT_DB))
+
+
 def _middle_of_pause(levels: Levels, at: int, quiet_db: float) -> int:
     is_loud = _smooth(levels, 3) > quiet_db + _PAUSE_OVER_QUIET_DB / 2
     before, after = np.flatnonzero(is_loud[: at + 1]), np.flatnonzero(is_loud[at:])
@@ -230,8 +251,8 @@ def _middle_of_pause(levels: Levels, at: int, quiet_db: float) -> int:
     end = at + int(after[0]) if len(after) else len(levels)
     if end <= begin:
         return at
-    # Of a long silence the next piece gets nearly all, and can then leave it out.
-    return begin + _FRAMES_PER_S if end - begin > _LONG_PAUSE else (begin + end) // 2
+    # Of a long pause the next piece gets nearly all, and can then leave it out.
+    return begin + _MARGIN if end - begin >= _LONE_SILENCE else (begin + end) // 2
 
 
 def _smooth(levels: Levels, width: int) -> Levels:
