@@ -24,6 +24,8 @@ MAX_BOUNDARY_BYTES = 256
 _PARAMETER = re.compile(
     rb';\s*([!#$%&\'*+\-.^_`|~0-9A-Za-z]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;"]*))'
 )
+#: The Content-Type that everybody sends, read in one step; any other is taken apart.
+_USUAL_CONTENT_TYPE = re.compile(rb"multipart/form-data; boundary=([0-9A-Za-z'()+_,./:=?-]{1,256})")
 #: What curl, browsers and SDKs write, read in one step; everything else is read line by line.
 _USUAL_PART_HEAD = re.compile(
     rb'Content-Disposition: form-data; name="([^"\\\r\n]*)"(?:; filename="([^"\\\r\n]*)")?'
@@ -120,6 +122,9 @@ def boundary_of(content_type: bytes) -> bytes | None:
     Raises:
         BadForm: It is multipart/form-data with a missing or impossible boundary.
     """
+    usual = _USUAL_CONTENT_TYPE.fullmatch(content_type)
+    if usual is not None:
+        return usual[1]
     kind, _, _ = content_type.partition(b";")
     if kind.strip().lower() != b"multipart/form-data":
         return None

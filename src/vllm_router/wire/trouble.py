@@ -71,13 +71,14 @@ def _wav_trouble(head: bytes, size_bytes: int, tail: bytes) -> str | None:
     declared = header.declared_bytes
     if declared is None:
         return None
+    is_short = declared > present + slack
+    if not is_short and (
+        held >= present - slack or _chunks_follow(header, held, size_bytes, head, tail)
+    ):
+        return None
     says = f"The WAV header declares {declared / header.byte_rate:.1f} s of audio but"
     has = f"{present / header.byte_rate:.1f} s follow"
-    if declared > present + slack:
-        return f"{says} only {has}: the file is cut short."
-    if held < present - slack and not _chunks_follow(header, held, size_bytes, head, tail):
-        return f"{says} {has}."
-    return None
+    return f"{says} only {has}: the file is cut short." if is_short else f"{says} {has}."
 
 
 def _chunks_follow(header: WavHeader, held: int, size_bytes: int, head: bytes, tail: bytes) -> bool:
