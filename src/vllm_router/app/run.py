@@ -29,6 +29,7 @@ from prometheus_client import disable_created_metrics
 from vllm_router import __version__
 from vllm_router.app.build import Router, build_router
 from vllm_router.app.compiled import how_it_runs
+from vllm_router.app.handover import BACKLOG, Board, FairListener
 from vllm_router.app.logs import set_up_logging
 from vllm_router.app.siblings import Siblings
 from vllm_router.app.stats import stats_table
@@ -36,8 +37,6 @@ from vllm_router.settings import Settings
 
 log = logging.getLogger("vllm_router")
 
-#: Waiting connections the kernel holds; a burst of a fleet's clients comes at once.
-BACKLOG = 4096
 #: How often patience is checked; a limit may be exceeded by this much.
 SWEEP_S = 1.0
 #: Signals so close together are one word: systemd tells every process of a service, and the parent
@@ -168,8 +167,13 @@ async def serve(
 
         loop.add_reader(parent, on_parent_gone)
     async with running(router, settings, siblings):
-        server = await loop.create_server(router.listener, sock=listening, backlog=BACKLOG)
         host, port = listening.getsockname()[:2]
+        server: FairListener | asyncio.Server
+        if worker is None:
+            server = await loop.create_server(router.listener, sock=listening, backlog=BACKLOG)
+        else:
+            server = _fair_listener(router, listening, worker)
+            server.start()
         shown = f"[{host}]" if ":" in host else host
         kind = how_it_runs()
         log.info("vllm-router %s (%s) listens on http://%s:%d", __version__, kind, shown, port)
@@ -178,6 +182,17 @@ async def serve(
         server.close()
         router.listener.abort()
     log.info("stopped")
+
+
+def _fair_listener(router: Router, listening: socket.socket, worker: Worker) -> FairListener:
+    return FairListener(
+        listening,
+        router.listener,
+        lambda: len(router.listener.connections),
+        Board(worker.folder, worker.index, worker.count),
+        worker.folder,
+        worker.index,
+    )
 
 
 async def drain(

@@ -1,0 +1,150 @@
+"""Connections of several listeners on one port: spread evenly, whoever accepts them."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import cast
+
+import pytest
+from tests.inbound.conftest import event_loop_policy
+from tests.routers import until
+
+from vllm_router.app.handover import SILENT_S, Board, FairListener
+from vllm_router.app.run import bind
+
+__all__ = ["event_loop_policy"]
+
+
+class Client(asyncio.Protocol):
+    """One connection at the listener's end; says its listener's name."""
+
+    def __init__(self, name: bytes, connections: set["Client"]) -> None:
+        self._name = name
+        self._connections = connections
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self._connections.add(self)
+        self.transport.write(self._name)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connections.discard(self)
+
+
+@contextlib.asynccontextmanager
+async def listener(
+    folder: Path, index: int, count: int, port: int = 0, now: Callable[[], float] | None = None
+) -> AsyncIterator[tuple[int, set[Client]]]:
+    """Listen; yields the port and the connections."""
+    connections: set[Client] = set()
+    listening = bind("127.0.0.1", port, is_shared=True)
+    board = Board(folder, index, count, now) if now else Board(folder, index, count)
+    fair = FairListener(
+        listening,
+        lambda: Client(str(index).encode(), connections),
+        lambda: len(connections),
+        board,
+        folder,
+        index,
+    )
+    fair.start()
+    try:
+        yield listening.getsockname()[1], connections
+    finally:
+        fair.close()
+        for each in list(connections):
+            each.transport.abort()
+
+
+async def connect(port: int) -> tuple[asyncio.StreamWriter, bytes]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    return writer, await reader.readexactly(1)
+
+
+async def test_connections_are_spread_evenly_over_the_workers(tmp_path: Path) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        port, first = await stack.enter_async_context(listener(tmp_path, 0, 3))
+        _, second = await stack.enter_async_context(listener(tmp_path, 1, 3, port))
+        _, third = await stack.enter_async_context(listener(tmp_path, 2, 3, port))
+        clients = [await connect(port) for _ in range(30)]
+        assert sorted(map(len, (first, second, third))) == [10, 10, 10]
+        for writer, _ in clients:
+            writer.close()
+        await until(lambda: not first | second | third)
+
+
+async def test_a_burst_is_spread_too(tmp_path: Path) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        port, first = await stack.enter_async_context(listener(tmp_path, 0, 2))
+        _, second = await stack.enter_async_context(listener(tmp_path, 1, 2, port))
+        clients = await asyncio.gather(*(connect(port) for _ in range(200)))
+        assert 80 <= len(first) <= 120
+        assert len(first) + len(second) == 200
+        for writer, _ in clients:
+            writer.close()
+
+
+async def test_one_that_left_or_never_came_is_passed_nothing(tmp_path: Path) -> None:
+    async with listener(tmp_path, 0, 3) as (port, connections):
+        async with listener(tmp_path, 1, 3, port):
+            pass
+        clients = [await connect(port) for _ in range(4)]
+        assert len(connections) == 4
+        for writer, _ in clients:
+            writer.close()
+
+
+async def test_one_that_died_without_a_word_is_passed_nothing(tmp_path: Path) -> None:
+    async with listener(tmp_path, 0, 2) as (port, connections):
+        dead = Board(tmp_path, 1, 2)
+        dead.write(0)
+        clients = [await connect(port) for _ in range(4)]
+        assert len(connections) == 4
+        for writer, _ in clients:
+            writer.close()
+
+
+def test_who_has_been_silent_is_passed_over(tmp_path: Path) -> None:
+    now = 100.0
+    boards = [Board(tmp_path, index, 3, lambda: now) for index in range(3)]
+    for board, connections in zip(boards, (5, 3, 1), strict=True):
+        board.write(connections)
+    assert boards[0].fewer(5) == 2
+    # One more is counted there.
+    assert boards[0].fewer(2) is None
+    assert boards[0].fewer(5) == 2
+    now += SILENT_S
+    assert boards[0].fewer(5) is None
+    boards[1].write(3)
+    assert boards[0].fewer(5) == 1
+    boards[1].leave()
+    assert boards[0].fewer(5) is None
+
+
+async def test_a_socket_left_by_the_one_before_is_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / "worker-0.conn").write_text("left behind")
+    async with listener(tmp_path, 0, 1) as (port, _):
+        writer, name = await connect(port)
+        assert name == b"0"
+        writer.close()
+
+
+async def test_connections_wait_while_there_are_no_files_left(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    import resource
+
+    async with listener(tmp_path, 0, 1) as (port, connections):
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with socket.socket() as client, socket.socket() as spare:
+            client.setblocking(False)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (spare.fileno() + 1, hard))
+            try:
+                await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", port))
+                await until(lambda: "cannot be accepted" in caplog.text)
+                assert not connections
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            await until(lambda: len(connections) == 1)
