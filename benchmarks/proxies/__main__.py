@@ -23,11 +23,16 @@ from benchmarks.proxies.processes import build_engine, engines
 from benchmarks.proxies.report import summary, write
 from benchmarks.proxies.scaling import idle, with_connections, with_engines
 from benchmarks.proxies.uploads import Upload, write_upload
+from benchmarks.proxies.workers import compare, dear
+
+from vllm_router.app.compiled import how_it_runs
 
 SMALL_BYTES, MEDIUM_BYTES, LARGE_BYTES = 96 * 1024, 1_270_000, 25_000_000
 #: 25 MB at this rate are half a minute: one upload in two windows, carried whole by every proxy.
 LARGE_RATE_HZ = 384_000
 AT_ONCE = 64
+#: Connections at which workers share the work: few, as a proxy in front keeps, and many.
+WORKERS_AT = (4, 8, 32)
 SLOW_BYTES_PER_S = 1_000_000
 #: What the quick run compares with, so that it stays quick.
 QUICK_PEERS = "haproxy,unbuffered,fastapi"
@@ -40,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--speed", action="store_true", help="only CPU, rate and latency")
     out.add_argument("--memory", action="store_true", help="only memory")
     out.add_argument("--scaling", action="store_true", help="only growth with connections, engines")
+    out.add_argument("--workers", action="store_true", help="only what two workers carry")
     out.add_argument("--only", default="", help="peers, by parts of their names: haproxy,unbuff")
     out.add_argument("--sizes", default="96 KB,1.27 MB", help="of: 96 KB,1.27 MB")
     out.add_argument("--connections", default="1,32", help="uploads at a time")
@@ -115,15 +121,18 @@ def say(words: str) -> None:
 def main() -> int:
     """Run what was asked for."""
     args = parser().parse_args()
-    asked = {part for part in ("speed", "memory", "scaling") if getattr(args, part)}
-    asked = asked or ({"speed"} if args.quick else {"speed", "memory", "scaling"})
+    parts = ("speed", "memory", "scaling", "workers")
+    asked = {part for part in parts if getattr(args, part)}
+    asked = asked or ({"speed"} if args.quick else set(parts))
     rounds = args.rounds or (1 if args.quick else 7)
     seconds = args.seconds or (1 if args.quick else 2)
     names = chosen(args.only or (QUICK_PEERS if args.quick else ""))
     args.out.mkdir(parents=True, exist_ok=True)
+    say(f"the router runs {how_it_runs()}")
     found: dict[str, Any] = {
         "machine": {"cpus": os.cpu_count(), "kernel": platform.release()},
         "at": time.strftime("%Y-%m-%d"),
+        "router": how_it_runs(),
         "rounds": rounds,
         "seconds": seconds,
     }
@@ -155,6 +164,11 @@ def main() -> int:
                     with_engines(folder, binary, small, 1000, rounds, seconds),
                 ],
                 "idle": idle(folder, binary, 1000, 5.0 if args.quick else 20.0),
+            }
+        if "workers" in asked:
+            found["workers"] = {
+                "shared": compare(folder, binary, small, WORKERS_AT, rounds, seconds),
+                "dear": dear(folder, binary, rounds, seconds),
             }
     print(write(found, args.out))
     _verdict(found)

@@ -1,11 +1,11 @@
 /*
  * An engine that answers at once: what is left of a request's cost is the proxy's in front of it.
  *
- *   engine COUNT RATE METRICS
+ *   engine COUNT RATE METRICS [ANSWER]
  *
  * Listens on COUNT loopback ports and prints them on one line. Reads bodies with a Content-Length,
  * at RATE bytes per second and connection (0: as fast as they come), and answers as vLLM would; its
- * /metrics are the file METRICS, as one recorded of a vLLM.
+ * /metrics are the file METRICS, as one recorded of a vLLM, and its transcription the file ANSWER.
  * Knows keep-alive and nothing else of HTTP; one thread, epoll.
  */
 #define _GNU_SOURCE
@@ -52,22 +52,26 @@ static const char TRANSCRIPTION[] =
 static const char MODELS[] =
     "{\"object\":\"list\",\"data\":[{\"id\":\"openai/whisper-small\",\"object\":\"model\","
     "\"created\":1,\"owned_by\":\"vllm\",\"max_model_len\":448}]}";
-static char *metrics;
-static size_t metrics_size;
+struct text {
+    char *data;
+    size_t size;
+};
+static struct text metrics, transcription = {(char *)TRANSCRIPTION, sizeof TRANSCRIPTION - 1};
 
 static void fail(const char *what) {
     perror(what);
     exit(1);
 }
 
-static void read_metrics(const char *path) {
+static struct text read_text(const char *path) {
     FILE *file = fopen(path, "r");
     if (!file || fseek(file, 0, SEEK_END)) fail(path);
-    metrics_size = ftell(file);
+    struct text text = {.size = ftell(file)};
     rewind(file);
-    metrics = malloc(metrics_size);
-    if (fread(metrics, 1, metrics_size, file) != metrics_size) fail(path);
+    text.data = malloc(text.size);
+    if (fread(text.data, 1, text.size, file) != text.size) fail(path);
     fclose(file);
+    return text;
 }
 
 static void watch(struct peer *peer) {
@@ -86,11 +90,11 @@ static void drop(struct peer *peer) {
 
 static int answer(struct peer *peer) {
     char head[512];
-    const char *body = TRANSCRIPTION, *type = "application/json";
-    size_t size = strlen(body);
+    const char *body = transcription.data, *type = "application/json";
+    size_t size = transcription.size;
     if (!strncmp(peer->head, "GET ", 4)) {
         const char *path = peer->head + 4;
-        if (!strncmp(path, "/metrics", 8)) body = metrics, size = metrics_size, type = "text/plain; version=1.0.0";
+        if (!strncmp(path, "/metrics", 8)) body = metrics.data, size = metrics.size, type = "text/plain; version=1.0.0";
         else if (!strncmp(path, "/v1/models", 10)) body = MODELS, size = strlen(body);
         else size = 0;
     }
@@ -176,10 +180,11 @@ static void tick(int timer) {
 }
 
 int main(int argc, char **argv) {
-    if (argc != 4) return fprintf(stderr, "usage: engine COUNT RATE METRICS\n"), 2;
+    if (argc < 4) return fprintf(stderr, "usage: engine COUNT RATE METRICS [ANSWER]\n"), 2;
     int count = atoi(argv[1]);
     rate = atol(argv[2]);
-    read_metrics(argv[3]);
+    metrics = read_text(argv[3]);
+    if (argc > 4) transcription = read_text(argv[4]);
     struct rlimit files;
     getrlimit(RLIMIT_NOFILE, &files);
     files.rlim_cur = files.rlim_max;

@@ -122,9 +122,12 @@ def await_answer(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
 
 
 @contextlib.contextmanager
-def engines(binary: Path, count: int, rate: int = 0) -> Iterator[list[str]]:
-    """Run the engine on so many ports and yield their URLs."""
+def engines(
+    binary: Path, count: int, rate: int = 0, answer: Path | None = None
+) -> Iterator[list[str]]:
+    """Run the engine on so many ports, with an answer of its own or a file's; yield their URLs."""
     command = [str(binary), str(count), str(rate), str(METRICS)]
+    command += [str(answer)] if answer is not None else []
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None

@@ -54,7 +54,31 @@ def tables(found: dict[str, Any]) -> str:
         parts.append(
             f"Idle with {idle['engines']:,} engines: {idle['core_share']:.1%} of a core.\n"
         )
+    if found.get("workers"):
+        parts.append(_workers_tables(found["workers"]))
     return "\n".join(parts)
+
+
+def _workers_tables(workers: dict[str, Any]) -> str:
+    rows = [
+        (
+            str(c["connections"]), f"{c['cpu_ms_apart']:.3f} ms", f"{c['cpu_ms_shared']:.3f} ms",
+            f"{c['busier']:.0%}", f"{c['busier_worst']:.0%}", f"{c['carry']:.2f}",
+            str(c["failed"]),
+        )
+        for c in workers["shared"]
+    ]  # fmt: skip
+    names = (
+        "connections", "CPU per upload, 2 routers", "2 workers", "the busier one's part",
+        "in the worst round", "2 workers carry", "failed",
+    )  # fmt: skip
+    d = workers["dear"]
+    return (
+        f"{_table(names, rows)}\nUploads that take {d['cpu_ms_one']:.1f} ms each: "
+        f"{d['per_s_one']:.0f} per second with 1 worker on {d['cores_one']:.2f} cores, "
+        f"{d['per_s_many']:.0f} with 2 on {d['cores_many']:.2f}: {d['ratio']:.2f} times as many, "
+        f"{d['failed']} failed.\n"
+    )
 
 
 def _speed_tables(cases: dict[str, dict[str, Any]]) -> str:

@@ -26,7 +26,7 @@ class Upload:
     content_type: str = f"multipart/form-data; boundary={BOUNDARY.decode()}"
 
 
-def form(audio: bytes, *, is_file_first: bool = True) -> bytes:
+def form(audio: bytes, *, is_file_first: bool = True, answer_format: str | None = None) -> bytes:
     """Return a form with the file first, as curl users write it, or last, as SDKs do."""
     file = (
         b'--%b\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n'
@@ -36,16 +36,26 @@ def form(audio: bytes, *, is_file_first: bool = True) -> bytes:
         BOUNDARY,
         MODEL,
     )
-    parts = (file, model) if is_file_first else (model, file)
+    parts = [file, model] if is_file_first else [model, file]
+    if answer_format is not None:
+        head = b'--%b\r\nContent-Disposition: form-data; name="response_format"\r\n\r\n%b\r\n'
+        parts.append(head % (BOUNDARY, answer_format.encode()))
     return b"".join((*parts, b"--%b--\r\n" % BOUNDARY))
 
 
 def write_upload(
-    folder: Path, name: str, audio_bytes: int, rate_hz: int = 16_000, *, is_file_first: bool = True
+    folder: Path,
+    name: str,
+    audio_bytes: int,
+    rate_hz: int = 16_000,
+    *,
+    is_file_first: bool = True,
+    answer_format: str | None = None,
 ) -> Upload:
     """Write a form with a WAV of noise-free but non-zero samples and return it."""
     pcm = (bytes(range(256)) * (audio_bytes // 256 + 1))[: audio_bytes // 2 * 2]
-    body = form(pcm16_wav(pcm, rate_hz), is_file_first=is_file_first)
-    path = folder / f"{audio_bytes}-{rate_hz}-{'file' if is_file_first else 'fields'}-first.form"
+    audio = pcm16_wav(pcm, rate_hz)
+    body = form(audio, is_file_first=is_file_first, answer_format=answer_format)
+    path = folder / f"{name}-{'file' if is_file_first else 'fields'}-first.form"
     path.write_bytes(body)
     return Upload(name, path, len(body))
