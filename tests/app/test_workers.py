@@ -96,6 +96,9 @@ async def run(process: Process, engines: Engines) -> None:
     await until_answers(url, "ready")
     assert len(children(process)) == 2
     assert second in children(process)
+    # What the dead one had counted is not: a sum that falls is a restart of all to Prometheus.
+    for _ in range(6):
+        assert done in (await get(url + "/metrics")).text
 
     # Told as a service manager tells: every process, and the parent tells its workers too.
     engines.order(delay_s=2.0)

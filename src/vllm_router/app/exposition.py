@@ -44,6 +44,18 @@ class _Merged:
         yield from self._families
 
 
+def only_counts(page: str) -> str:
+    """Return a page's counters and histograms, without its gauges.
+
+    Raises:
+        ValueError: The page cannot be read.
+    """
+    registry = CollectorRegistry()
+    families = text_string_to_metric_families(page)
+    registry.register(_Merged(f for f in families if f.type in ("counter", "histogram")))
+    return generate_latest(registry).decode()
+
+
 def merge_expositions(pages: Iterable[str]) -> bytes:
     """Return one page for several in Prometheus' text format.
 

@@ -6,6 +6,7 @@ Knows nothing of HTTP; `routes` puts it there.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from prometheus_client.exposition import generate_latest
 
 from vllm_router.app.access import KeyRing
 from vllm_router.app.exposition import merge_expositions
+from vllm_router.app.legacy import Legacy
 from vllm_router.app.siblings import Siblings
 from vllm_router.engines.engine import Engine, EngineId, Transition
 from vllm_router.engines.fleet import Fleet
@@ -47,6 +49,7 @@ class Operations:
         changed: Told of what an operator's word has changed.
         started_at: When the process started, in Unix seconds.
         siblings: The way to the other worker processes; None: there are none.
+        legacy: What was counted in this worker's place before it; None: there are no workers.
     """
 
     fleet: Fleet
@@ -60,12 +63,13 @@ class Operations:
     changed: Callable[[tuple[Transition, ...]], None]
     started_at: float
     siblings: Siblings | None = None
+    legacy: Legacy | None = None
 
     async def answer_sibling(self, question: dict[str, Any]) -> bytes:
         """Answer another worker's question."""
         match question.get("ask"):
             case "metrics":
-                return generate_latest(self.registry)
+                return self._own_page()
             case "engines":
                 return json.dumps(self._own_views()).encode()
             case "order":
@@ -88,10 +92,16 @@ class Operations:
 
     async def merged_metrics(self) -> bytes:
         """Return every worker's metrics as one page."""
-        pages = [generate_latest(self.registry)]
-        if self.siblings is not None:
-            pages += await self.siblings.ask_all({"ask": "metrics"})
-        return merge_expositions(page.decode() for page in pages if page)
+        own = self._own_page()
+        if self.siblings is None:
+            return own
+        pages = [own, *await self.siblings.ask_all({"ask": "metrics"})]
+        # Of a thousand engines it takes a second, in which uploads go on.
+        return await asyncio.to_thread(merge_expositions, [page.decode() for page in pages if page])
+
+    def _own_page(self) -> bytes:
+        page = generate_latest(self.registry)
+        return page if self.legacy is None else self.legacy.add(page)
 
     async def engine_views(self) -> list[dict[str, Any]]:
         """Return all engines as `/engines` shows them, with every worker's load."""

@@ -30,6 +30,7 @@ from vllm_router import __version__
 from vllm_router.app.build import Router, build_router
 from vllm_router.app.compiled import how_it_runs
 from vllm_router.app.handover import BACKLOG, Board, FairListener
+from vllm_router.app.legacy import Legacy
 from vllm_router.app.logs import set_up_logging
 from vllm_router.app.siblings import Siblings
 from vllm_router.app.stats import stats_table
@@ -85,7 +86,10 @@ def run(settings: Settings, worker: Worker | None = None) -> None:
     except ValueError as e:
         raise CannotStart(str(e)) from e
     listening = bind(settings.host, settings.port, is_shared=worker is not None)
-    siblings = Siblings(worker.folder, worker.index, worker.count) if worker else None
+    siblings = None
+    if worker is not None:
+        siblings = Siblings(worker.folder, worker.index, worker.count)
+        router.operations.legacy = Legacy(worker.folder, worker.index)
     # What is there now stays: the collector need not walk through it again, 40 ms each time.
     gc.freeze()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
