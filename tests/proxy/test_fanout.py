@@ -142,3 +142,67 @@ async def test_a_refusal_is_the_engines_own(is_stream: bool) -> None:
             assert answer.status_code == 200
             last = json.loads(answer.text.strip().splitlines()[-1].removeprefix("data: "))
             assert "no such language" in last["error"]["message"]
+
+
+LOOP = "each piece goes to a free each piece goes to a free each piece goes to a free engine"
+
+
+#: Four pieces of three sentences each.
+SENTENCES = talk(92.4)
+
+
+async def test_a_piece_in_which_the_engine_goes_round_in_circles_is_heard_again_in_halves() -> None:
+    pieces: list[bytes] = []
+
+    async def says(heard: Heard) -> Reply:
+        pieces.append(heard.audio)
+        seconds = (len(heard.audio) - 44) / 32_000
+        # What is long confuses it.
+        return 200, verbose(LOOP if seconds > 20 else f"part {len(pieces)}", end_s=2.0)
+
+    async with parrot(says) as url, running_router(url, engine_max_windows=1) as router:
+        body = (
+            await router.upload(
+                field("model", MODEL), field("response_format", "verbose_json"), file(SENTENCES)
+            )
+        ).json()
+        metrics = (await router.client.get("/metrics")).text
+    assert "engine" not in body["text"]
+    whole = [piece for piece in pieces if len(piece) > 44 + 20 * 32_000]
+    halves = [piece for piece in pieces if len(piece) <= 44 + 20 * 32_000]
+    assert len(whole) == 4
+    samples = b"".join(piece[44:] for piece in halves)
+    assert samples == SENTENCES[44:]
+    starts = [segment["start"] for segment in body["segments"]]
+    assert starts == sorted(set(starts))
+    assert body["duration"] == pytest.approx(92.4, abs=0.001)
+    assert 'vllm_router_pieces_total{outcome="halved"} 4.0' in metrics
+
+
+async def test_a_loop_that_cannot_be_helped_stays_as_it_was_heard() -> None:
+    asked = 0
+
+    async def says(heard: Heard) -> Reply:
+        nonlocal asked
+        asked += 1
+        seconds = (len(heard.audio) - 44) / 32_000
+        return (200 if seconds > 20 else 400), verbose(LOOP, end_s=2.0)
+
+    async with parrot(says) as url, running_router(url, engine_max_windows=1) as router:
+        answer = await router.upload(field("model", MODEL), file(SENTENCES))
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["text"].count(LOOP) == 4
+    assert asked == 8
+
+
+async def test_an_engine_that_only_ever_loops_is_not_asked_for_ever() -> None:
+    asked = 0
+
+    async def says(heard: Heard) -> Reply:
+        nonlocal asked
+        asked += 1
+        return 200, verbose(LOOP, end_s=1.0)
+
+    async with parrot(says) as url, running_router(url, engine_max_windows=8) as router:
+        assert (await router.upload(field("model", MODEL), file(SENTENCES))).status_code == 200
+    assert asked <= 4 * 5

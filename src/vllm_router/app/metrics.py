@@ -32,7 +32,7 @@ LENGTHS = ((30.0, "30s"), (300.0, "5m"), (1800.0, "30m"))
 
 #: Statuses that every model can be expected to answer with at some time.
 STATUSES = ("200", "429", "499", "502", "503", "504")
-PIECE_OUTCOMES = ("heard", "silent", "missing")
+PIECE_OUTCOMES = ("heard", "silent", "missing", "halved")
 #: Of a hedged upload: the engine that it was sent to first, or second.
 HEDGE_WINNERS = ("first", "second")
 

@@ -3,8 +3,9 @@
 Decoding, sending and answering overlap. Pieces wait in the same queue as everything else, as long
 work. They lie in a spool of their own, in memory and then on disk, at most `AHEAD` at a time, so
 that memory does not depend on the audio's length and a slow client slows the decoding. A piece that
-one engine fails at goes to others; one that cannot be had is named by its seconds. What becomes of
-the pieces is the caller's business.
+one engine fails at goes to others; one that cannot be had is named by its seconds; one in whose
+words an engine went round in circles is heard again in halves. What becomes of the pieces is the
+caller's business.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 
 from vllm_router.engines.engine import Engine
 from vllm_router.engines.work import OutcomeKind, Ticket, Urgency, WorkTrace, windows_of
@@ -36,9 +38,10 @@ from vllm_router.proxy.dispatch import Dispatcher
 from vllm_router.proxy.facts import RequestFacts
 from vllm_router.proxy.relay import Relay, UploadBody, understood
 from vllm_router.proxy.story import Story
+from vllm_router.wire.loops import is_caught_in_a_loop
 from vllm_router.wire.speech import Span
-from vllm_router.wire.split import Piece
-from vllm_router.wire.transcript import Transcript, read_transcript
+from vllm_router.wire.split import RATE_HZ, Piece
+from vllm_router.wire.transcript import Transcript, joined, read_transcript
 from vllm_router.wire.wav import pcm16_header
 
 #: Pieces decoded and not yet given back: enough to keep a large fleet busy; 0.96 MB each.
@@ -51,6 +54,8 @@ SPEECH_S = 5.0
 #: The leading piece of a stream, so that its first words are there soon. Without a stream all are
 #: of full length: an engine pays for a whole window whatever it gets.
 LEADER_S = 6.0
+#: How often a piece is cut in two while its words are a loop.
+HALVED_TIMES = 2
 
 #: Fields that speak of the whole upload or of its answer, and are made anew for each piece.
 _OURS = frozenset(
@@ -96,7 +101,8 @@ class SpooledPiece:
         start_s: Where it begins in the whole audio.
         end_s: Where it ends.
         speech: Where somebody speaks in it, on the whole audio's clock.
-        upload: Its WAV.
+        upload: Holds its samples, 16 kHz, mono, 16 bits.
+        first_byte: Where they begin there; not 0 for a part of a piece.
     """
 
     index: int
@@ -104,6 +110,36 @@ class SpooledPiece:
     end_s: float
     speech: tuple[Span, ...]
     upload: Upload
+    first_byte: int = 0
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of its samples."""
+        return _bytes_of(self.end_s - self.start_s)
+
+    def halves(self) -> tuple[SpooledPiece, SpooledPiece] | None:
+        """Return it cut in the pause that is nearest to its middle; None: there is no pause."""
+        middle_s = (self.start_s + self.end_s) / 2
+        pauses = [(a.end_s + b.start_s) / 2 for a, b in pairwise(self.speech)]
+        if not pauses:
+            return None
+        cut_s = min(pauses, key=lambda at: abs(at - middle_s))
+        first_bytes = _bytes_of(cut_s - self.start_s)
+        cut_s = self.start_s + first_bytes / 2 / RATE_HZ
+        before = tuple(span for span in self.speech if span.end_s <= cut_s)
+        return (
+            replace(self, end_s=cut_s, speech=before),
+            replace(
+                self,
+                start_s=cut_s,
+                speech=self.speech[len(before) :],
+                first_byte=self.first_byte + first_bytes,
+            ),
+        )
+
+
+def _bytes_of(seconds: float) -> int:
+    return 2 * round(seconds * RATE_HZ)
 
 
 Take = Callable[[Heard], Awaitable[None]]
@@ -165,7 +201,8 @@ class Fanout:
         relay: Knows how engines are called.
         decoder: Cuts.
         spool: Holds pieces until they have been heard.
-        counted: Told what became of each piece: "heard", "silent", "missing".
+        counted: Told what became of each piece: "heard", "silent", "missing";
+            and "halved" for each that was heard again.
     """
 
     def __init__(
@@ -300,13 +337,35 @@ class Fanout:
                 # Whatever became of the leader, nobody may wait for it for ever.
                 audio.heard_leader(None)
         self._counted("heard")
-        transcript = transcript.shifted(piece.start_s)
+        transcript = await self._without_loops(audio, piece, trace, transcript)
         return Heard(piece.start_s, piece.end_s, transcript, piece.speech)
+
+    async def _without_loops(
+        self,
+        audio: LongAudio,
+        piece: SpooledPiece,
+        trace: WorkTrace | None,
+        transcript: Transcript,
+        times: int = HALVED_TIMES,
+    ) -> Transcript:
+        """Have a piece heard in halves if its words are a loop: less to get lost in."""
+        if not times or not is_caught_in_a_loop(transcript) or (halves := piece.halves()) is None:
+            return transcript
+        self._counted("halved")
+        parts = []
+        for half in halves:
+            try:
+                part, _ = await self._ask(audio, half, trace)
+            except RouterError:
+                # It has been heard, after all.
+                return transcript
+            parts.append(await self._without_loops(audio, half, trace, part, times - 1))
+        return joined(parts)
 
     async def _ask(
         self, audio: LongAudio, piece: SpooledPiece, trace: WorkTrace | None
     ) -> tuple[Transcript, str | None]:
-        """Return a piece's words, on its own clock, and the language that they were asked in."""
+        """Return a piece's words, on the audio's clock, and the language they were asked in."""
         length_s = piece.end_s - piece.start_s
         boundary = b"piece-" + secrets.token_hex(12).encode()
         kind = b"multipart/form-data; boundary=" + boundary
@@ -348,7 +407,8 @@ class Fanout:
             answer = attempt.answer
             if answer.status == 200:
                 attempt.close(OutcomeKind.OK)
-                return heard[-1]
+                transcript, language = heard[-1]
+                return transcript.shifted(piece.start_s), language
             said = EngineSaid(answer.status, await answer.read())
             attempt.close(OutcomeKind.CLIENT_FAULT)
             if answer.status >= 500:
@@ -378,9 +438,8 @@ async def _at_once(heard: Heard) -> Heard:
 async def _spooled(piece: Piece, spool: Spool) -> SpooledPiece:
     upload = spool.upload()
     try:
-        for data in (pcm16_header(len(piece.pcm)), piece.pcm):
-            for _ in upload.append(data):
-                pass
+        for _ in upload.append(piece.pcm):
+            pass
         await upload.flush()
     except SpoolFailed as e:
         upload.close()
@@ -422,5 +481,7 @@ def _piece_body(
         b'--%b\r\nContent-Disposition: form-data; name="file"; filename="%b"\r\n'
         b"Content-Type: audio/wav\r\n\r\n" % (boundary, name)
     )
+    head.append(pcm16_header(piece.size_bytes))
     end = b"\r\n--%b--\r\n" % boundary
-    return UploadBody(piece.upload, [b"".join(head), (0, piece.upload.size_bytes), end])
+    samples = (piece.first_byte, piece.first_byte + piece.size_bytes)
+    return UploadBody(piece.upload, [b"".join(head), samples, end])

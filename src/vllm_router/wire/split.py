@@ -158,10 +158,8 @@ class Cutter:
         onset = spoken[0][0] if spoken else len(window)
         silent = window[: min(latest, onset - _MARGIN)]
         is_alone = onset >= _LONE_SILENCE - _MARGIN and not self._keeps_silence
-        if is_alone and _is_steady(silent):
-            cut = len(silent)
-        else:
-            cut = quietest_cut(window, latest)
+        is_silent = is_alone and _is_steady(silent)
+        cut = len(silent) if is_silent else quietest_cut(window, latest)
         return self._take(cut * _FRAME_BYTES, spoken)
 
     def _take(self, size_bytes: int, spoken: list[tuple[int, int]]) -> Piece:
