@@ -97,7 +97,7 @@ class SpooledPiece:
     """A piece of the audio, waiting to be heard.
 
     Attributes:
-        index: 0 for the first.
+        index: 0 for the first that is sent.
         start_s: Where it begins in the whole audio.
         end_s: Where it ends.
         speech: Where somebody speaks in it, on the whole audio's clock.
@@ -290,8 +290,8 @@ class Fanout:
                 silent = Heard(cut.start_s, cut.end_s, None)
                 pieces.put_nowait(group.create_task(_at_once(silent)))
                 continue
+            piece = await _spooled(cut, audio.story.pieces, self._spool)
             audio.story.pieces += 1
-            piece = await _spooled(cut, self._spool)
             task = group.create_task(self._hear_piece(audio, piece))
             # Not in the task: one that is cancelled before it has begun never runs.
             task.add_done_callback(partial(_release, piece.upload))
@@ -435,7 +435,7 @@ async def _at_once(heard: Heard) -> Heard:
     return heard
 
 
-async def _spooled(piece: Piece, spool: Spool) -> SpooledPiece:
+async def _spooled(piece: Piece, number: int, spool: Spool) -> SpooledPiece:
     upload = spool.upload()
     try:
         for _ in upload.append(piece.pcm):
@@ -448,7 +448,7 @@ async def _spooled(piece: Piece, spool: Spool) -> SpooledPiece:
         upload.close()
         raise
     speech = tuple(Span(a, b) for a, b in piece.speech)
-    return SpooledPiece(piece.index, piece.start_s, piece.end_s, speech, upload)
+    return SpooledPiece(number, piece.start_s, piece.end_s, speech, upload)
 
 
 def _named(error: RouterError, piece: SpooledPiece) -> RouterError:
