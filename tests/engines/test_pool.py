@@ -142,10 +142,37 @@ def test_long_work_leaves_short_work_its_room() -> None:
     assert name_of(pool.pick_long(ticket())) == "e1"
 
 
-def test_a_full_fleet_is_not_searched_for_long_work_from_end_to_end() -> None:
-    pool = pool_of(*[(4, 8, 4)] * 32, (5, 8, 8))
-    assert pool.pick_long(ticket()) is None, "32 were asked; the next answer changes the picture"
-    assert name_of(pool.pick(ticket())) is not None
+def test_the_one_engine_with_room_for_long_work_is_found_behind_many_without() -> None:
+    pool = pool_of(*[(4, 8, 4)] * 500, (5, 8, 8))
+    found = pool.pick_long(ticket())
+    assert name_of(found) == "e500"
+
+
+def test_three_engines_of_eight_are_kept_quiet_and_the_same_ones_in_any_order() -> None:
+    engines = [lone_engine(number) for number in range(8)]
+    first, second = (
+        Pool(MODEL, POLICIES["least-loaded"], WorkQueue(), Random(4).random, 0.375)
+        for _ in range(2)
+    )
+    for each in engines:
+        first.add(each)
+    for each in reversed(engines):
+        second.add(each)
+    quiet = [each for each in engines if first.is_quiet(each)]
+    assert len(quiet) == 3
+    assert quiet == [each for each in engines if second.is_quiet(each)]
+    for gone in quiet:
+        first.discard(gone)
+    assert sum(first.is_quiet(each) for each in engines if each not in quiet) == 1
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_of_few_engines_none_is_kept_quiet(count: int) -> None:
+    pool = Pool(MODEL, POLICIES["least-loaded"], WorkQueue(), Random(4).random, 0.375)
+    engines = [lone_engine(number) for number in range(count)]
+    for each in engines:
+        pool.add(each)
+    assert not any(map(pool.is_quiet, engines))
 
 
 def test_a_random_draw_that_misses_falls_back_to_the_order() -> None:

@@ -141,3 +141,10 @@ def test_any_engine_takes_one_window_of_long_work_and_leaves_short_work_its_part
         curve_of(half_at, peak_per_s), limit, fill, fleet_half_at, fleet_peak_per_s
     )
     assert 1.0 <= long_limit <= max(1.0, limit * (1.0 - RULES.kept_for_short))
+
+
+@given(FILLS)
+def test_quiet_engines_are_filled_no_more_than_the_others(fill: float) -> None:
+    assert RULES.quiet(fill) <= fill
+    assert RULES.quiet(fill) == fill or fill > RULES.quiet_fill
+    assert RULES.quiet(fill) >= min(fill, RULES.quiet_fill)

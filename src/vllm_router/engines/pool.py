@@ -1,15 +1,17 @@
 """The engines that serve one model, indexed so that no decision walks through all of them.
 
-Engines with room stand in a list sorted by the policy's rank, searched by bisection.
+Engines with room stand in lists sorted by the policy's rank, searched by bisection: one of those
+with room for short work, one of those with room for long work too.
 
-Bounds: O(log n) comparisons and one memory move for each change of an engine.
+Bounds: O(log n) comparisons and a few memory moves for each change of an engine.
 """
 
 import math
-from bisect import bisect_left
+from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import islice
+from zlib import crc32
 
 from vllm_router.engines.engine import Engine, EngineId, EngineState
 from vllm_router.engines.ring import Ring
@@ -33,6 +35,7 @@ class Pool:
         policy: How engines are chosen.
         queue: The work that waits for them.
         chance: Returns a number in [0, 1).
+        quiet_share: Part of the engines that are kept quiet for short work.
 
     Attributes:
         members: Every engine that serves the model and is not gone.
@@ -55,9 +58,11 @@ class Pool:
 
     __slots__ = (
         "_chance",
-        "_key_of",
-        "_keys",
+        "_lots",
         "_open",
+        "_open_to_long",
+        "_quiet_below",
+        "_quiet_share",
         "_ring",
         "busy_since",
         "drain",
@@ -81,7 +86,12 @@ class Pool:
     )
 
     def __init__(
-        self, model: str, policy: Policy, queue: WorkQueue[Ticket], chance: Callable[[], float]
+        self,
+        model: str,
+        policy: Policy,
+        queue: WorkQueue[Ticket],
+        chance: Callable[[], float],
+        quiet_share: float = 0.0,
     ) -> None:
         self.model = model
         self.policy = policy
@@ -103,10 +113,12 @@ class Pool:
         self.usual_s: float | None = None
         self.usual_at = -math.inf
         self._chance = chance
-        self._keys: list[float] = []
-        self._open: list[Engine] = []
-        self._key_of: dict[int, float] = {}
+        self._open = _Order()
+        self._open_to_long = _Order()
         self._ring = Ring()
+        self._quiet_share = quiet_share
+        self._quiet_below = 0
+        self._lots: list[int] = []
 
     def add(self, engine: Engine) -> None:
         """Take an engine in."""
@@ -114,6 +126,8 @@ class Pool:
         self.states[engine.state] += 1
         self.load += engine.load
         self._ring.add(engine)
+        insort(self._lots, _lot(engine))
+        self._draw_quiet()
 
     def discard(self, engine: Engine) -> None:
         """Let an engine go."""
@@ -123,50 +137,60 @@ class Pool:
         self.load -= engine.load
         self._close(engine)
         self._ring.discard(engine)
+        del self._lots[bisect_left(self._lots, _lot(engine))]
+        self._draw_quiet()
         if self.held is engine:
             self.held = engine.held_for = None
+
+    def _draw_quiet(self) -> None:
+        count = int(self._quiet_share * len(self._lots))
+        self._quiet_below = self._lots[count] if count else 0
+
+    def is_quiet(self, engine: Engine) -> bool:
+        """Whether an engine is one of those that long work fills less, for short work to be quick.
+
+        The same ones in every router, whatever the order in which engines were found.
+        """
+        return self._quiet_below > 0 and _lot(engine) < self._quiet_below
 
     def place(self, engine: Engine) -> None:
         """Put an engine where its rank and its room want it, after any change of either."""
         self._close(engine)
-        if engine.windows_in_flight < engine.cap:
+        held = engine.windows_in_flight
+        if held < engine.cap:
             key = self.policy.rank(engine) + self._chance() * _TIE
-            at = bisect_left(self._keys, key)
-            self._keys.insert(at, key)
-            self._open.insert(at, engine)
-            self._key_of[engine.index] = key
+            self._open.put(engine, key)
+            if held < engine.long_cap:
+                self._open_to_long.put(engine, key)
 
     def _close(self, engine: Engine) -> None:
-        key = self._key_of.pop(engine.index, None)
-        if key is None:
-            return
-        at = bisect_left(self._keys, key)
-        while self._open[at] is not engine:
-            at += 1
-        del self._keys[at], self._open[at]
+        self._open.drop(engine)
+        self._open_to_long.drop(engine)
 
     @property
     def has_room(self) -> bool:
         """Whether any engine would take a short request."""
-        return bool(self._open)
+        return bool(self._open.engines)
 
     def best(self) -> Engine | None:
         """Return the engine of the lowest rank that has room."""
-        return self._open[0] if self._open else None
+        return self._open.engines[0] if self._open.engines else None
 
     def pick(self, ticket: Ticket) -> Engine | None:
         """Return the engine that takes a ticket as short work, by the pool's policy; None: none."""
-        if not self._open:
+        engines = self._open.engines
+        if not engines:
             return None
         if self.policy.choose is first_in_order and ticket.windows == 1 and not ticket.excluded:
-            return self._open[0]
-        return self.policy.choose(_Choice(self, ticket, is_long=False), ticket.session_key)
+            return engines[0]
+        return self.policy.choose(_Choice(self, engines, ticket, is_long=False), ticket.session_key)
 
     def pick_long(self, ticket: Ticket) -> Engine | None:
         """Return the engine that takes a ticket as long work; None: none has room for it."""
-        if not self._open:
+        engines = self._open_to_long.engines
+        if not engines:
             return None
-        return self.policy.choose(_Choice(self, ticket, is_long=True), ticket.session_key)
+        return self.policy.choose(_Choice(self, engines, ticket, is_long=True), ticket.session_key)
 
     def is_stranded(self, ticket: Ticket, now: float) -> bool:
         """Whether every engine that could take the ticket, now or soon, has failed on it."""
@@ -182,11 +206,11 @@ class Pool:
 
     def engine_at(self, place: int) -> Engine:
         """Return one of the engines with room by its place in their order."""
-        return self._open[place]
+        return self._open.engines[place]
 
     def count_open(self) -> int:
         """Return how many engines have room."""
-        return len(self._open)
+        return len(self._open.engines)
 
     def draw(self) -> float:
         """Return a random number in [0, 1)."""
@@ -195,6 +219,42 @@ class Pool:
     def clockwise(self, key: str) -> Iterator[Engine]:
         """Yield all members as they follow a key's point on the ring."""
         return self._ring.clockwise(key)
+
+
+def _lot(engine: Engine) -> int:
+    return crc32(engine.engine_id.encode())
+
+
+class _Order:
+    """Engines sorted by a key.
+
+    Attributes:
+        engines: In order.
+    """
+
+    __slots__ = ("_key_of", "_keys", "engines")
+
+    def __init__(self) -> None:
+        self.engines: list[Engine] = []
+        self._keys: list[float] = []
+        self._key_of: dict[int, float] = {}
+
+    def put(self, engine: Engine, key: float) -> None:
+        """Insert an engine that is not in."""
+        at = bisect_left(self._keys, key)
+        self._keys.insert(at, key)
+        self.engines.insert(at, engine)
+        self._key_of[engine.index] = key
+
+    def drop(self, engine: Engine) -> None:
+        """Remove an engine, if it is in."""
+        key = self._key_of.pop(engine.index, None)
+        if key is None:
+            return
+        at = bisect_left(self._keys, key)
+        while self.engines[at] is not engine:
+            at += 1
+        del self._keys[at], self.engines[at]
 
 
 def fits(engine: Engine, ticket: Ticket, cap: float) -> bool:
@@ -209,10 +269,11 @@ def fits(engine: Engine, ticket: Ticket, cap: float) -> bool:
 class _Choice:
     """The engines of a pool that have room for one ticket."""
 
-    __slots__ = ("_is_long", "_pool", "_ticket")
+    __slots__ = ("_engines", "_is_long", "_pool", "_ticket")
 
-    def __init__(self, pool: Pool, ticket: Ticket, *, is_long: bool) -> None:
+    def __init__(self, pool: Pool, engines: list[Engine], ticket: Ticket, *, is_long: bool) -> None:
         self._pool = pool
+        self._engines = engines
         self._ticket = ticket
         self._is_long = is_long
 
@@ -221,16 +282,14 @@ class _Choice:
         return fits(engine, self._ticket, cap) and engine.engine_id not in self._ticket.excluded
 
     def in_order(self) -> Iterator[Engine]:
-        pool = self._pool
-        for place in range(min(pool.count_open(), _MOST_TRIES)):
-            engine = pool.engine_at(place)
+        for engine in self._engines[:_MOST_TRIES]:
             if self._may_take(engine):
                 yield engine
 
     def at_random(self) -> Engine | None:
-        pool = self._pool
+        engines = self._engines
         for _ in range(4):
-            engine = pool.engine_at(int(pool.draw() * pool.count_open()))
+            engine = engines[int(self._pool.draw() * len(engines))]
             if self._may_take(engine):
                 return engine
         return next(self.in_order(), None)

@@ -47,7 +47,8 @@ class Registry:
         pool = self.pools.get(model)
         if pool is None:
             queue: WorkQueue[Ticket] = WorkQueue(self.settings.ageing_s)
-            pool = Pool(model, self._policy, queue, self._rng.random)
+            share = self.settings.limits.quiet_share if self._policy.seeks_quiet else 0.0
+            pool = Pool(model, self._policy, queue, self._rng.random, share)
             pool.fill = pool.fill_told = self.settings.limits.first_fill
             self.pools[model] = pool
         return pool

@@ -28,7 +28,13 @@ def give_room(engine: Engine, settings: FleetSettings, warmth: float | None) -> 
     engine.cap = max(1.0, min(math.ceil(limit * settings.limit_share), free))
     engine.long_limit = (
         min(
-            limits.long_limit(engine.curve, engine.limit, pool.fill, pool.half_at, pool.peak_per_s)
+            limits.long_limit(
+                engine.curve,
+                engine.limit,
+                limits.quiet(pool.fill) if pool.is_quiet(engine) else pool.fill,
+                pool.half_at,
+                pool.peak_per_s,
+            )
             for pool in engine.pools
         )
         if engine.pools

@@ -30,6 +30,11 @@ class LimitRules:
         kept_for_short: Part of the limit that long work never takes.
         least_fill: Where the fill ends on an idle fleet: two thirds of the peak.
         first_fill: Where it begins before any load has been seen.
+        quiet_share: Part of the engines that are kept quiet: long work fills them less, so that a
+            short request finds one on which it is done soon. Spread evenly, the same long work
+            makes it as slow everywhere.
+        quiet_fill: The fill up to which those are filled like all.
+        quiet_rise: How much further they are filled, for each step that the others are.
         most_fill: Where it ends under more load than the fleet can carry.
         wait_per_service: The wait of long work that is aimed at, over the time a window takes, at
             the first fill.
@@ -49,7 +54,10 @@ class LimitRules:
     most_limit: float = 256.0
     kept_for_short: float = 0.125
     least_fill: float = 2.0
-    first_fill: float = 5.0
+    first_fill: float = 9.0
+    quiet_share: float = 0.375
+    quiet_fill: float = 4.5
+    quiet_rise: float = 0.3
     most_fill: float = 14.0
     wait_per_service: float = 0.3
     wait_growth: float = 2.5
@@ -78,6 +86,10 @@ class LimitRules:
         error = max(-1.0, min(self.haste, wait / aim - 1.0))
         step = self.pace * min(passed, self.longest_step) * error
         return float(min(max(fill * math.exp(step), self.least_fill), self.most_fill))
+
+    def quiet(self, fill: float) -> float:
+        """Return the fill of quiet engines while the others have the given one."""
+        return min(fill, self.quiet_fill + self.quiet_rise * (fill - self.quiet_fill))
 
     def long_limit(
         self, curve: ServiceCurve, limit: float, fill: float, half_at: float, peak_per_s: float

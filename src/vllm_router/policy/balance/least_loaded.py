@@ -12,4 +12,4 @@ def rank(engine: Load) -> float:
     return engine.next_window_s
 
 
-POLICY: Policy = Policy("least-loaded", rank)
+POLICY: Policy = Policy("least-loaded", rank, seeks_quiet=True)

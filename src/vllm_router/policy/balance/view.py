@@ -80,8 +80,11 @@ class Policy:
         name: As given to `--routing-logic`.
         rank: Orders the engines; the lowest is the best.
         choose: Picks an engine for a piece of work, given its session key or None.
+        seeks_quiet: Whether it finds the engines with the least load by itself, so that keeping
+            some quiet makes short work quick.
     """
 
     name: str
     rank: Rank
     choose: Choose = first_in_order
+    seeks_quiet: bool = False
