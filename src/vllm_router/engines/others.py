@@ -3,7 +3,8 @@
 A scrape shows what runs and waits in an engine at one moment; what is not this router's own is the
 others'. A window takes a second or two and scrapes come every ten, so one scrape is soon of no use;
 the mean over several is. It is half the engine's own mean, which shows load that is always there,
-and half the fleet's, which has seen more scrapes and to which routers that balance return.
+and half that of its kind in the fleet (quiet or not), which has seen more scrapes and to which
+routers that balance return.
 
 Each router also learns what part of the work in the engines is its own, and keeps its long work to
 that part of every engine: three routers that each believe an engine half free fill it thrice.
@@ -31,11 +32,12 @@ def scraped(engine: Engine, windows: float) -> None:
     speed = engine.curve.peak_per_s
     usual = own = 0.0
     for pool in engine.pools:
-        pool.scrapes += 1
-        weight = 1.0 / min(pool.scrapes, _SCRAPES * len(pool.members))
-        pool.others += weight * (others / speed - pool.others)
-        pool.own += weight * (engine.windows_in_flight / speed - pool.own)
-        usual, own = max(usual, pool.others * speed), max(own, pool.own * speed)
+        seen = pool.seen(engine)
+        seen.scrapes += 1
+        weight = 1.0 / min(seen.scrapes, _SCRAPES * len(pool.members))
+        seen.others += weight * (others / speed - seen.others)
+        seen.own += weight * (engine.windows_in_flight / speed - seen.own)
+        usual, own = max(usual, seen.others * speed), max(own, seen.own * speed)
     _set(engine, 0.5 * (usual + engine.others))
     if engine.elsewhere and usual:
         engine.part = min(1.0, max(_LEAST_PART, _SLACK * own / (own + usual)))

@@ -27,6 +27,23 @@ _TIE = 1e-9
 _MOST_TRIES = 32
 
 
+class Seen:
+    """What scrapes of several engines showed in the mean, per window a second of their speed.
+
+    Attributes:
+        others: Windows that other routers had there.
+        own: Windows that this router had there.
+        scrapes: How many scrapes the means have seen.
+    """
+
+    __slots__ = ("others", "own", "scrapes")
+
+    def __init__(self) -> None:
+        self.others = 0.0
+        self.own = 0.0
+        self.scrapes = 0
+
+
 class Pool:
     """One model's engines and its queue.
 
@@ -48,9 +65,6 @@ class Pool:
         peak_per_s: Windows per second that the engines in service approach together.
         half_at: Sum of theirs.
         load: Windows in service on all members.
-        others: Windows that other routers have on an engine in the mean, per windows per second of
-            its speed.
-        scrapes: How many scrapes that mean has seen.
         held: The engine kept free for a ticket too large to fit in otherwise, if any.
         usual_s: Median time of a window on the engines that answered of late; None: none did.
         usual_at: When that was last worked out, monotonic seconds.
@@ -64,6 +78,7 @@ class Pool:
         "_quiet_below",
         "_quiet_share",
         "_ring",
+        "_seen",
         "busy_since",
         "drain",
         "fill",
@@ -74,12 +89,9 @@ class Pool:
         "load",
         "members",
         "model",
-        "others",
-        "own",
         "peak_per_s",
         "policy",
         "queue",
-        "scrapes",
         "states",
         "usual_at",
         "usual_s",
@@ -106,9 +118,6 @@ class Pool:
         self.peak_per_s = 0.0
         self.half_at = 0.0
         self.load = 0.0
-        self.others = 0.0
-        self.own = 0.0
-        self.scrapes = 0
         self.held: Engine | None = None
         self.usual_s: float | None = None
         self.usual_at = -math.inf
@@ -119,6 +128,7 @@ class Pool:
         self._quiet_share = quiet_share
         self._quiet_below = 0
         self._lots: list[int] = []
+        self._seen = (Seen(), Seen())
 
     def add(self, engine: Engine) -> None:
         """Take an engine in."""
@@ -152,6 +162,10 @@ class Pool:
         The same ones in every router, whatever the order in which engines were found.
         """
         return self._quiet_below > 0 and _lot(engine) < self._quiet_below
+
+    def seen(self, engine: Engine) -> Seen:
+        """Return what scrapes showed of the engines of one kind, quiet ones or the others."""
+        return self._seen[self.is_quiet(engine)]
 
     def place(self, engine: Engine) -> None:
         """Put an engine where its rank and its room want it, after any change of either."""

@@ -44,5 +44,7 @@ def give_room(engine: Engine, settings: FleetSettings, warmth: float | None) -> 
     if engine.elsewhere > 0.0:
         # Long work comes in bursts of many pieces, and a scrape is too old to see another router's
         # burst: each keeps to its part.
-        long = max(engine.part * long, 0.5 * (long - engine.elsewhere))
+        own = engine.part * long
+        is_quiet = any(pool.is_quiet(engine) for pool in engine.pools)
+        long = own if is_quiet else max(own, 0.5 * (long - engine.elsewhere))
     engine.long_cap = min(engine.cap, max(1.0, math.ceil(long * settings.limit_share)))
