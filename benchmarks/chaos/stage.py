@@ -26,6 +26,8 @@ ROUTERS = 3
 SPOOL_BYTES = 48 * 2**20
 #: Short enough for a hung engine to be seen several times in a run of minutes.
 ROUTER_ARGUMENTS = (
+    # HAProxy goes on for as long as its check takes to see that a router leaves.
+    "--shutdown-grace-s", "2",
     "--static-backend-health-checks",
     "--static-backend-health-check-interval", "1",
     "--static-backend-health-check-timeout-seconds", "2",
