@@ -39,7 +39,7 @@ def receive(sock: socket.socket) -> Answer:
 
 
 def job(size_bytes: int, *, offset: int = 0, max_audio_s: float = 600.0) -> Job:
-    return Job(offset, size_bytes, max_audio_s, 30.0, (8.0,))
+    return Job(offset, size_bytes, max_audio_s, 30.0, (8.0,), keeps_silence=False)
 
 
 def send(sock: socket.socket, work: Job, path: Path) -> None:
