@@ -55,3 +55,5 @@ class Ring:
             if engine.index not in seen:
                 seen.add(engine.index)
                 yield engine
+                if len(seen) == len(self._members):
+                    return
