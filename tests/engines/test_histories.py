@@ -244,7 +244,7 @@ class Histories(RuleBasedStateMachine):
         assert not self.waiting
 
 
-TestHistories = Histories.TestCase
+TestHistories = pytest.mark.timeout(120 + HISTORIES)(Histories.TestCase)
 TestHistories.settings = settings(
     max_examples=HISTORIES,
     stateful_step_count=40,
