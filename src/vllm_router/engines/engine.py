@@ -6,6 +6,7 @@ it holds, only how many and how long they are.
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NewType
+from zlib import crc32
 
 from vllm_router.engines.states import EngineState
 from vllm_router.policy.curve import ServiceCurve
@@ -73,6 +74,7 @@ class Engine:
 
     Attributes:
         spec: What discovery said last.
+        lot: A number by its id alone, the same in every router.
         state: Where it is in its life.
         models: Names that it serves, as far as known.
         in_flight: Requests charged to it.
@@ -121,6 +123,7 @@ class Engine:
         "load",
         "long_cap",
         "long_limit",
+        "lot",
         "models",
         "next_window_s",
         "others",
@@ -141,6 +144,7 @@ class Engine:
     def __init__(self, spec: EngineSpec, index: int) -> None:
         self.spec = spec
         self.index = index
+        self.lot = crc32(spec.engine_id.encode())
         self.state = EngineState.DISCOVERED
         self.models: tuple[str, ...] = spec.models or ()
         self.in_flight = 0

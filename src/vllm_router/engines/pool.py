@@ -11,7 +11,6 @@ from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import islice
-from zlib import crc32
 
 from vllm_router.engines.engine import Engine, EngineId, EngineState
 from vllm_router.engines.ring import Ring
@@ -136,7 +135,7 @@ class Pool:
         self.states[engine.state] += 1
         self.load += engine.load
         self._ring.add(engine)
-        insort(self._lots, _lot(engine))
+        insort(self._lots, engine.lot)
         self._draw_quiet()
 
     def discard(self, engine: Engine) -> None:
@@ -147,7 +146,7 @@ class Pool:
         self.load -= engine.load
         self._close(engine)
         self._ring.discard(engine)
-        del self._lots[bisect_left(self._lots, _lot(engine))]
+        del self._lots[bisect_left(self._lots, engine.lot)]
         self._draw_quiet()
         if self.held is engine:
             self.held = engine.held_for = None
@@ -161,7 +160,7 @@ class Pool:
 
         The same ones in every router, whatever the order in which engines were found.
         """
-        return self._quiet_below > 0 and _lot(engine) < self._quiet_below
+        return self._quiet_below > 0 and engine.lot < self._quiet_below
 
     def seen(self, engine: Engine) -> Seen:
         """Return what scrapes showed of the engines of one kind, quiet ones or the others."""
@@ -233,10 +232,6 @@ class Pool:
     def clockwise(self, key: str) -> Iterator[Engine]:
         """Yield all members as they follow a key's point on the ring."""
         return self._ring.clockwise(key)
-
-
-def _lot(engine: Engine) -> int:
-    return crc32(engine.engine_id.encode())
 
 
 class _Order:
