@@ -34,15 +34,13 @@ def is_caught_in_a_loop(transcript: Transcript) -> bool:
     A phrase of at least 12 letters twice in a row, in haste; or a segment faster than anyone can
     speak among others that are not: where all are, the times are made up.
     """
-    long_enough = [s for s in transcript.segments if len(s.text.strip()) >= _SHORTEST]
-    texts = [segment.text.strip() for segment in long_enough]
-    rates = [
-        len(text) / max(segment.end_s - segment.start_s, _SHORTEST_TIME_S)
-        for segment, text in zip(long_enough, texts, strict=True)
+    said = [
+        (len(text) / max(segment.end_s - segment.start_s, _SHORTEST_TIME_S), text)
+        for segment in transcript.segments
+        if len(text := segment.text.strip()) >= _SHORTEST
     ]
-    if rates and max(rates) > _IMPOSSIBLE_PER_S and min(rates) < _POSSIBLE_PER_S:
+    if said and max(said)[0] > _IMPOSSIBLE_PER_S and min(said)[0] < _POSSIBLE_PER_S:
         return True
     return any(
-        rate > _HASTY_PER_S and _PHRASE.search(text[:_SEARCHED]) is not None
-        for rate, text in zip(rates, texts, strict=True)
+        rate > _HASTY_PER_S and _PHRASE.search(text[:_SEARCHED]) is not None for rate, text in said
     )
