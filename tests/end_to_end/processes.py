@@ -90,6 +90,12 @@ class Process:
             time.sleep(0.05)
         raise AssertionError(self.log.read_text(errors="replace"))
 
+    def signal_again(self) -> None:
+        """Send SIGTERM once more, later: one that comes at once is the same word, said twice."""
+        time.sleep(1.2)
+        assert self.process.poll() is None
+        os.kill(self.process.pid, signal.SIGTERM)
+
     def stop(self) -> int:
         """Ask it to end and return its exit code."""
         self.process.send_signal(signal.SIGTERM)

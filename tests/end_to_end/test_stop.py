@@ -73,11 +73,8 @@ async def test_what_takes_too_long_is_cut_off(tmp_path: Path, way: str) -> None:
             await in_flight(client, 1)
             await asyncio.to_thread(stopping, process)
             if way == "second signal":
-                # One that comes at once is the same word, said twice.
                 os.kill(process.process.pid, signal.SIGTERM)
-                await asyncio.sleep(1.2)
-                assert process.process.poll() is None
-                os.kill(process.process.pid, signal.SIGTERM)
+                await asyncio.to_thread(process.signal_again)
             assert await asyncio.to_thread(process.process.wait, 30) == 0
             with pytest.raises(httpx.TransportError):
                 await upload
@@ -124,9 +121,7 @@ async def test_whoever_is_in_a_hurry_gets_no_grace(tmp_path: Path, way: str) -> 
         else:
             os.kill(process.process.pid, signal.SIGTERM)
             await asyncio.to_thread(process.wait_for, "taking uploads for 3600 s yet")
-            await asyncio.sleep(1.2)
-            assert process.process.poll() is None
-            os.kill(process.process.pid, signal.SIGTERM)
+            await asyncio.to_thread(process.signal_again)
         assert await asyncio.to_thread(process.process.wait, 30) == 0
 
 
