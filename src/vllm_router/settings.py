@@ -297,7 +297,7 @@ class Settings(BaseModel):
         "DIR",
     )
     spool_memory_mb: Annotated[float, Field(ge=1)] = _field(
-        "Uploads", 32.0, "MiB of memory that all uploads together may hold."
+        "Uploads", 64.0, "MiB of memory that all uploads together may hold."
     )
     spool_max_mb: Annotated[float, Field(gt=0)] = _field(
         "Uploads", 102_400.0, "MiB of disk that all uploads together may hold."

@@ -25,6 +25,7 @@ class Intake:
         self._block = bytearray(BLOCK_BYTES)
         self._used = 0
         self.data = bytearray()
+        self.adopted = 0
         self.closed = 0
         self.flushes = 0
         self.must_flush = False
@@ -32,9 +33,16 @@ class Intake:
     def block(self) -> tuple[bytearray, int]:
         if self._service.has_no_room:
             raise TooLarge("no room")
-        if self._used == BLOCK_BYTES:
-            self._used = 0
+        if self._used == len(self._block):
+            self._block, self._used = bytearray(BLOCK_BYTES), 0
         return self._block, self._used
+
+    def adopt(self, block: bytearray, at: int) -> bytearray | None:
+        if not self._service.adopts:
+            return None
+        self.adopted += 1
+        self._block, self._used = block, at
+        return bytearray(len(block))
 
     def wrote(self, count: int) -> None:
         self._take(bytes(self._block[self._used : self._used + count]))
@@ -67,6 +75,7 @@ class Service:
     skew_s: float = 0.0
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     has_no_room: bool = False
+    adopts: bool = True
     flush_error: Exception | None = None
     intakes: list[Intake] = field(default_factory=list)
     begun: list[str] = field(default_factory=list)

@@ -339,6 +339,36 @@ async def test_leaving_is_noticed_whatever_was_sent_ahead(ahead: int) -> None:
         assert served.service.ended[0].has_left
 
 
+@pytest.mark.parametrize("adopts", [True, False])
+@pytest.mark.parametrize("size", [1000, 16 * 1024, 100_000, 128 * 1024, 500_000])
+async def test_first_bytes_stay_where_they_came_if_they_are_many(size: int, adopts: bool) -> None:
+    unwelcome = bytes.maketrans(b"\xffF", b"ab")
+    bodies = [random.Random(size + i).randbytes(size).translate(unwelcome) for i in range(3)]
+    async with serving() as served, client(served.port) as one:
+        served.service.adopts = adopts
+        for body in bodies:
+            one.send(post("/upload", body))
+            _, answer = await one.answer()
+            assert answer == body
+        adopted = sum(intake.adopted for intake in served.service.intakes)
+        assert adopted <= (3 if adopts and size >= 16 * 1024 else 0)
+    await served.settled()
+
+
+@pytest.mark.parametrize("ahead", [1, 50, 5000])
+async def test_what_follows_an_upload_in_its_own_memory_is_the_next_request(ahead: int) -> None:
+    body = bytes(300_000)
+    rest = get("/next")
+    async with serving() as served, client(served.port) as one:
+        one.send(post("/upload", body)[: -len(body)])
+        await until(lambda: served.service.begun)
+        one.send(body + rest + b"\r\n" * ahead)
+        assert (await one.answer())[1] == body
+        assert b"x-path: /next" in (await one.answer())[0]
+        assert served.service.begun == ["/upload", "/next"]
+    await served.settled()
+
+
 async def test_what_was_sent_too_far_ahead_is_dropped_with_the_connection() -> None:
     async with serving() as served, client(served.port) as one:
         served.service.gate.clear()
@@ -552,6 +582,6 @@ async def test_a_thousand_idle_connections_cost_next_to_nothing() -> None:
         async with client(served.port) as one:
             one.send(get("/a"))
             assert b" 200 " in (await one.answer())[0]
-        assert len(served.listener.scratch) == 256 * 1024
+        assert len(served.listener.scratch) == 128 * 1024
         assert isinstance(served.listener, Listener)
     await served.settled()

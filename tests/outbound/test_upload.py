@@ -15,14 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.inbound.conftest import event_loop_policy
 
-from vllm_router.outbound.upload import (
-    BLOCK_BYTES,
-    STAGED_BLOCKS,
-    BlockPool,
-    Spool,
-    SpoolFailed,
-    Upload,
-)
+from vllm_router.outbound.block_pool import BLOCK_BYTES, BlockPool
+from vllm_router.outbound.upload import STAGED_BLOCKS, Spool, SpoolFailed, Upload
 from vllm_router.wire.multipart import Edit
 
 __all__ = ["event_loop_policy"]
@@ -176,6 +170,61 @@ def test_edits_are_made_without_touching_the_rest(
         spool.close()
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("at", [0, 1, 300, 30_000])
+@pytest.mark.parametrize("size", [1, 1000, BLOCK_BYTES, 2 * BLOCK_BYTES, MIB])
+async def test_a_block_in_which_the_first_bytes_came_becomes_the_uploads(
+    small: Spool, at: int, size: int
+) -> None:
+    upload = small.upload()
+    came = bytearray(b"a key" * BLOCK_BYTES)[:BLOCK_BYTES]
+    count = min(size, BLOCK_BYTES - at)
+    came[at : at + count] = SOUND[:count]
+    other = upload.adopt(came, at)
+    assert other is not None
+    assert len(other) == BLOCK_BYTES
+    assert other is not came
+    assert upload.block() == (came, at)
+    assert upload.wrote(count) == (came, at + count)
+    await fill(upload, SOUND[count:size], 10_000)
+    await upload.flush()
+    assert upload.is_on_disk == (at + size > 2 * BLOCK_BYTES)
+    assert await content(upload) == SOUND[:size]
+    assert bytes(upload.read(size // 2, 70_000)) == SOUND[size // 2 : size][:70_000]
+    assert await content(upload, [Edit(0, 1, b"new")]) == b"new" + SOUND[1:size]
+    handle = upload.file()
+    assert os.pread(handle, size + 10, 0) == SOUND[:size]
+    os.close(handle)
+    upload.close()
+
+
+async def test_a_block_is_not_taken_over_where_it_has_no_place(small: Spool) -> None:
+    begun, too_large = small.upload(), small.upload(MIB)
+    await fill(begun, b"begun")
+    whole = bytearray(BLOCK_BYTES)
+    assert begun.adopt(whole, 0) is None
+    assert too_large.adopt(whole, 0) is None
+    blocks = []
+    while small.pool.has_room:
+        blocks.append(small.pool.take())
+    crowded = small.upload()
+    assert crowded.adopt(whole, 0) is None
+    small.pool.give(blocks)
+    assert crowded.adopt(bytearray(1000), 0) is None
+    for upload in (begun, too_large, crowded):
+        upload.close()
+
+
+async def test_what_is_known_to_be_too_large_goes_to_disk_from_the_start(small: Spool) -> None:
+    upload = small.upload(2 * BLOCK_BYTES + 1)
+    await fill(upload, SOUND[:1000])
+    assert upload.is_on_disk
+    upload.close()
+    upload = small.upload(2 * BLOCK_BYTES)
+    await fill(upload, SOUND[: 2 * BLOCK_BYTES])
+    assert not upload.is_on_disk
+    upload.close()
 
 
 async def test_memory_is_bounded_for_all_uploads_together(small: Spool) -> None:

@@ -6,7 +6,8 @@ import pytest
 from tests.routers import CONTENT_TYPE, field, file, form
 
 from vllm_router.errors import BadRequest, SpoolFull, TooLarge
-from vllm_router.outbound.upload import BLOCK_BYTES, Spool
+from vllm_router.outbound.block_pool import BLOCK_BYTES
+from vllm_router.outbound.upload import Spool
 from vllm_router.proxy.intake import UploadIntake
 
 LARGE = form(field("model", "m"), file(bytes(10 * BLOCK_BYTES)))

@@ -13,8 +13,9 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 
 from vllm_router.engines.engine import EngineState
 from vllm_router.engines.fleet import Fleet
+from vllm_router.outbound.block_pool import BLOCK_BYTES
 from vllm_router.outbound.discovery import DiscoveryStatus
-from vllm_router.outbound.upload import BLOCK_BYTES, Spool
+from vllm_router.outbound.upload import Spool
 
 
 class StateCollector:

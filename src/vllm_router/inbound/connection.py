@@ -27,6 +27,8 @@ MAX_AHEAD_BYTES = 64 * 1024
 MAX_SMALL_BODY_BYTES = 1024 * 1024
 #: More chunks than this in one read are joined: handing each on costs more than copying its bytes.
 MANY_CHUNKS = 16
+#: Fewer first bytes of a body than this are copied: they shall not take a whole block.
+WORTH_ADOPTING_BYTES = 16 * 1024
 #: How long an answered client may go on sending before it is cut off: closing at once would reset
 #: the connection and could take the answer with it (RFC 9112, 9.6).
 LINGER_S = 10.0
@@ -52,6 +54,13 @@ class Intake(Protocol):
 
     def block(self) -> tuple[bytearray, int]:
         """Return the memory for the next bytes and the offset in it."""
+
+    def adopt(self, block: bytearray, at: int) -> bytearray | None:
+        """Take over memory in which the first bytes lie from `at` on; `wrote` then says how many.
+
+        Returns:
+            Memory of the same size in exchange; None if it was not taken.
+        """
 
     def wrote(self, count: int) -> None:
         """Say that bytes were put there."""
@@ -115,18 +124,36 @@ class Listener:
         service: Answers the requests.
         patience: Time limits.
         max_connections: Further connections are refused.
+        scratch_bytes: Read at a time of what goes through the scratch buffer.
     """
 
     def __init__(
-        self, service: Service, patience: Patience | None = None, max_connections: int = 20_000
+        self,
+        service: Service,
+        patience: Patience | None = None,
+        max_connections: int = 20_000,
+        scratch_bytes: int = 128 * 1024,
     ) -> None:
         self.service = service
         self.patience = patience or Patience()
         self.max_connections = max_connections
         self.connections: set[Connection] = set()
         self.is_draining = False
-        self.scratch = bytearray(256 * 1024)
+        self.scratch = bytearray(scratch_bytes)
         self.scratch_view = memoryview(self.scratch)
+
+    def give_scratch(self, intake: Intake, at: int) -> bool:
+        """Let an intake have the scratch buffer, in which its first bytes lie from `at` on.
+
+        Returns:
+            Whether it took it, and gave another in exchange.
+        """
+        other = intake.adopt(self.scratch, at)
+        if other is None:
+            return False
+        self.scratch = other
+        self.scratch_view = memoryview(other)
+        return True
 
     def __call__(self) -> Connection:
         """Return the protocol for a new connection, as `create_server` asks for it."""
@@ -156,11 +183,11 @@ class Connection(asyncio.BufferedProtocol):
     __slots__ = (
         "_ahead",
         "_chunks",
+        "_direct",
         "_exchange",
         "_head",
         "_intake",
         "_is_answering",
-        "_is_direct",
         "_is_paused",
         "_left",
         "_listener",
@@ -189,7 +216,7 @@ class Connection(asyncio.BufferedProtocol):
         self._chunks: ChunkedReader | None = None
         self._left = 0
         self._is_answering = False
-        self._is_direct = False
+        self._direct: memoryview | None = None
         self._is_paused = False
         # Kept, since asking for the running loop is a system call (getpid) before Python 3.12.
         self._loop = asyncio.get_running_loop()
@@ -217,7 +244,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: D102
         # A loop may ask for a buffer and then have nothing to put in it.
-        self._is_direct = False
+        self._direct = None
         if self._state is _BODY and self._intake is not None and self._chunks is None:
             try:
                 block, used = self._intake.block()
@@ -225,14 +252,18 @@ class Connection(asyncio.BufferedProtocol):
                 # The bytes must go somewhere; the request is refused and they are dropped.
                 self._refuse(error)
             else:
-                self._is_direct = True
-                return memoryview(block)[used : used + self._left]
+                # A byte longer than what is to come: what has been filled is read from again.
+                self._direct = view = memoryview(block)[used : used + self._left + 1]
+                return view
         return self._listener.scratch_view
 
     def buffer_updated(self, count: int) -> None:  # noqa: D102
-        if self._is_direct:
-            self._is_direct = False
+        view, self._direct = self._direct, None
+        if view is not None:
             self.deadline = self.now() + self._listener.patience.body_s
+            if count > self._left:
+                self._ahead += view[self._left : count]
+                count = self._left
             self._left -= count
             self._take_body(None, count)
         else:
@@ -408,16 +439,25 @@ class Connection(asyncio.BufferedProtocol):
                     self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self._read_body(data, view, at, end)
         else:
-            self._body_complete(view, at, end)
+            self._ahead += view[at:end]
+            self._body_complete()
 
     def _read_body(self, data: bytearray, view: memoryview, at: int, end: int) -> None:
         if self._chunks is None:
             count = min(end - at, self._left)
             self._left -= count
-            if count:
+            if at + count < end:
+                self._ahead += view[at + count : end]
+            listener = self._listener
+            if (
+                count >= WORTH_ADOPTING_BYTES
+                and self._intake is not None
+                and data is listener.scratch
+                and listener.give_scratch(self._intake, at)
+            ):
+                self._take_body(None, count)
+            elif count:
                 self._take_body(view[at : at + count], count)
-            if self._state is _ANSWER and at + count < end:
-                self._received(data, view, at + count, end)
             return
         try:
             spans, stop = self._chunks.feed(data, at, end)
@@ -435,7 +475,8 @@ class Connection(asyncio.BufferedProtocol):
             if self._state is not _BODY:
                 return
         if is_done:
-            self._body_complete(view, stop, end)
+            self._ahead += view[stop:end]
+            self._body_complete()
 
     def _take_body(self, data: memoryview | None, count: int) -> None:
         """Hand `count` body bytes on; `data` None means that they already lie in the intake."""
@@ -457,7 +498,7 @@ class Connection(asyncio.BufferedProtocol):
             self._refuse(error)
             return
         if self._chunks is None and not self._left:
-            self._body_complete(self._listener.scratch_view, 0, 0)
+            self._body_complete()
         elif intake is not None and intake.must_flush and not self._is_paused:
             self._pause()
             self._task = self._loop.create_task(intake.flush())
@@ -475,25 +516,23 @@ class Connection(asyncio.BufferedProtocol):
         self.deadline = self.now() + self._listener.patience.body_s
         self._resume()
 
-    def _body_complete(self, view: memoryview, at: int, end: int) -> None:
+    def _body_complete(self) -> None:
         exchange = self._exchange
         assert exchange is not None
         if self._task is not None:
             # The last bytes came with a flush under way, which a chunked body may do: wait for it.
             self._task.remove_done_callback(self._flushed)
             self._task.add_done_callback(lambda task: self._complete_after(task))
-            self._ahead += view[at:end]
             return
         self._state = _ANSWER
         self.deadline = float("inf")
-        self._ahead += view[at:end]
         self._is_answering = False
         self._task = self._loop.create_task(self._answer(exchange))
 
     def _complete_after(self, task: asyncio.Task[None]) -> None:
         self._flushed(task)
         if self._state is _BODY:
-            self._body_complete(self._listener.scratch_view, 0, 0)
+            self._body_complete()
 
     async def _answer(self, exchange: Exchange) -> None:
         # What follows an answer is done in the same step, not in a callback: a quick client's next

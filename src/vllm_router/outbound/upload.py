@@ -1,10 +1,9 @@
 """A client's upload as the bytes it was: in pooled memory first, in an unlinked file past a bound.
 
-Memory is bounded for the whole process, not per request: blocks of one size are taken from a
-`BlockPool` and given back, so that a storm of uploads can neither grow the heap nor fragment it.
-What no longer fits goes to a file without a name, written by worker threads so that a slow disk
-never stops the event loop. An `Upload` can be read any number of times, by several engines one
-after the other. Nothing here knows of HTTP or forms.
+Memory is bounded for the whole process, not per request: blocks are taken from a `BlockPool` and
+given back. What does not fit, or is known to be too large, goes to a file without a name, written
+by worker threads so that a slow disk never stops the event loop. An `Upload` can be read any number
+of times, by several engines one after the other. Nothing here knows of HTTP or forms.
 """
 
 from __future__ import annotations
@@ -17,11 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+from vllm_router.outbound.block_pool import BLOCK_BYTES, BlockPool
 from vllm_router.wire.multipart import Edit
 
-#: One block holds a short clip: three seconds of 16 kHz WAV are 96 KB. It is also what is read from
-#: the disk at a time.
-BLOCK_BYTES = 128 * 1024
 #: What may wait for the disk per upload: one block being written while the next fills.
 STAGED_BLOCKS = 2
 #: One upload may fill this part of the pool before it goes to disk, so that one large file does not
@@ -39,45 +36,6 @@ class SpoolFailed(Exception):
     """The disk under the spool refused; the message says which folder and why."""
 
 
-class BlockPool:
-    """Memory for uploads, bounded, reused.
-
-    Args:
-        capacity_bytes: What all uploads together may hold in memory.
-    """
-
-    def __init__(self, capacity_bytes: int) -> None:
-        self.capacity_blocks = max(1, capacity_bytes // BLOCK_BYTES)
-        self.blocks_out = 0
-        self._free: list[bytearray] = []
-
-    @property
-    def bytes_out(self) -> int:
-        """Bytes of memory that uploads hold now."""
-        return self.blocks_out * BLOCK_BYTES
-
-    @property
-    def has_room(self) -> bool:
-        """Whether a further block stays within the capacity."""
-        return self.blocks_out < self.capacity_blocks
-
-    def take(self) -> bytearray:
-        """Return a block; whether there is room is the caller's question, staging goes past it."""
-        self.blocks_out += 1
-        return self._free.pop() if self._free else bytearray(BLOCK_BYTES)
-
-    def give(self, blocks: list[bytearray]) -> None:
-        """Take blocks back."""
-        self.blocks_out -= len(blocks)
-        room = self.capacity_blocks - self.blocks_out - len(self._free)
-        if room > 0:
-            self._free += blocks[:room]
-
-    def lose(self) -> None:
-        """Count a block as given back that cannot be used again."""
-        self.blocks_out -= 1
-
-
 class Spool:
     """Makes uploads and owns what they share: the pool, the folder and the disk's threads.
 
@@ -91,12 +49,16 @@ class Spool:
         self.folder = Path(folder or tempfile.gettempdir())
         self.bytes_on_disk = 0
         self.open_uploads = 0
-        self.upload_blocks = max(2, self.pool.capacity_blocks // UPLOAD_SHARE)
+        self.share_bytes = max(2, self.pool.capacity_blocks // UPLOAD_SHARE) * BLOCK_BYTES
         self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="spool")
 
-    def upload(self) -> Upload:
-        """Return a new, empty upload; the caller closes it."""
-        return Upload(self, self._threads)
+    def upload(self, expected_bytes: int = 0) -> Upload:
+        """Return a new, empty upload; the caller closes it.
+
+        Args:
+            expected_bytes: Its size if it is known; more or less may come.
+        """
+        return Upload(self, self._threads, expected_bytes)
 
     def open_file(self) -> int:
         """Return a descriptor of a new file, mode 0600, that has no name and vanishes when closed.
@@ -134,9 +96,11 @@ class Upload:
     """
 
     __slots__ = (
+        "_base",
         "_block",
         "_blocks",
         "_disk_bytes",
+        "_expected_bytes",
         "_fd",
         "_spool",
         "_staged",
@@ -147,14 +111,17 @@ class Upload:
         "size_bytes",
     )
 
-    def __init__(self, spool: Spool, threads: ThreadPoolExecutor) -> None:
+    def __init__(self, spool: Spool, threads: ThreadPoolExecutor, expected_bytes: int = 0) -> None:
         self._spool = spool
         self._threads = threads
+        self._expected_bytes = expected_bytes
         self._blocks: list[bytearray] = []
         self._staged: list[bytearray] = []
         self._staged_bytes = 0
         self._block: bytearray | None = None
         self._used = BLOCK_BYTES
+        # Where in the first block the upload begins; what lies before it is not the upload's.
+        self._base = 0
         self._fd: int | None = None
         self._disk_bytes = 0
         self.size_bytes = 0
@@ -177,21 +144,44 @@ class Upload:
             SpoolFailed: The disk was needed and could not be had.
         """
         if self._used == BLOCK_BYTES:
-            self._next_block()
+            self._block = self._next_block()
+            self._used = 0
         assert self._block is not None
         return self._block, self._used
 
-    def _next_block(self) -> None:
-        spool = self._spool
-        if self._fd is None and (
-            not spool.pool.has_room or len(self._blocks) >= spool.upload_blocks
-        ):
-            self._fd = spool.open_file()
+    def _next_block(self) -> bytearray:
+        if self._fd is None and not self._fits_in_memory():
+            self._fd = self._spool.open_file()
             self._staged, self._blocks = self._blocks, []
             self._staged_bytes = self.size_bytes
-        self._block = spool.pool.take()
-        self._used = 0
-        (self._blocks if self._fd is None else self._staged).append(self._block)
+        block = self._spool.pool.take()
+        (self._blocks if self._fd is None else self._staged).append(block)
+        return block
+
+    def _fits_in_memory(self) -> bool:
+        share = self._spool.share_bytes
+        return (
+            self._expected_bytes <= share
+            and self._base + self.size_bytes < share
+            and self._spool.pool.has_room
+        )
+
+    def adopt(self, block: bytearray, at: int) -> bytearray | None:
+        """Take over a block in which the first bytes lie already, so that they need not be copied.
+
+        Args:
+            block: Memory of the caller's; the upload's and then the pool's from now on.
+            at: Where in it the upload begins: the place that `block()` returns next.
+
+        Returns:
+            A block in exchange for it; None if it was not taken.
+        """
+        if self.size_bytes or len(block) != BLOCK_BYTES or not self._fits_in_memory():
+            return None
+        self._blocks.append(block)
+        self._block, self._used = block, at
+        self._base = at
+        return self._spool.pool.take()
 
     def wrote(self, count: int) -> tuple[bytearray, int]:
         """Say that `count` bytes were put where `block()` said; return the block and their end."""
@@ -230,11 +220,12 @@ class Upload:
         blocks, size = self._staged, self._staged_bytes
         self._staged, self._staged_bytes = [], 0
         self._block, self._used = None, BLOCK_BYTES
-        offset = self._disk_bytes
+        offset, base = self._disk_bytes, self._base
+        self._base = 0
         self._disk_bytes += size
         self._spool.bytes_on_disk += size
         try:
-            await self._on_copy(lambda fd: _write(fd, blocks, size, offset))
+            await self._on_copy(lambda fd: _write(fd, blocks, base, size, offset))
         except OSError as e:
             raise SpoolFailed(f"the spool folder {self._spool.folder} refuses: {e.strerror}") from e
         finally:
@@ -256,6 +247,8 @@ class Upload:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _memory(self, start: int, end: int) -> Iterator[memoryview]:
+        start += self._base
+        end += self._base
         while start < end:
             index, at = divmod(start, BLOCK_BYTES)
             count = min(end - start, BLOCK_BYTES - at)
@@ -416,10 +409,11 @@ class Pieces:
         self._give_back()
 
 
-def _write(fd: int, blocks: list[bytearray], size: int, offset: int) -> None:
+def _write(fd: int, blocks: list[bytearray], base: int, size: int, offset: int) -> None:
     for block in blocks:
-        count = min(size, BLOCK_BYTES)
-        view = memoryview(block)[:count]
+        count = min(size, BLOCK_BYTES - base)
+        view = memoryview(block)[base : base + count]
+        base = 0
         while view:
             written = os.pwrite(fd, view, offset)
             view = view[written:]

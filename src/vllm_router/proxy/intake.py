@@ -50,7 +50,7 @@ class UploadIntake:
             self._check_size(declared_bytes)
         self._reader = FormReader(boundary)
         self._spool = spool
-        self.upload: Upload = spool.upload()
+        self.upload: Upload = spool.upload(declared_bytes or 0)
 
     def _check_size(self, size_bytes: int) -> None:
         if size_bytes > self._max_bytes:
@@ -65,6 +65,10 @@ class UploadIntake:
             return self.upload.block()
         except SpoolFailed as e:
             raise SpoolFull(_no_room(e), retry_after_s=10) from e
+
+    def adopt(self, block: bytearray, at: int) -> bytearray | None:
+        """Take over the memory that the first bytes lie in; see `Upload.adopt`."""
+        return self.upload.adopt(block, at)
 
     def wrote(self, count: int) -> None:
         """Read the form on through the bytes just received into the block."""

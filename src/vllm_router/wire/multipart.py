@@ -12,6 +12,8 @@ import re
 from dataclasses import dataclass
 from enum import Enum, auto
 
+from vllm_router.wire.search import find
+
 #: A part's headers: browsers and SDKs send about 150 bytes; python-multipart stops at 8 KiB too.
 MAX_PART_HEAD_BYTES = 8 * 1024
 #: vLLM knows 30 fields; a list may repeat one a few times.
@@ -245,7 +247,7 @@ class FormReader:
                 if self._kept is not None:
                     self._keep(data, at, end)
                 return end
-        found = data.find(delimiter, at, end)
+        found = find(data, delimiter, at, end)
         if found >= 0:
             if self._kept is not None:
                 self._keep(data, at, found)
