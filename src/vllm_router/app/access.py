@@ -13,11 +13,12 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 log = logging.getLogger(__name__)
 
 #: How often a key file is looked at: a revoked key stops working within this time.
-LOOK_S = 1.0
+LOOK_S: Final = 1.0
 
 
 def digest(key: str | bytes) -> bytes:

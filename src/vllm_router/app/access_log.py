@@ -10,12 +10,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from typing import TextIO
+from typing import Final, TextIO
 
 from vllm_router.inbound.exchange import Exchange
 from vllm_router.proxy.story import Story
 
-_TEXT = (
+_TEXT: Final = (
     "%s INFO    request request_id=%s route=%s status=%d bytes=%d"
     " queue_s=%.4f total_s=%.4f client=%s"
 )

@@ -9,6 +9,7 @@ series that first appears with a 1 shows no increase.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
 
@@ -18,23 +19,23 @@ from vllm_router.engines.work import OutcomeKind, Urgency
 from vllm_router.proxy.facts import Task
 
 #: From a short clip's third of a second to an hour-long file's hour.
-REQUEST_BUCKETS = (
+REQUEST_BUCKETS: Final = (
     0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 5, 7.5, 10, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600,
 )  # fmt: skip
-WAIT_BUCKETS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600)
+WAIT_BUCKETS: Final = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600)
 #: Seconds of waiting per second of audio: 0.01 is RTFx 100.
-RATIO_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
-PROBE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
-LAG_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
+RATIO_BUCKETS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+PROBE_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+LAG_BUCKETS: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
 
 #: Upper bounds in seconds of audio, with their label.
-LENGTHS = ((30.0, "30s"), (300.0, "5m"), (1800.0, "30m"))
+LENGTHS: Final = ((30.0, "30s"), (300.0, "5m"), (1800.0, "30m"))
 
 #: Statuses that every model can be expected to answer with at some time.
-STATUSES = ("200", "429", "499", "502", "503", "504")
-PIECE_OUTCOMES = ("heard", "silent", "missing", "halved")
+STATUSES: Final = ("200", "429", "499", "502", "503", "504")
+PIECE_OUTCOMES: Final = ("heard", "silent", "missing", "halved")
 #: Of a hedged upload: the engine that it was sent to first, or second.
-HEDGE_WINNERS = ("first", "second")
+HEDGE_WINNERS: Final = ("first", "second")
 
 
 def length_label(audio_s: float) -> str:

@@ -12,7 +12,7 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from vllm_router.app.access import KeyRing
 from vllm_router.app.access_log import AccessLog
@@ -45,12 +45,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("vllm_router")
 
-UPLOAD_ROUTES = {f"/v1/audio/{task.value}": task for task in Task}
+UPLOAD_ROUTES: Final = {f"/v1/audio/{task.value}": task for task in Task}
 #: nginx's status for a client that left; it is only ever seen in metrics and logs.
-CLIENT_LEFT = 499
+CLIENT_LEFT: Final = 499
 #: What an engine that was ready becomes when its answers or its probes fail.
-_TAKEN_OUT = frozenset({EngineState.EJECTED, EngineState.PROBING})
-_REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+_TAKEN_OUT: Final = frozenset({EngineState.EJECTED, EngineState.PROBING})
+_REQUEST_ID: Final = re.compile(rb"[\x21-\x7e]{1,128}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,12 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from vllm_router.engines.engine import Engine, EngineId
 
 #: Percentiles over more than this many answers an engine are not worth the memory.
-MAX_SAMPLES = 4096
+MAX_SAMPLES: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ def _percentile(ordered: Sequence[float], share: float) -> float:
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
-_HEADINGS = (
+_HEADINGS: Final = (
     "engine", "models", "state", "running", "queued", "in flight", "audio s/s", "p50 s", "p95 s",
 )  # fmt: skip
 

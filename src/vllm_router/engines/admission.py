@@ -1,6 +1,7 @@
 """May this work join the queue? Past its bounds a client is told at once when to come back."""
 
 import math
+from typing import Final
 
 from vllm_router.engines.pool import Pool
 from vllm_router.engines.settings import FleetSettings
@@ -9,11 +10,11 @@ from vllm_router.policy.drain import expected_wait_s
 
 # Until the queue has been busy for so long, what was measured says how much was asked for, not how
 # much the fleet can do.
-_MEASURED_AFTER_S = 5.0
+_MEASURED_AFTER_S: Final = 5.0
 # A knee's share of the peak: what engines give at their limit, roughly.
-_GIVEN_AT_LIMIT = 0.8
+_GIVEN_AT_LIMIT: Final = 0.8
 # A client is never told to stay away longer: by then the fleet is another.
-_LONGEST_RETRY_S = 300.0
+_LONGEST_RETRY_S: Final = 300.0
 
 
 def drain_rate(pool: Pool, now: float) -> float:

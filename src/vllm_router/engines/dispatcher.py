@@ -4,6 +4,8 @@ Short work first, then long work, with one decision in four for long work that h
 Work of more windows than any engine has room for gets one engine kept free for it.
 """
 
+from typing import Final
+
 from vllm_router.engines import load
 from vllm_router.engines.engine import Engine, EngineState
 from vllm_router.engines.pool import Pool, fits
@@ -11,12 +13,12 @@ from vllm_router.engines.registry import Registry
 from vllm_router.engines.work import Assignment, Refusal, Ticket
 
 # Repeats whose remaining engines are full step aside for others; so many in one pass.
-_MOST_ASIDE = 16
+_MOST_ASIDE: Final = 16
 # A piece that would fit by itself once others end waits so long before an engine is kept free.
-_PATIENCE_S = 5.0
+_PATIENCE_S: Final = 5.0
 # How far, relative, the fill of long work moves before every engine is told, and how often at most,
 # in base latencies of the fleet: a rebuild is the one thing here that costs time per engine.
-_FILL_STEP = 0.05
+_FILL_STEP: Final = 0.05
 
 
 class Dispatcher:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from random import Random
 from statistics import median
+from typing import Final
 
 from vllm_router.engines import load, others
 from vllm_router.engines.admission import admit
@@ -28,9 +29,9 @@ from vllm_router.policy.retry import RetryBudget
 from vllm_router.wire.exposition import EngineStats
 
 #: What an engine showed longer ago than this may be true no longer.
-_STALE_S = 10.0
+_STALE_S: Final = 10.0
 #: With many engines one is probed every few milliseconds; what is usual among them changes slowly.
-_USUAL_S = 1.0
+_USUAL_S: Final = 1.0
 
 
 def _is_stale(engine: Engine, now: float) -> bool:

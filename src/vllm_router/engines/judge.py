@@ -1,12 +1,14 @@
 """What answers and probes say about an engine, and what follows from it."""
 
+from typing import Final
+
 from vllm_router.engines.engine import Engine, EngineState, ProbeResult, Transition
 from vllm_router.engines.registry import Registry
 from vllm_router.engines.states import Event
 from vllm_router.engines.work import Charge, Outcome, OutcomeKind
 from vllm_router.policy.retry import RetryBudget
 
-_FAILURES = frozenset(
+_FAILURES: Final = frozenset(
     (
         OutcomeKind.UNREACHABLE,
         OutcomeKind.RESET,
@@ -16,7 +18,7 @@ _FAILURES = frozenset(
 )
 
 # So many answers, with forgetting, before an engine's own usual latency is known.
-_KNOWN_AFTER = 12.0
+_KNOWN_AFTER: Final = 12.0
 
 
 def is_failure(outcome: Outcome) -> bool:

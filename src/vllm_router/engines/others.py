@@ -10,18 +10,20 @@ Each router also learns what part of the work in the engines is its own, and kee
 that part of every engine: three routers that each believe an engine half free fill it thrice.
 """
 
+from typing import Final
+
 from vllm_router.engines.engine import Engine
 
 # The means are over so many scrapes of an engine.
-_SCRAPES = 5.0
+_SCRAPES: Final = 5.0
 # Fewer windows on an engine than this are no other router but requests coming and going.
-_LEAST = 1.0
+_LEAST: Final = 1.0
 # So many scrapes without others before what was learned meanwhile is taken for the engine's own.
-_ALONE_SCRAPES = 3
+_ALONE_SCRAPES: Final = 3
 # Room over one's part, so that it can grow when the others' work ends.
-_SLACK = 1.2
+_SLACK: Final = 1.2
 # The part that a router may always take, or one that has been idle would never get in.
-_LEAST_PART = 0.25
+_LEAST_PART: Final = 0.25
 
 
 def scraped(engine: Engine, windows: float) -> None:

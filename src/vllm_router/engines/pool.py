@@ -11,6 +11,7 @@ from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import islice
+from typing import Final
 
 from vllm_router.engines.engine import Engine, EngineId, EngineState
 from vllm_router.engines.ring import Ring
@@ -21,9 +22,9 @@ from vllm_router.policy.drain import DrainRate
 from vllm_router.policy.queue import WorkQueue
 
 # Engines of equal rank are told apart by a random fraction far below any real difference.
-_TIE = 1e-9
+_TIE: Final = 1e-9
 # A piece that finds no room on so many engines waits; the next answer changes the picture anyway.
-_MOST_TRIES = 32
+_MOST_TRIES: Final = 32
 
 
 class Seen:

@@ -6,12 +6,13 @@ Bounds: a lookup is one hash and one bisection; a member costs 64 points.
 import hashlib
 from bisect import bisect_left
 from collections.abc import Iterator
+from typing import Final
 
 from vllm_router.engines.engine import Engine
 
 # With 64 points the largest share of the ring is within about a third of the mean; the bound on
 # load evens out the rest.
-_POINTS = 64
+_POINTS: Final = 64
 
 
 def _hash(text: str) -> int:

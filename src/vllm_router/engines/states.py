@@ -6,6 +6,7 @@ Refuses to know: why an event happened and what follows from a state.
 from collections.abc import Mapping
 from enum import StrEnum
 from types import MappingProxyType
+from typing import Final
 
 
 class EngineState(StrEnum):
@@ -37,7 +38,7 @@ class Event(StrEnum):
     EMPTIED = "withdrawn and nothing in flight"
 
 
-_ALIVE = (
+_ALIVE: Final = (
     EngineState.DISCOVERED,
     EngineState.PROBING,
     EngineState.READY,
@@ -45,7 +46,7 @@ _ALIVE = (
     EngineState.SLEEPING,
 )
 
-TRANSITIONS: Mapping[tuple[EngineState, Event], EngineState] = MappingProxyType(
+TRANSITIONS: Final[Mapping[tuple[EngineState, Event], EngineState]] = MappingProxyType(
     {
         (EngineState.DISCOVERED, Event.PROBE_PASSED): EngineState.READY,
         (EngineState.DISCOVERED, Event.PROBE_FAILED): EngineState.PROBING,

@@ -6,7 +6,7 @@ Refuses to know: sockets, uploads, clients. A ticket is all that the fleet sees 
 import math
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from vllm_router.engines.engine import EngineId
 from vllm_router.policy.queue import Urgency
@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 # Whisper's quantum of work.
-WINDOW_S = 30.0
+WINDOW_S: Final = 30.0
 
 
 def windows_of(audio_s: float) -> int:

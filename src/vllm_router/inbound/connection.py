@@ -14,7 +14,7 @@ import sys
 import termios
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 from vllm_router.errors import BadRequest, HeadersTooLarge, RouterError, TooLarge, TooSlow
 from vllm_router.inbound.exchange import Exchange
@@ -22,16 +22,16 @@ from vllm_router.inbound.head import MAX_HEAD_BYTES, BadHead, RequestHead, read_
 from vllm_router.wire.chunked import BadChunk, ChunkedReader
 
 #: What a client may send ahead of its turn before it is left to wait.
-MAX_AHEAD_BYTES = 64 * 1024
+MAX_AHEAD_BYTES: Final = 64 * 1024
 #: The body of any route that takes no upload.
-MAX_SMALL_BODY_BYTES = 1024 * 1024
+MAX_SMALL_BODY_BYTES: Final = 1024 * 1024
 #: More chunks than this in one read are joined: handing each on costs more than copying its bytes.
-MANY_CHUNKS = 16
+MANY_CHUNKS: Final = 16
 #: Fewer first bytes of a body than this are copied: they shall not take a whole block.
-WORTH_ADOPTING_BYTES = 16 * 1024
+WORTH_ADOPTING_BYTES: Final = 16 * 1024
 #: How long an answered client may go on sending before it is cut off: closing at once would reset
 #: the connection and could take the answer with it (RFC 9112, 9.6).
-LINGER_S = 10.0
+LINGER_S: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,11 @@ class _State(Enum):
 
 
 # Looking a member up in its class is slow before Python 3.12, and this is done at every step.
-_HEAD, _BODY, _ANSWER, _LINGER, _CLOSED = _State
+_HEAD: Final[_State] = _State.HEAD
+_BODY: Final[_State] = _State.BODY
+_ANSWER: Final[_State] = _State.ANSWER
+_LINGER: Final[_State] = _State.LINGER
+_CLOSED: Final[_State] = _State.CLOSED
 
 
 class Listener:

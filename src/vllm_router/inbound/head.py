@@ -8,17 +8,18 @@ from.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 from urllib.parse import unquote_to_bytes
 
 import httptools
 
 #: 16 KiB is what uvicorn's h11 side and nginx's large header buffers take twice over.
-MAX_HEAD_BYTES = 32 * 1024
+MAX_HEAD_BYTES: Final = 32 * 1024
 #: Apache's default; no client of an audio API comes near.
-MAX_HEADERS = 100
+MAX_HEADERS: Final = 100
 
 #: What decides where a request ends, and where it goes.
-_FRAMING = frozenset({b"connection", b"content-length", b"host", b"transfer-encoding"})
+_FRAMING: Final = frozenset({b"connection", b"content-length", b"host", b"transfer-encoding"})
 
 
 class BadHead(ValueError):

@@ -5,9 +5,11 @@ Bounded for the whole process, so that a storm of uploads can neither grow the h
 
 from __future__ import annotations
 
+from typing import Final
+
 #: One block holds a short clip: three seconds of 16 kHz WAV are 96 KB. It is also what is read from
 #: the disk at a time.
-BLOCK_BYTES = 128 * 1024
+BLOCK_BYTES: Final = 128 * 1024
 
 
 class BlockPool:

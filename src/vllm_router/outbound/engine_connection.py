@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncIterator
-from typing import Any, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 import httptools
 
@@ -26,11 +26,11 @@ from vllm_router.outbound.call import (
 from vllm_router.outbound.origin import Origin
 
 #: An answer's head; nginx gives upstreams 4 to 8 KiB.
-MAX_HEAD_BYTES = 64 * 1024
+MAX_HEAD_BYTES: Final = 64 * 1024
 #: The largest answer that is read whole: an hour's verbose_json has 2 MB.
-MAX_READ_BYTES = 64 * 1024 * 1024
+MAX_READ_BYTES: Final = 64 * 1024 * 1024
 #: What may wait of a streamed answer before the engine is left to wait.
-AHEAD_BYTES = 256 * 1024
+AHEAD_BYTES: Final = 256 * 1024
 
 
 class Keeper(Protocol):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from typing import Any
+from typing import Any, Final
 
 from vllm_router.outbound.call import (
     Body,
@@ -26,11 +26,11 @@ from vllm_router.outbound.origin import Origin
 from vllm_router.outbound.time_limit import TimeLimit
 
 #: vLLM's uvicorn closes idle connections after 5 s: leave them before that, and the race with it.
-IDLE_S = 4.0
+IDLE_S: Final = 4.0
 #: Idle connections kept for one engine; a burst's worth.
-MAX_IDLE = 64
+MAX_IDLE: Final = 64
 #: An answer up to this size is taken whole before its first byte is passed on.
-WHOLE_BYTES = 2 * 1024 * 1024
+WHOLE_BYTES: Final = 2 * 1024 * 1024
 
 
 class HttpClient:

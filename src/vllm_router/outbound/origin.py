@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 from urllib.parse import urlsplit
 
 #: Origins remembered: ten times the engines of a large fleet.
-MAX_ORIGINS = 10_000
+MAX_ORIGINS: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,16 +14,16 @@ import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from vllm_router.outbound.block_pool import BLOCK_BYTES, BlockPool
 from vllm_router.wire.multipart import Edit
 
 #: What may wait for the disk per upload: one block being written while the next fills.
-STAGED_BLOCKS = 2
+STAGED_BLOCKS: Final = 2
 #: One upload may fill this part of the pool before it goes to disk, so that one large file does not
 #: push the short clips of everybody else there.
-UPLOAD_SHARE = 8
+UPLOAD_SHARE: Final = 8
 
 
 #: A range (start, end) of an upload, or bytes that stand in its place.

@@ -21,33 +21,34 @@ Refuses to know: clocks (`now` is an argument), engines, what the limit is used 
 """
 
 import math
+from typing import Final
 
 # An answer is forgotten with this time constant: an engine that slows down is known for what it is
 # well within a minute, and a quiet half minute does not erase what was learned.
-_MEMORY_S = 15.0
+_MEMORY_S: Final = 15.0
 # So many answers weigh fully; more would only slow the fit down.
-_MOST_ANSWERS = 400.0
+_MOST_ANSWERS: Final = 400.0
 # The line is fitted anew after so many answers, so that the cost per answer stays small.
-_ANSWERS_PER_FIT = 8
+_ANSWERS_PER_FIT: Final = 8
 # So many answers are needed before later ones can contradict them, by taking so many times as long,
 # or as short, as expected; below that the fit follows by itself.
-_KNOWN_ANSWERS = 40.0
-_ANOTHER = 2.0
+_KNOWN_ANSWERS: Final = 40.0
+_ANOTHER: Final = 2.0
 # A few answers do not say more than this.
-_MOST_AT_ONCE = 10.0
+_MOST_AT_ONCE: Final = 10.0
 # Before anything is known: one H200 with large-v3 (measured; wire.local has the same figures).
-PRIOR_HALF_AT = 11.6
-PRIOR_PEAK_PER_S = 34.0
+PRIOR_HALF_AT: Final = 11.6
+PRIOR_PEAK_PER_S: Final = 34.0
 # How far off the assumed shape may be, relative, before there is evidence.
-_PRIOR_SPREAD = 0.5
+_PRIOR_SPREAD: Final = 0.5
 # How far one fit may change the shape, so that a passing disturbance does not: a GPU with a quarter
 # of the prior's `half_at` is still known after a hundred answers.
-_MOST_BEND = 1.15
+_MOST_BEND: Final = 1.15
 # No GPU seen is outside; a fit that is, is noise.
-_LEAST_HALF_AT = 0.5
-_MOST_HALF_AT = 64.0
+_LEAST_HALF_AT: Final = 0.5
+_MOST_HALF_AT: Final = 64.0
 # Answers faster than this are a clock that stood still; the squares of far less would be 0.
-_LEAST_MEAN_S = 1e-6
+_LEAST_MEAN_S: Final = 1e-6
 
 
 class ServiceCurve:

@@ -1,11 +1,12 @@
 """How fast a queue drains at present."""
 
 import math
+from typing import Final
 
 # Long enough to average over the answers of a few files, short enough to be the present.
-_MEMORY_S = 5.0
+_MEMORY_S: Final = 5.0
 # Finer steps would only cost time.
-_GRAIN_S = 0.1
+_GRAIN_S: Final = 0.1
 
 
 class DrainRate:

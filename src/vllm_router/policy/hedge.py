@@ -9,18 +9,19 @@ Refuses to know: engines, tickets. The percentile is of what it is told.
 """
 
 import math
+from typing import Final
 
-_QUANTILE = 0.95
+_QUANTILE: Final = 0.95
 # Buckets of a tenth of a power of e: 10 % wide, from 10 ms to beyond an hour.
-_PER_E = 10.0
-_LEAST_S = 0.01
-_BUCKETS = 130
+_PER_E: Final = 10.0
+_LEAST_S: Final = 0.01
+_BUCKETS: Final = 130
 # The counts are halved when they reach this: some thousand of the latest answers decide.
-_MOST = 2000.0
+_MOST: Final = 2000.0
 # Fewer answers than this say nothing about a 95th percentile.
-_FEWEST = 40.0
+_FEWEST: Final = 40.0
 # So many hedges may come in a burst before the share is held to.
-_BURST = 3.0
+_BURST: Final = 3.0
 
 
 class Hedge:

@@ -7,8 +7,9 @@ fine, a lasting excess is not. Clock and amounts are arguments; state is one sma
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
-WINDOW_S = 60.0
+WINDOW_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,10 @@ adds nothing to what the fleet had already taken on.
 """
 
 import math
+from typing import Final
 
 # Finagle's default window.
-_MEMORY_S = 10.0
+_MEMORY_S: Final = 10.0
 
 
 class RetryBudget:

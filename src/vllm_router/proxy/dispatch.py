@@ -12,7 +12,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
-from typing import Protocol
+from typing import Final, Protocol
 
 from vllm_router.engines.engine import Engine, EngineId, Transition
 from vllm_router.engines.fleet import Fleet
@@ -46,12 +46,12 @@ from vllm_router.outbound.upload import SpoolFailed
 log = logging.getLogger(__name__)
 
 #: What a gateway between us and the engine, or the engine while it stops, answers.
-_REPEATED = frozenset({502, 503, 504})
+_REPEATED: Final = frozenset({502, 503, 504})
 #: A hung engine takes its whole deadline each time: once more elsewhere, not twice.
-_MAX_TIMEOUTS = 2
-RETRY_AFTER_S = 5.0
+_MAX_TIMEOUTS: Final = 2
+RETRY_AFTER_S: Final = 5.0
 
-_KINDS: dict[type[CallFailed], OutcomeKind] = {
+_KINDS: Final[dict[type[CallFailed], OutcomeKind]] = {
     NotConnected: OutcomeKind.UNREACHABLE,
     ConnectionBroke: OutcomeKind.RESET,
     BadAnswer: OutcomeKind.RESET,

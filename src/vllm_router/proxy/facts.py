@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from vllm_router.errors import MissingField, NoEngineReady, UnknownModel, UnreadableAudio
 from vllm_router.outbound.upload import Upload
@@ -24,9 +25,9 @@ from vllm_router.wire.multipart import Form, Part
 from vllm_router.wire.trouble import audio_trouble
 
 #: When no engine can take a model now: as long as a probe interval is worth waiting.
-RETRY_AFTER_S = 5.0
+RETRY_AFTER_S: Final = 5.0
 #: A WAV's format and data chunks stand within this, unless a large picture comes before them.
-WAV_HEAD_BYTES = 1024
+WAV_HEAD_BYTES: Final = 1024
 
 
 class Task(StrEnum):

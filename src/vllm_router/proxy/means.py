@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from vllm_router.engines.work import Urgency
 from vllm_router.errors import UnsupportedValue
@@ -34,7 +34,7 @@ from vllm_router.wire.transcript import (
     Transcript,
 )
 
-_TASK_WORDS: Mapping[Task, Literal["transcribe", "translate"]] = {
+_TASK_WORDS: Final[Mapping[Task, Literal["transcribe", "translate"]]] = {
     Task.TRANSCRIBE: "transcribe",
     Task.TRANSLATE: "translate",
 }

@@ -8,6 +8,7 @@ engine's.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 from vllm_router.engines.engine import Engine
 from vllm_router.inbound.exchange import Exchange
@@ -30,7 +31,7 @@ from vllm_router.wire.stream_events import error_event
 from vllm_router.wire.transcript import BadTranscript
 
 #: RFC 9110, 7.6.1, and what proxies have always treated alike.
-HOP_BY_HOP = frozenset(
+HOP_BY_HOP: Final = frozenset(
     {
         b"connection",
         b"keep-alive",
@@ -45,7 +46,7 @@ HOP_BY_HOP = frozenset(
 )
 #: Headers of a client that never reach an engine: its credentials, what we frame or name ourselves,
 #: what claims to come from a proxy, and what steers vLLM itself.
-WITHHELD = HOP_BY_HOP | {
+WITHHELD: Final = HOP_BY_HOP | {
     b"accept-encoding",
     b"authorization",
     b"content-length",
@@ -68,11 +69,11 @@ WITHHELD = HOP_BY_HOP | {
     b"x-stream-format",
 }
 #: Headers of an engine that never reach a client: what we frame or name ourselves.
-REPLACED = HOP_BY_HOP | {b"content-length", b"x-request-id", b"x-engine-id"}
+REPLACED: Final = HOP_BY_HOP | {b"content-length", b"x-request-id", b"x-engine-id"}
 
 #: What an engine may take for each second of audio: 0.5 times real time is slower than any engine
 #: worth having, so a longer wait means that it hangs.
-ANSWER_S_PER_AUDIO_S = 2.0
+ANSWER_S_PER_AUDIO_S: Final = 2.0
 
 
 class UploadBody:

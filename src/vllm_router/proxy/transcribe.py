@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from vllm_router.inbound.exchange import Exchange
 from vllm_router.outbound.upload import Upload
 from vllm_router.proxy.facts import RequestFacts
@@ -15,9 +17,9 @@ from vllm_router.wire.formats import (
 )
 
 #: What vLLM takes at most: `VLLM_MAX_AUDIO_CLIP_FILESIZE_MB` is 25.
-ENGINE_FILE_BYTES = 25 * 2**20
+ENGINE_FILE_BYTES: Final = 25 * 2**20
 #: A length that was only estimated from bytes may be several times that: cut rather than fail.
-ESTIMATE_FACTOR = 0.5
+ESTIMATE_FACTOR: Final = 0.5
 
 
 class Transcriber:

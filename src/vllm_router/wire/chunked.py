@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import re
 from enum import Enum, auto
+from typing import Final
 
 #: A chunk's size line with its extensions: nobody sends any; h11 and nginx have similar bounds.
-MAX_LINE_BYTES = 1024
+MAX_LINE_BYTES: Final = 1024
 #: All trailer lines together.
-MAX_TRAILER_BYTES = 8 * 1024
+MAX_TRAILER_BYTES: Final = 8 * 1024
 
-_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t\x20-\x7e\x80-\xff]*|[ \t]*)")
+_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t\x20-\x7e\x80-\xff]*|[ \t]*)")
 
-_PLAIN = re.compile(rb"([0-9A-Fa-f]{1,7})\r\n")
-_FIELD = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*")
+_PLAIN: Final = re.compile(rb"([0-9A-Fa-f]{1,7})\r\n")
+_FIELD: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*")
 
 
 class BadChunk(ValueError):

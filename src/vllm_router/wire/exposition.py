@@ -12,17 +12,18 @@ Refuses to know: where the page came from, how old it is, what the numbers mean 
 import math
 import re
 from dataclasses import dataclass
+from typing import Final
 
 # Two thousand times vLLM's page would still be honest for many ranks; past this it is not a page.
-MAX_PAGE_BYTES = 8 * 1024 * 1024
+MAX_PAGE_BYTES: Final = 8 * 1024 * 1024
 # An engine runs some hundreds of sequences and lets some thousands wait. What a broken one claims
 # goes into sums and pages, where a number without bound would spoil everybody's.
-MAX_REQUESTS = 1_000_000
+MAX_REQUESTS: Final = 1_000_000
 
 # What may follow a name on its line: labels, a value, a timestamp in milliseconds. Possessive
 # quantifiers keep hostile labels from backtracking. A newline inside a label value is written as
 # backslash and n, so a line of bytes is a line of the format. No honest number has 64 digits.
-_REST = re.compile(
+_REST: Final = re.compile(
     rb"""
     [ \t]*+ (?: \{ ( [^"}\n]*+ (?: "[^"\\\n]*+ (?: \\[^\n] [^"\\\n]*+ )*+" [^"}\n]*+ )*+ ) \} )?
     [ \t]*+ ( [^ \t\r\n]{1,64}+ )
@@ -31,12 +32,14 @@ _REST = re.compile(
     """,
     re.VERBOSE,
 )
-_LABEL = re.compile(rb'([a-zA-Z_][a-zA-Z0-9_]*+)[ \t]*+=[ \t]*+"([^"\\]*+(?:\\.[^"\\]*+)*+)"')
-_ESCAPE = re.compile(rb'\\([n"\\])')
-_GROUP_GOES_ON = (b"v", b" ", b"\t")
-_NAME_ENDS = (b"{", b" ", b"\t")
+_LABEL: Final = re.compile(
+    rb'([a-zA-Z_][a-zA-Z0-9_]*+)[ \t]*+=[ \t]*+"([^"\\]*+(?:\\.[^"\\]*+)*+)"'
+)
+_ESCAPE: Final = re.compile(rb'\\([n"\\])')
+_GROUP_GOES_ON: Final = (b"v", b" ", b"\t")
+_NAME_ENDS: Final = (b"{", b" ", b"\t")
 # Some exporters cannot write a colon in a name.
-_PREFIXES = (b"vllm:", b"vllm_")
+_PREFIXES: Final = (b"vllm:", b"vllm_")
 
 
 class BadExposition(ValueError):

@@ -11,25 +11,28 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import Final
 
 from vllm_router.wire.search import find
 
 #: A part's headers: browsers and SDKs send about 150 bytes; python-multipart stops at 8 KiB too.
-MAX_PART_HEAD_BYTES = 8 * 1024
+MAX_PART_HEAD_BYTES: Final = 8 * 1024
 #: vLLM knows 30 fields; a list may repeat one a few times.
-MAX_PARTS = 256
+MAX_PARTS: Final = 256
 #: All fields but the file together. A prompt is a few hundred words; context lists may be longer.
-MAX_FIELD_BYTES = 1024 * 1024
+MAX_FIELD_BYTES: Final = 1024 * 1024
 #: RFC 2046 allows 70; some clients are longer.
-MAX_BOUNDARY_BYTES = 256
+MAX_BOUNDARY_BYTES: Final = 256
 
-_PARAMETER = re.compile(
+_PARAMETER: Final = re.compile(
     rb';\s*([!#$%&\'*+\-.^_`|~0-9A-Za-z]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;"]*))'
 )
 #: The Content-Type that everybody sends, read in one step; any other is taken apart.
-_USUAL_CONTENT_TYPE = re.compile(rb"multipart/form-data; boundary=([0-9A-Za-z'()+_,./:=?-]{1,256})")
+_USUAL_CONTENT_TYPE: Final = re.compile(
+    rb"multipart/form-data; boundary=([0-9A-Za-z'()+_,./:=?-]{1,256})"
+)
 #: What curl, browsers and SDKs write, read in one step; everything else is read line by line.
-_USUAL_PART_HEAD = re.compile(
+_USUAL_PART_HEAD: Final = re.compile(
     rb'Content-Disposition: form-data; name="([^"\\\r\n]*)"(?:; filename="([^"\\\r\n]*)")?'
     rb"(?:\r\nContent-Type: ([^\r\n]*))?",
     re.IGNORECASE,
@@ -151,7 +154,10 @@ class _State(Enum):
 
 
 # Looking a member up in its class is slow before Python 3.12, and this is done for every piece.
-_CONTENT, _BOUNDARY, _HEAD, _END = _State
+_CONTENT: Final[_State] = _State.CONTENT
+_BOUNDARY: Final[_State] = _State.BOUNDARY
+_HEAD: Final[_State] = _State.HEAD
+_END: Final[_State] = _State.END
 
 
 class FormReader:

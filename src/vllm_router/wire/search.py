@@ -7,12 +7,12 @@ eighth of what one of 1.27 MB costs.
 from __future__ import annotations
 
 import ctypes
-from typing import Any
+from typing import Any, Final
 
 #: Below this a call into the C library costs more than it saves.
-WORTH_A_CALL_BYTES = 4096
+WORTH_A_CALL_BYTES: Final = 4096
 
-_Bytes: Any = ctypes.c_char * 0
+_Bytes: Final[Any] = ctypes.c_char * 0
 
 
 def _memmem() -> Any:
@@ -24,7 +24,7 @@ def _memmem() -> Any:
     return found
 
 
-_search: Any = _memmem()
+_search: Final[Any] = _memmem()
 
 
 def find(data: bytes | bytearray, needle: bytes, start: int, end: int) -> int:

@@ -32,11 +32,11 @@ _UINT32_RANGE: Final = 1 << 32
 # A header has a handful of chunks; a file of empty ones must not become a long loop.
 _MAX_CHUNKS: Final = 64
 
-_RIFF = struct.Struct("<4sI4s")
-_CHUNK = struct.Struct("<4sI")
-_FORMAT = struct.Struct("<HHIIHH")
-_CANONICAL = struct.Struct("<4sI8sIHHIIHH4sI")
-_UINT64 = struct.Struct("<Q")
+_RIFF: Final = struct.Struct("<4sI4s")
+_CHUNK: Final = struct.Struct("<4sI")
+_FORMAT: Final = struct.Struct("<HHIIHH")
+_CANONICAL: Final = struct.Struct("<4sI8sIHHIIHH4sI")
+_UINT64: Final = struct.Struct("<Q")
 
 
 class WavError(ValueError):

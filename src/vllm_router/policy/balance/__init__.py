@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Final
 
 from vllm_router.policy.balance import (
     least_loaded,
@@ -14,7 +15,7 @@ from vllm_router.policy.balance.view import Candidates, Load, Policy
 
 __all__ = ["POLICIES", "Candidates", "Load", "Policy"]
 
-POLICIES: Mapping[str, Policy] = MappingProxyType(
+POLICIES: Final[Mapping[str, Policy]] = MappingProxyType(
     {
         policy.name: policy
         for policy in (

@@ -4,6 +4,8 @@ An engine's outstanding windows over its learned speed; a slow GPU with little t
 fast one with more.
 """
 
+from typing import Final
+
 from vllm_router.policy.balance.view import Load, Policy
 
 
@@ -12,4 +14,4 @@ def rank(engine: Load) -> float:
     return engine.next_window_s
 
 
-POLICY: Policy = Policy("least-loaded", rank, seeks_quiet=True)
+POLICY: Final[Policy] = Policy("least-loaded", rank, seeks_quiet=True)

@@ -1,5 +1,7 @@
 """Fewest requests in flight, whatever their length."""
 
+from typing import Final
+
 from vllm_router.policy.balance.view import Load, Policy
 
 
@@ -8,4 +10,4 @@ def rank(engine: Load) -> float:
     return engine.in_flight
 
 
-POLICY: Policy = Policy("least-requests", rank)
+POLICY: Final[Policy] = Policy("least-requests", rank)

@@ -1,5 +1,7 @@
 """Round robin: the engine whose last turn is the longest ago."""
 
+from typing import Final
+
 from vllm_router.policy.balance.view import Load, Policy
 
 
@@ -8,4 +10,4 @@ def rank(engine: Load) -> float:
     return engine.turn
 
 
-POLICY: Policy = Policy("roundrobin", rank)
+POLICY: Final[Policy] = Policy("roundrobin", rank)

@@ -5,12 +5,14 @@ key's point on a ring the first engine is taken whose load stays within a factor
 fleet that grows or shrinks moves only the keys of the engines that changed.
 """
 
+from typing import Final
+
 from vllm_router.policy.balance.least_loaded import rank
 from vllm_router.policy.balance.view import Candidates, LoadT, Policy, first_in_order
 
 # The paper's trade: 1.25 keeps any engine within a quarter of the mean, and a key that has to move
 # on finds room within a few steps (the steps grow with 1 / 0.25 squared).
-LOAD_FACTOR = 1.25
+LOAD_FACTOR: Final = 1.25
 
 
 def choose(candidates: Candidates[LoadT], key: str | None) -> LoadT | None:
@@ -32,4 +34,4 @@ def choose(candidates: Candidates[LoadT], key: str | None) -> LoadT | None:
     return fallback if fallback is not None else first_in_order(candidates, key)
 
 
-POLICY: Policy = Policy("session", rank, choose)
+POLICY: Final[Policy] = Policy("session", rank, choose)

@@ -4,6 +4,8 @@ M. Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 2001. 
 see the same old picture of the fleet do not all fall on the same engine.
 """
 
+from typing import Final
+
 from vllm_router.policy.balance.least_loaded import rank
 from vllm_router.policy.balance.view import Candidates, LoadT, Policy
 
@@ -17,4 +19,4 @@ def choose(candidates: Candidates[LoadT], key: str | None) -> LoadT | None:
     return one if rank(one) <= rank(other) else other
 
 
-POLICY: Policy = Policy("two-choices", rank, choose)
+POLICY: Final[Policy] = Policy("two-choices", rank, choose)
