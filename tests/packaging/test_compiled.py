@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -121,6 +122,20 @@ def test_no_hot_module_calls_what_has_effects_within_a_slice(script: ModuleType)
                 if isinstance(node, ast.Call)
             }
             assert called <= harmless, path
+
+
+def test_each_constant_of_a_hot_module_is_final(script: ModuleType) -> None:
+    # mypyc looks any other up in the module's dictionary at each use.
+    for pattern in script.HOT:
+        for path in (script.SRC / "vllm_router").glob(pattern):
+            plain = [
+                target.id
+                for node in ast.parse(path.read_text()).body
+                if isinstance(node, ast.Assign) and "TypeVar" not in ast.unparse(node.value)
+                for target in node.targets
+                if isinstance(target, ast.Name) and re.fullmatch("_?[A-Z][A-Z0-9_]*", target.id)
+            ]
+            assert plain == [], path
 
 
 def test_what_is_missing_is_told(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import lru_cache
 from typing import Final
 
 from vllm_router.wire.search import find
@@ -326,6 +327,8 @@ class FormReader:
         return self._content(data, at, end) if at < end else at
 
 
+# Clients write the same few heads again and again; each is as short as MAX_PART_HEAD_BYTES says.
+@lru_cache(maxsize=256)
 def _read_part_head(head: bytes) -> tuple[str, str | None, bytes | None]:
     usual = _USUAL_PART_HEAD.fullmatch(head)
     if usual is not None:
