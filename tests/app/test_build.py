@@ -86,6 +86,13 @@ def test_a_worker_has_its_share_of_every_bound() -> None:
         assert mine.pool.capacity_blocks * 2 == all_of_it.pool.capacity_blocks
 
 
+def test_the_memory_that_a_head_comes_in_can_become_an_uploads() -> None:
+    router = built()
+    upload = router.spools[0].upload()
+    assert upload.adopt(router.listener.scratch, 100) is not None
+    upload.close()
+
+
 def test_nothing_is_shared_between_two_routers() -> None:
     one, other = built(), built()
     one.metrics.retries.inc()

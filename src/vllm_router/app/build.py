@@ -27,6 +27,7 @@ from vllm_router.engines.fleet import Fleet
 from vllm_router.engines.registry import FleetSettings
 from vllm_router.inbound.connection import Listener, Patience
 from vllm_router.outbound.audio import AudioDecoder
+from vllm_router.outbound.block_pool import BLOCK_BYTES
 from vllm_router.outbound.call import Deadlines
 from vllm_router.outbound.discover_dns import DnsDiscovery
 from vllm_router.outbound.discover_file import FileDiscovery
@@ -340,7 +341,8 @@ def build_router(
         settings.client_idle_timeout_s,
         settings.client_body_timeout_s,
     )
-    listener = Listener(service, patience, settings.max_connections)
+    # Of the size of an upload's blocks, so that it can become one.
+    listener = Listener(service, patience, settings.max_connections, BLOCK_BYTES)
     metrics.registry.register(
         StateCollector(
             fleet,

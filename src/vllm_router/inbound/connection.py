@@ -128,7 +128,8 @@ class Listener:
         service: Answers the requests.
         patience: Time limits.
         max_connections: Further connections are refused.
-        scratch_bytes: Read at a time of what goes through the scratch buffer.
+        scratch_bytes: Size of the buffer for all that is not read in place; an intake may take it
+            over if it is the size of its own memory.
     """
 
     def __init__(
