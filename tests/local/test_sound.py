@@ -50,6 +50,13 @@ def encoded(kind: str, codec: str, seconds: float) -> bytes:
     return out.getvalue()
 
 
+def test_tags_that_are_not_utf_8_do_no_harm() -> None:
+    plain = tone(1.0)
+    title = b"INFOINAM" + struct.pack("<I", 6) + b"M\xfcller"
+    tagged = plain[:36] + b"LIST" + struct.pack("<I", len(title)) + title + plain[36:]
+    assert len(decode(tagged)) == RATE_HZ
+
+
 @pytest.mark.parametrize(("rate_hz", "channels"), [(16_000, 1), (44_100, 2), (8_000, 1)])
 def test_any_wav_becomes_16_khz_mono(rate_hz: int, channels: int) -> None:
     samples = decode(tone(1.5, rate_hz, channels))

@@ -106,6 +106,13 @@ def test_samples_behind_a_large_picture_are_found(tmp_path: Path) -> None:
     assert "cut short" in refusal(write(tmp_path, wav[:12] + far + bytes(300_000)))
 
 
+def test_tags_that_are_not_utf_8_do_no_harm(tmp_path: Path) -> None:
+    # Latin-1, as old programs write it.
+    path = make(tmp_path / "tagged.flac", 1, ["-metadata", "title=M\udcfcller"])
+    assert b"itle=M\xfcller" in path.read_bytes()
+    assert len(samples_of(path)) == 16_000
+
+
 def test_a_format_that_changes_on_the_way_is_followed(tmp_path: Path) -> None:
     parts = [
         make(tmp_path / f"{rate}.mp3", 1.0, ["-ar", str(rate), "-write_xing", "0"]).read_bytes()

@@ -6,6 +6,7 @@ Pure computation on bytes and arrays; runs on worker threads. Limits and refusal
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import av
 import numpy as np
@@ -22,6 +23,10 @@ CHUNK_S = 30
 # Where vLLM looks for a quiet moment: the last second of a chunk, in windows of 0.1 s.
 SEARCH_SAMPLES = RATE_HZ
 QUIET_SAMPLES = RATE_HZ // 10
+# PyAV before 19 opens no file whose tags are not UTF-8 unless it is told to; 19 opens each.
+_ANY_TAGS: dict[str, Any] = (
+    {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
+)
 # Whisper's feature extractor.
 N_FFT = 400
 HOP = 160
@@ -43,7 +48,7 @@ def decode(data: bytes | bytearray) -> Samples:
 
 
 def _frames(data: bytes | bytearray) -> Iterator[Samples]:
-    with av.open(io.BytesIO(data), "r", metadata_errors="ignore") as container:
+    with av.open(io.BytesIO(data), "r", **_ANY_TAGS) as container:
         if not container.streams.audio:
             raise bad_audio()
         stream = container.streams.audio[0]

@@ -36,6 +36,10 @@ _FORMATS: Final = (
     "aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,dts,eac3,flac,flv,gsm,matroska,webm,"
     "mov,mp4,m4a,mp3,mpc,mpeg,mpegts,ogg,opus,tta,w64,wav,wv"
 )
+# PyAV before 19 opens no file whose tags are not UTF-8 unless it is told to; 19 opens each.
+_ANY_TAGS: Final[dict[str, Any]] = (
+    {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
+)
 # One damaged packet in ten is a file that no one should trust; fewer are a scratch.
 _MAX_BAD_SHARE: Final = 0.1
 # Headers that count every sample may promise this much more than there is.
@@ -211,7 +215,7 @@ def _decode(file: ByteRange) -> Iterator[bytes]:
     try:
         container = av.open(
             file,
-            metadata_errors="ignore",
+            **_ANY_TAGS,
             buffer_size=_READ_BYTES,
             container_options={"format_whitelist": _FORMATS, "protocol_whitelist": "none"},
         )
