@@ -228,7 +228,12 @@ async def test_whatever_comes_becomes_one_of_our_errors(
 
 
 async def test_a_server_that_never_answers_is_left(api: KubeApi, tmp_path: Path) -> None:
-    server = await asyncio.start_server(lambda _, __: asyncio.sleep(60), "127.0.0.1", 0)
+
+    async def hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(60)
+        writer.close()
+
+    server = await asyncio.start_server(hold, "127.0.0.1", 0)
     api.port, port = server.sockets[0].getsockname()[1], api.port
     client = KubeClient(by_file(tmp_path, kubeconfig(tmp_path, api)))
     api.port = port

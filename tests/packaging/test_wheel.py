@@ -39,7 +39,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def built(folder: Path, is_compiled: str) -> Path:
     env = {**os.environ, "VLLM_ROUTER_COMPILE": is_compiled}
-    run([UV, "build", "--quiet", "--wheel", "--out-dir", folder, ROOT], folder, env)
+    python = ["--python", sys.executable]
+    run([UV, "build", "--quiet", "--wheel", *python, "--out-dir", folder, ROOT], folder, env)
     [made] = folder.glob("*.whl")
     return made
 
