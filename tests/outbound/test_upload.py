@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.inbound.conftest import event_loop_policy
 
-from vllm_router.outbound.block_pool import BLOCK_BYTES, BlockPool
+from vllm_router.outbound.block_pool import BLOCK_BYTES
 from vllm_router.outbound.upload import STAGED_BLOCKS, Spool, SpoolFailed, Upload
 from vllm_router.wire.multipart import Edit
 
@@ -256,16 +256,6 @@ async def test_one_large_upload_leaves_room_for_short_ones(tmp_path: Path) -> No
     large.close()
     short.close()
     spool.close()
-
-
-def test_the_pool_keeps_no_more_than_its_capacity() -> None:
-    pool = BlockPool(2 * BLOCK_BYTES)
-    blocks = [pool.take() for _ in range(5)]
-    assert not pool.has_room
-    pool.give(blocks)
-    assert pool.blocks_out == 0
-    assert len(pool._free) == 2
-    assert pool.take() in blocks
 
 
 class FullSpool(Spool):
