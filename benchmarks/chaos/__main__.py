@@ -31,6 +31,8 @@ _DEADLINE_S = 150.0
 _LONG_DEADLINE_S = 400.0
 #: Connections to engines are kept for 4 s and probes come each second.
 _SETTLE_S = 8.0
+#: An engine that has been taken out again and again stays out twice as long each time.
+_READY_AGAIN_S = 150.0
 #: What a router may hold open when nobody asks for anything.
 _FILES_AT_REST = 64
 _ODD = re.compile(r"a fault of the router|Traceback|never retrieved|never awaited|ResourceWarning")
@@ -101,6 +103,13 @@ async def _run(stage: Stage, options: argparse.Namespace) -> dict[str, Any]:
     say("all is mended; looking for what was left behind")
     await asyncio.sleep(_SETTLE_S)
     leaks = _left_behind(stage)
+    waited_s = 0.0
+    while (missing := _not_ready(stage)) and waited_s < _READY_AGAIN_S:
+        await asyncio.sleep(2)
+        waited_s += 2
+    if not missing:
+        say(f"every engine is ready again, {_SETTLE_S + waited_s:.0f} s later")
+    leaks += missing
     figures = {
         "seed": seed,
         "seconds": round(took_s, 1),
@@ -166,12 +175,27 @@ async def _ask(
     client.close()
 
 
+def _not_ready(stage: Stage) -> list[str]:
+    """Return the routers to which not every engine is ready."""
+    out = []
+    for router, url in zip(stage.routers, stage.router_urls, strict=True):
+        ready = _metrics(url).count('state="ready"} 1')
+        if ready != len(stage.engines):
+            out.append(f"{router.name}: {ready} of {len(stage.engines)} engines are ready")
+    return out
+
+
+def _metrics(url: str) -> str:
+    with urllib.request.urlopen(f"{url}/metrics", timeout=10) as answer:
+        text: str = answer.read().decode()
+    return text
+
+
 def _left_behind(stage: Stage) -> list[str]:
     """Return what the routers still hold that belongs to requests, and what they complained of."""
     out = []
     for router, url in zip(stage.routers, stage.router_urls, strict=True):
-        with urllib.request.urlopen(f"{url}/metrics", timeout=10) as answer:
-            text = answer.read().decode()
+        text = _metrics(url)
         for name in (
             "open_uploads",
             "in_flight",
@@ -185,9 +209,6 @@ def _left_behind(stage: Stage) -> list[str]:
         files = _value(text, "process_open_fds") - _value(text, "vllm_router_connections")
         if files > _FILES_AT_REST:
             out.append(f"{router.name}: {files:.0f} files open besides connections")
-        ready = text.count('state="ready"} 1')
-        if ready != len(stage.engines):
-            out.append(f"{router.name}: {ready} of {len(stage.engines)} engines are ready")
         lines = router.log.read_text(errors="replace").splitlines()
         out += [f"{router.name}: logged: {line[:200]}" for line in lines if _ODD.search(line)]
     return out[:50]
