@@ -147,8 +147,8 @@ class Requests:
         if self._rng.random() < 0.5:
             audio = pcm16_wav(self._pcm(number, 1.0))
             return self._request(number, "unknown model", audio, "a.wav", None, 1.0, refusal=404)
-        # Random bytes alone look like a frame of MP3 once in 200,000 times.
-        junk = b"no audio" + self._stamp(number) * 64
+        # As text: random bytes look like frames of MP3 now and then.
+        junk = b"no audio" + self._stamp(number).hex().encode() * 32
         return self._request(number, "no audio", junk, "a.wav", None, 1.0, refusal=400)
 
     def _request(
