@@ -10,15 +10,10 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from typing import Final, TextIO
+from typing import TextIO
 
 from vllm_router.inbound.exchange import Exchange
 from vllm_router.proxy.story import Story
-
-_TEXT: Final = (
-    "%s INFO    request request_id=%s route=%s status=%d bytes=%d"
-    " queue_s=%.4f total_s=%.4f client=%s"
-)
 
 
 class AccessLog:
@@ -35,17 +30,21 @@ class AccessLog:
     ) -> None:
         self._stream = stream
         self._wall_clock = wall_clock
-        self._line = self._json if kind == "json" else self._text
+        self._is_json = kind == "json"
         self._encode = json.JSONEncoder(ensure_ascii=False).encode
         self._second = -1
         self._moment = ""
 
     def write(self, exchange: Exchange, story: Story, status: int, total_s: float) -> None:
         """Write the line of a request that has ended."""
+        if self._is_json:
+            line = self._json(exchange, story, status, total_s)
+        else:
+            line = self._text(exchange, story, status, total_s)
         # A log that cannot be written is no reason to fail a request. Not by contextlib: this is
         # done for each.
         try:  # noqa: SIM105
-            self._stream.write(self._line(exchange, story, status, total_s))
+            self._stream.write(line)
         except (OSError, ValueError):
             pass
 
@@ -54,25 +53,20 @@ class AccessLog:
         if now != self._second:
             self._second = now
             self._moment = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now))
-        # By %: compiled, each number in an f-string is a call of its own.
-        line = _TEXT % (
-            self._moment,
-            story.request_id,
-            story.task,
-            status,
-            exchange.received_bytes,
-            story.queue_s,
-            total_s,
-            exchange.client,
+        line = (
+            f"{self._moment} INFO    request request_id={story.request_id} route={story.task}"
+            f" status={status} bytes={exchange.received_bytes}"
+            f" queue_s={_fixed(story.queue_s, 10_000)} total_s={_fixed(total_s, 10_000)}"
+            f" client={exchange.client}"
         )
         if story.model:
             line += f" model={story.model}"
         if story.audio_s is not None:
-            line += f" audio_s={story.audio_s:.3f}"
+            line += f" audio_s={_fixed(story.audio_s, 1_000)}"
         if story.engines:
             line += f" engines={','.join(story.engines)}"
         if exchange.first_byte_at is not None:
-            line += f" first_byte_s={exchange.first_byte_at - exchange.started_at:.4f}"
+            line += f" first_byte_s={_fixed(exchange.first_byte_at - exchange.started_at, 10_000)}"
         if story.error is not None:
             line += f" error={story.error}"
         if story.pieces:
@@ -113,3 +107,12 @@ class AccessLog:
         if story.trace is not None:
             line["trace_id"] = story.trace.trace_id
         return f"{self._encode(line)}\n"
+
+
+def _fixed(value: float, scale: int) -> str:
+    """Return a number that is not negative with as many decimals as `scale` has noughts.
+
+    By whole numbers: compiled, that takes half the time of a format.
+    """
+    ticks = int(value * scale + 0.5)
+    return f"{ticks // scale}.{str(scale + ticks % scale)[1:]}"

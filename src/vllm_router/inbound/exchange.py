@@ -115,8 +115,11 @@ class Exchange:
         self.first_byte_at = self._connection.now()
         keep_alive = self._connection.may_keep_alive(self)
         lines = [status_line(status)]
-        lines += [b"%b: %b\r\n" % header for header in headers]
-        lines += [b"%b: %b\r\n" % header for header in self.extra]
+        # Not by %: that costs several times as much.
+        for name, value in headers:
+            lines.append(name + b": " + value + b"\r\n")
+        for name, value in self.extra:
+            lines.append(name + b": " + value + b"\r\n")
         if length is not None:
             if status not in _NO_BODY:
                 lines.append(b"content-length: %d\r\n" % length)

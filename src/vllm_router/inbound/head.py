@@ -57,7 +57,10 @@ class RequestHead:
         """Return the first header of that lower-case name."""
         first = self._first
         if first is None:
-            first = self._first = dict(reversed(self.headers))
+            first = self._first = {}
+            for key, value in self.headers:
+                if key not in first:
+                    first[key] = value
         return first.get(name)
 
     @property

@@ -156,6 +156,7 @@ class EngineConnection(asyncio.Protocol):
         "_headers",
         "_idle_since",
         "_is_all_written",
+        "_is_called",
         "_is_complete",
         "_is_event_stream",
         "_is_head_done",
@@ -197,13 +198,15 @@ class EngineConnection(asyncio.Protocol):
         self.calls = 0
         self._idle_since = 0.0
         self.is_stale = False
+        # One for all calls: making one looks ten callbacks up. Holds us: dropped at the end.
+        self._parser: Any = httptools.HttpResponseParser(self)
         self._reset()
 
     def __repr__(self) -> str:
         return f"<connection to {self._origin.host}:{self._origin.port}, {self.calls} calls>"
 
     def _reset(self) -> None:
-        self._parser: Any = None
+        self._is_called = False
         self._headers: Headers = []
         self._head_bytes = 0
         self._body: list[bytes] = []
@@ -243,7 +246,7 @@ class EngineConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Read what the engine sent."""
-        if self._parser is None:
+        if not self._is_called:
             # Between calls an engine has nothing to say.
             self._fail(BadAnswer("the engine sent bytes that nobody asked for"))
             return
@@ -365,7 +368,7 @@ class EngineConnection(asyncio.Protocol):
         self._reset()
         self._whole_bytes = whole_bytes
         self._deadlines = deadlines
-        self._parser = httptools.HttpResponseParser(self)
+        self._is_called = True
         self._waiter = waiter = self._loop.create_future()
         self.calls += 1
         try:
@@ -517,7 +520,7 @@ class EngineConnection(asyncio.Protocol):
     def release(self) -> None:
         """Give the connection back for the next call, or cut it if this one is not over."""
         self._disarm()
-        is_called, self._parser = self._parser is not None, None
+        is_called, self._is_called = self._is_called, False
         self._body = []
         if (
             is_called
@@ -537,6 +540,7 @@ class EngineConnection(asyncio.Protocol):
         """Cut the connection. May be called twice."""
         self._disarm()
         self._cancel_timer()
+        self._is_called = False
         self._parser = None
         self._waiter = None
         if self._error is None:

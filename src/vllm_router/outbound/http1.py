@@ -81,10 +81,10 @@ class HttpClient:
             BadAnswer: What it answered is not HTTP.
             CallTimedOut: A deadline passed.
         """
-        lines = [
-            b"%b %b%b HTTP/1.1\r\nhost: %b\r\n" % (method, origin.prefix, path, origin.host_header)
-        ]
-        lines += [b"%b: %b\r\n" % header for header in headers]
+        start = method + b" " + origin.prefix + path + b" HTTP/1.1\r\nhost: " + origin.host_header
+        lines = [start, b"\r\n"]
+        for name, value in headers:
+            lines.append(name + b": " + value + b"\r\n")
         if body.size_bytes or method == b"POST":
             lines.append(b"content-length: %d\r\n" % body.size_bytes)
         lines.append(b"\r\n")
@@ -155,7 +155,9 @@ class HttpClient:
 
     def keep(self, origin: Origin, connection: EngineConnection) -> None:
         """Take back a connection that may carry another request."""
-        idle = self._idle.setdefault(origin.address, deque())
+        idle = self._idle.get(origin.address)
+        if idle is None:
+            idle = self._idle[origin.address] = deque()
         if len(idle) >= MAX_IDLE:
             idle.popleft().abort()
         idle.append(connection)

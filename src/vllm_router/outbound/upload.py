@@ -243,17 +243,21 @@ class Upload:
             return b""
         if self._fd is not None:
             return os.pread(self._fd, end - start, start)
-        pieces = list(self._memory(start, end))
+        pieces = self.views(start, end)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    def _memory(self, start: int, end: int) -> Iterator[memoryview]:
+    def views(self, start: int, end: int) -> list[bytes | memoryview]:
+        """Return a range's bytes where they lie in memory."""
         start += self._base
         end += self._base
+        out: list[bytes | memoryview] = []
         while start < end:
-            index, at = divmod(start, BLOCK_BYTES)
+            # Not by divmod: that is a call, also when compiled.
+            at = start % BLOCK_BYTES
             count = min(end - start, BLOCK_BYTES - at)
-            yield memoryview(self._blocks[index])[at : at + count]
+            out.append(memoryview(self._blocks[start // BLOCK_BYTES])[at : at + count])
             start += count
+        return out
 
     def file(self) -> int:
         """Return the descriptor of a file that holds it all, for reading by position.
@@ -265,7 +269,7 @@ class Upload:
             return os.dup(self._fd)
         fd = os.memfd_create("upload", os.MFD_CLOEXEC)
         try:
-            for view in self._memory(0, self.size_bytes):
+            for view in self.views(0, self.size_bytes):
                 while view:
                     # Not within the slice: mypyc evaluates that twice.
                     written = os.write(fd, view)
@@ -277,6 +281,8 @@ class Upload:
 
     def spans(self, edits: list[Edit]) -> list[Span]:
         """Return the upload with the edits made, as ranges of itself and new bytes, in order."""
+        if not edits:
+            return [(0, self.size_bytes)] if self.size_bytes else []
         out: list[Span] = []
         at = 0
         for edit in sorted(edits, key=lambda e: e.start):
@@ -298,16 +304,12 @@ class Upload:
             elif self._fd is not None:
                 return None
             else:
-                out.extend(self._memory(*span))
+                out += self.views(span[0], span[1])
         return out
 
     def pieces(self, spans: list[Span]) -> Pieces:
         """Return the spans' bytes in pieces fit for writing one after the other."""
         return Pieces(self, self._spool.pool, spans)
-
-    def views(self, start: int, end: int) -> list[bytes | memoryview]:
-        """Return a range's bytes where they lie in memory."""
-        return list(self._memory(start, end))
 
     async def read_into(self, offset: int, into: memoryview) -> None:
         """Fill memory with bytes from the disk.

@@ -22,7 +22,7 @@ from vllm_router.wire.duration import (
     tail_offset,
 )
 from vllm_router.wire.multipart import Form, Part
-from vllm_router.wire.trouble import audio_trouble
+from vllm_router.wire.trouble import audio_trouble, plain_wav
 
 #: When no engine can take a model now: as long as a probe interval is worth waiting.
 RETRY_AFTER_S: Final = 5.0
@@ -122,7 +122,11 @@ def _length(upload: Upload, start: int, size_bytes: int) -> tuple[float | None, 
         UnreadableAudio: The container itself says that the file is broken.
     """
     # A WAV's header is short and most uploads are WAV: look no further unless it is needed.
-    head = upload.read(start, min(size_bytes, WAV_HEAD_BYTES))
+    first = bytes(upload.read(start, min(size_bytes, WAV_HEAD_BYTES)))
+    header = plain_wav(first, size_bytes)
+    if header is not None:
+        return header.seconds(size_bytes), "wav"
+    head: bytes | memoryview = first
     tail: bytes | memoryview = b""
     kind = container_kind(head)
     audio_s = audio_seconds(head, size_bytes) if kind == "wav" else None

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from vllm_router.errors import UnsupportedValue
 from vllm_router.proxy.facts import RequestFacts
 from vllm_router.wire.formats import ResponseFormat
+
+#: vLLM takes both; OpenAI's own clients send the first.
+_GRANULARITIES: Final = ("timestamp_granularities[]", "timestamp_granularities")
 
 
 class StreamFormat(StrEnum):
@@ -75,12 +79,11 @@ def read_wish(
         kind = ResponseFormat(name) if name is not None else ResponseFormat.JSON
     except ValueError:
         kind = None
-    granularities = {
-        value.decode("utf-8", "replace").strip()
-        for field in ("timestamp_granularities[]", "timestamp_granularities")
-        for value in facts.form.values(field)
-    } - {""}
-    if granularities - {"word", "segment"}:
+    granularities: set[str] = set()
+    for part in facts.form.parts:
+        if part.name in _GRANULARITIES and part.value:
+            granularities.add(part.value.decode("utf-8", "replace").strip())
+    if granularities - {"", "word", "segment"}:
         raise UnsupportedValue(
             "'timestamp_granularities[]' may be 'segment' or 'word'.",
             param="timestamp_granularities[]",

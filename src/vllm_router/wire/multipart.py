@@ -34,7 +34,7 @@ _USUAL_CONTENT_TYPE: Final = re.compile(
 )
 #: What curl, browsers and SDKs write, read in one step; everything else is read line by line.
 _USUAL_PART_HEAD: Final = re.compile(
-    rb'Content-Disposition: form-data; name="([^"\\\r\n]*)"(?:; filename="([^"\\\r\n]*)")?'
+    rb'\r\nContent-Disposition: form-data; name="([^"\\\r\n]*)"(?:; filename="([^"\\\r\n]*)")?'
     rb"(?:\r\nContent-Type: ([^\r\n]*))?",
     re.IGNORECASE,
 )
@@ -291,6 +291,12 @@ class FormReader:
 
     def _behind_boundary(self, data: bytes | bytearray, at: int, end: int) -> int:
         head = self._head
+        if not head:
+            stop = data.find(b"\r\n\r\n", at, min(end, at + MAX_PART_HEAD_BYTES))
+            if stop >= 0 and data.startswith(b"\r\n", at):
+                # What nearly every part comes down to: its head lies whole in this piece.
+                self._begin_part(bytes(data[at:stop]), stop + 4)
+                return stop + 4
         # Blanks before the line end (RFC 2046's transport padding) are refused: nobody sends them,
         # and what vLLM reads then is another form.
         behind = min(end, at + 2 - len(head))
@@ -319,17 +325,21 @@ class FormReader:
                 raise BadForm(f"a part's headers are larger than {MAX_PART_HEAD_BYTES} bytes")
             return reached
         at += stop + 4 - before
-        name, filename, content_type = _read_part_head(bytes(head[2:stop]))
+        self._begin_part(bytes(head[:stop]), at)
         head.clear()
+        return at
+
+    def _begin_part(self, head: bytes, at: int) -> None:
+        name, filename, content_type = _read_part_head(head)
         self._part = (name, filename, content_type, self._shift + at)
         self._kept = bytearray() if filename is None else None
         self._state = _CONTENT
-        return self._content(data, at, end) if at < end else at
 
 
 # Clients write the same few heads again and again; each is as short as MAX_PART_HEAD_BYTES says.
 @lru_cache(maxsize=256)
 def _read_part_head(head: bytes) -> tuple[str, str | None, bytes | None]:
+    """Return what a head says, from the line end behind the boundary to before the empty line."""
     usual = _USUAL_PART_HEAD.fullmatch(head)
     if usual is not None:
         name, filename, content_type = usual.groups()
@@ -345,7 +355,7 @@ def _read_any_part_head(head: bytes) -> tuple[str, str | None, bytes | None]:
     name = filename = extended = None
     content_type = None
     is_disposed = False
-    for line in head.split(b"\r\n"):
+    for line in head.split(b"\r\n")[1:]:
         key, _, value = line.partition(b":")
         key = key.strip().lower()
         if key == b"content-type":

@@ -56,6 +56,39 @@ def audio_trouble(head: Buffer, size_bytes: int, tail: Buffer = b"") -> str | No
     return None
 
 
+def plain_wav(head: bytes, size_bytes: int) -> WavHeader | None:
+    """Return a WAV's header if nothing is wrong with the file; None for all that needs a look.
+
+    Args:
+        head: The file's first bytes.
+        size_bytes: The whole file's size.
+    """
+    if not head.startswith(b"RIFF"):
+        return None
+    try:
+        header = read_wav_header(head)
+    except WavError:
+        return None
+    return header if _lengths_agree(header, size_bytes) else None
+
+
+def _lengths_agree(header: WavHeader, size_bytes: int) -> bool:
+    """Say whether a WAV of `size_bytes` holds the samples that its header declares and no more."""
+    held = header.data_bytes(size_bytes)
+    if held < header.frame_bytes:
+        return False
+    declared = header.declared_bytes
+    if declared is None:
+        return True
+    present = size_bytes - header.data_offset
+    slack = _slack_bytes(header)
+    return declared <= present + slack and held >= present - slack
+
+
+def _slack_bytes(header: WavHeader) -> int:
+    return max(_SLACK_BYTES, header.frame_bytes, int(_SLACK_S * header.byte_rate))
+
+
 def _wav_trouble(head: bytes, size_bytes: int, tail: bytes) -> str | None:
     try:
         header = read_wav_header(head)
@@ -63,18 +96,16 @@ def _wav_trouble(head: bytes, size_bytes: int, tail: bytes) -> str | None:
         # Chunks before the samples may outgrow what we see of a whole file.
         is_seen = size_bytes <= len(head) or "cut short" not in str(error)
         return f"The audio cannot be read: {error}." if is_seen else None
+    if _lengths_agree(header, size_bytes):
+        return None
     present = size_bytes - header.data_offset
     held = header.data_bytes(size_bytes)
     if held < header.frame_bytes:
         return "The audio file is empty: its WAV header is followed by no samples."
-    slack = max(_SLACK_BYTES, header.frame_bytes, int(_SLACK_S * header.byte_rate))
     declared = header.declared_bytes
-    if declared is None:
-        return None
-    is_short = declared > present + slack
-    if not is_short and (
-        held >= present - slack or _chunks_follow(header, held, size_bytes, head, tail)
-    ):
+    assert declared is not None
+    is_short = declared > present + _slack_bytes(header)
+    if not is_short and _chunks_follow(header, held, size_bytes, head, tail):
         return None
     says = f"The WAV header declares {declared / header.byte_rate:.1f} s of audio but"
     has = f"{present / header.byte_rate:.1f} s follow"
