@@ -40,11 +40,14 @@ class Speed:
     cpu_ms: float | None
 
 
-def speed(target: Target, upload: Upload, connections: int, seconds: int) -> Speed:
-    """Send one upload again and again over so many connections."""
+def speed(
+    target: Target, upload: Upload, connections: int, seconds: int, core: int | None = None
+) -> Speed:
+    """Send one upload again and again over so many connections, from one core if it is named."""
     script = Path(__file__).with_name("wrk.lua")
+    pinned = [] if core is None else ["taskset", "-c", str(core)]
     command = [
-        "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s",
+        *pinned, "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s",
         "-s", str(script), target.url + PATH, "--", str(upload.path), upload.content_type,
     ]  # fmt: skip
     before = cpu_s(target.pid) if target.pid is not None else 0.0

@@ -3,7 +3,10 @@
 On a machine with few cores the load and the engines take from the same cores as the workers, and
 busy neighbours from all, so the rate of two workers by that of one says more about the machine than
 about the router. So two workers are compared with two routers of one worker each, which share
-nothing, under the same load at the same time of day: what cores are there, those have too. Told are
+nothing, under the same load at the same time of day: what cores are there, those have too. Each of
+them, and the workers too, is sent its uploads from two cores by turns: a load that only ever talks
+to one router ends up on that one's core and finds its bytes in the cache there, which is worth a
+tenth, and which workers behind one address cannot have. Told are
 
 - the rate of the workers by that of the routers, times two: what two workers carry beside one;
 - the CPU per upload of both;
@@ -16,6 +19,7 @@ plain rates of one worker and of two, with the cores that the scheduler gave the
 from __future__ import annotations
 
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
@@ -43,12 +47,14 @@ def workers_of(target: Target) -> list[int]:
     return found
 
 
-def _together(loads: list[tuple[Target, int]], upload: Upload, seconds: int) -> list[Speed]:
-    """Load several targets at the same time, each over so many connections."""
+def _together(targets: list[Target], upload: Upload, connections: int, seconds: int) -> list[Speed]:
+    """Load targets at the same time, from two cores each, over so many connections in all."""
+    cores = sorted(os.sched_getaffinity(0))
+    loads = [(target, cores[number % len(cores)]) for target in targets for number in range(2)]
     with ThreadPoolExecutor(len(loads)) as pool:
         futures = [
-            pool.submit(speed, target, upload, connections, seconds)
-            for target, connections in loads
+            pool.submit(speed, target, upload, connections // len(loads), seconds, core)
+            for target, core in loads
         ]
         return [future.result() for future in futures]
 
@@ -88,16 +94,15 @@ def _compared(
     costs: list[tuple[float, float]] = []
     parts: list[float] = []
     failed = 0
-    half = connections // 2
+    assert one.pid is not None
+    assert other.pid is not None
+    routers = [one.pid, other.pid]
     # Each round connects anew: its connections fall to the workers in another way.
     for _ in range(rounds):
-        apart = _together([(one, half), (other, half)], upload, seconds)
-        pids = workers_of(both)
-        before = [cpu_s(pid) for pid in pids]
-        shared = _together([(both, half), (both, half)], upload, seconds)
-        cpu = [cpu_s(pid) - since for pid, since in zip(pids, before, strict=True)]
+        cpu_apart, apart = _measured([one, other], routers, upload, connections, seconds)
+        cpu, shared = _measured([both, both], workers_of(both), upload, connections, seconds)
         rates.append(sum(s.per_s for s in shared) / sum(s.per_s for s in apart))
-        costs.append((_cost(apart), sum(cpu) * 1000 / sum(s.requests for s in shared)))
+        costs.append((_cost_ms(cpu_apart, apart), _cost_ms(cpu, shared)))
         parts.append(max(cpu) / sum(cpu))
         failed += sum(s.failed for s in (*apart, *shared))
     return {
@@ -111,9 +116,18 @@ def _compared(
     }
 
 
-def _cost(speeds: list[Speed]) -> float:
-    """Return the CPU per upload of several routers together."""
-    return sum((s.cpu_ms or 0.0) * s.requests for s in speeds) / sum(s.requests for s in speeds)
+def _measured(
+    targets: list[Target], pids: list[int], upload: Upload, connections: int, seconds: int
+) -> tuple[list[float], list[Speed]]:
+    """Return the CPU seconds that processes took for a load, and what came of it."""
+    before = [cpu_s(pid) for pid in pids]
+    speeds = _together(targets, upload, connections, seconds)
+    return [cpu_s(pid) - since for pid, since in zip(pids, before, strict=True)], speeds
+
+
+def _cost_ms(cpu: list[float], speeds: list[Speed]) -> float:
+    """Return the CPU per upload of several processes together."""
+    return sum(cpu) * 1000 / sum(s.requests for s in speeds)
 
 
 def dear(folder: Path, binary: Path, rounds: int, seconds: int) -> dict[str, Any]:
