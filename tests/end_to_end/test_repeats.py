@@ -137,18 +137,52 @@ async def test_an_engine_that_alone_says_500_is_taken_out(
     assert views[engines[0].url] == "ejected"
 
 
-async def test_no_repeat_after_the_first_byte(engines: list[SimulatedHandle]) -> None:
-    """A stream that has begun cannot begin anew: it ends with an error event."""
-    async with running_router(engines[0], engines[1]) as router:
-        for engine in engines[:2]:
+STREAMED = [field("model", MODEL), field("stream", "true"), file(silence(20.0))]
+
+
+@pytest.mark.parametrize("cut_at", [0, 300, 520, 640, 700, 900, 1100])
+async def test_where_a_stream_breaks_off_another_engine_goes_on(
+    engines: list[SimulatedHandle], cut_at: int
+) -> None:
+    """The client is told nothing twice and nothing less, wherever the engine broke off."""
+    async with running_router(*engines[:2], routing_logic="roundrobin") as router:
+        await engines[0].order(cut_answer_at=cut_at, times=1)
+        answers = [await router.upload(*STREAMED) for _ in range(2)]
+        for answer in answers:
+            assert answer.status_code == 200
+            events = [json.loads(event.data) for event in EventReader().feed(answer.content)]
+            assert events[-1]["type"] == "transcript.text.done"
+            assert "".join(event.get("delta", "") for event in events) == events[-1]["text"]
+        assert tried(engines) == 3
+        assert await attempts(router, "reset") == 1
+        assert (await router.metrics())["vllm_router_retries_total"] == 1
+
+
+async def test_a_stream_that_breaks_off_everywhere_ends_in_an_error_event(
+    engines: list[SimulatedHandle],
+) -> None:
+    async with running_router(*engines) as router:
+        for engine in engines:
             # Past the head and the first event.
             await engine.order(cut_answer_at=700)
-        parts = [field("model", MODEL), field("stream", "true"), file(silence(1.0))]
-        answer = await router.upload(*parts)
+        answer = await router.upload(*STREAMED)
         assert answer.status_code == 200
-        last = answer.text.strip().splitlines()[-1]
-        assert '"error"' in last
-        assert tried(engines) == 1
+        events = [json.loads(event.data) for event in EventReader().feed(answer.content)]
+        assert events[0]["type"] == "transcript.text.delta"
+        assert events[-1]["error"]["code"] == "engine_failed"
+        assert "broke off" in events[-1]["error"]["message"]
+        # As many as any upload is given to.
+        assert tried(engines) == 3
+
+
+async def test_a_stream_that_breaks_off_on_the_only_engine_says_so(
+    engines: list[SimulatedHandle],
+) -> None:
+    async with running_router(engines[0]) as router:
+        await engines[0].order(cut_answer_at=700)
+        answer = await router.upload(*STREAMED)
+        last = [json.loads(event.data) for event in EventReader().feed(answer.content)][-1]
+        assert "The engine broke off in its answer" in last["error"]["message"]
 
 
 @pytest.mark.parametrize("cut_at", [520, 600, 640, 700, 750])

@@ -123,7 +123,6 @@ def events(data: bytes) -> None:
     translator = ChunkTranslator(1.0)
     for piece in pieces(data):
         translator.feed(piece)
-    translator.finish()
 
 
 def metrics(data: bytes) -> None:

@@ -7,6 +7,8 @@ import pytest
 from vllm_router.errors import EngineFailed
 from vllm_router.inbound.exchange import Exchange, Headers
 from vllm_router.proxy.events import EventStream
+from vllm_router.proxy.facts import Task
+from vllm_router.proxy.story import Story
 
 
 class Client:
@@ -45,49 +47,52 @@ def client() -> Client:
     return Client()
 
 
-def stream(client: Client, keep_alive_s: float = 3600) -> EventStream:
-    return EventStream(cast(Exchange, client), keep_alive_s)
+@pytest.fixture
+def story() -> Story:
+    return Story("request-1", Task.TRANSCRIBE)
 
 
-async def test_the_head_waits_for_the_first_event(client: Client) -> None:
-    events = stream(client)
-    events.add_header(b"x-engine-id", b"a")
-    await events.send(b"")
-    assert not events.is_begun
-    await events.send(b"data: 1\n\n")
-    assert events.is_begun
-    events.add_header(b"too", b"late")
+def stream(client: Client, story: Story, keep_alive_s: float = 3600) -> EventStream:
+    return EventStream(cast(Exchange, client), story, keep_alive_s)
+
+
+async def test_the_head_waits_for_the_first_event(client: Client, story: Story) -> None:
+    with stream(client, story) as events:
+        events.set_header(b"x-engine-id", b"a")
+        events.set_header(b"x-engine-id", b"b")
+        await events.send(b"")
+        assert not events.is_begun
+        await events.send(b"data: 1\n\n")
+        assert events.is_begun
+        events.set_header(b"too", b"late")
+        events.end()
+    assert [value for name, value in client.headers if name == b"x-engine-id"] == [b"b"]
     names = dict(client.headers)
     assert names[b"content-type"].startswith(b"text/event-stream")
-    assert names[b"x-engine-id"] == b"a"
     assert names[b"x-accel-buffering"] == b"no"
     assert b"too" not in names
-    events.end()
-    events.close()
     assert (client.body, client.is_ended) == (b"data: 1\n\n", True)
 
 
-async def test_a_silence_is_filled_with_comments(client: Client) -> None:
-    events = stream(client, 0.02)
-    async with asyncio.timeout(10):
-        while client.body.count(b":") < 3:
-            await asyncio.sleep(0.01)
-    assert client.status == 200
-    assert all(not line or line.startswith(b":") for line in client.body.split(b"\n"))
-    await events.send(b"data: 1\n\n")
-    assert client.has_spoken
-    events.close()
+async def test_a_silence_is_filled_with_comments(client: Client, story: Story) -> None:
+    with stream(client, story, 0.02) as events:
+        async with asyncio.timeout(10):
+            while client.body.count(b":") < 3:
+                await asyncio.sleep(0.01)
+        assert client.status == 200
+        assert all(not line or line.startswith(b":") for line in client.body.split(b"\n"))
+        await events.send(b"data: 1\n\n")
+        assert client.has_spoken
     before = client.body
     await asyncio.sleep(0.1)
     assert client.body == before
 
 
-async def test_a_failure_is_the_last_event(client: Client) -> None:
-    events = stream(client)
-    await events.send(b"data: 1\n\n")
-    events.fail(EngineFailed("what went wrong"))
-    events.close()
-    events.close()
+async def test_a_failure_is_the_last_event(client: Client, story: Story) -> None:
+    with stream(client, story) as events:
+        await events.send(b"data: 1\n\n")
+        raise EngineFailed("what went wrong")
+    assert story.error == "engine_failed"
     last = client.body.decode().strip().split("\n\n")[-1]
     error = json.loads(last.removeprefix("data: "))["error"]
     assert error["message"] == "what went wrong"
@@ -95,8 +100,22 @@ async def test_a_failure_is_the_last_event(client: Client) -> None:
     assert client.is_ended
 
 
-async def test_a_stream_of_nothing_is_a_whole_answer(client: Client) -> None:
-    events = stream(client)
-    events.end()
-    events.close()
+async def test_a_failure_before_the_first_event_is_told_otherwise(
+    client: Client, story: Story
+) -> None:
+    with pytest.raises(EngineFailed), stream(client, story):
+        raise EngineFailed("what went wrong")
+    assert (client.status, story.error) == (None, None)
+
+
+async def test_a_fault_of_our_own_is_not_an_event(client: Client, story: Story) -> None:
+    with pytest.raises(ZeroDivisionError), stream(client, story) as events:  # noqa: PT012
+        await events.send(b"data: 1\n\n")
+        raise ZeroDivisionError
+    assert client.body == b"data: 1\n\n"
+
+
+async def test_a_stream_of_nothing_is_a_whole_answer(client: Client, story: Story) -> None:
+    with stream(client, story) as events:
+        events.end()
     assert (client.status, client.body, client.is_ended) == (200, b"", True)

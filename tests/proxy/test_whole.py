@@ -116,6 +116,31 @@ async def test_a_stream_that_fails_ends_in_an_error_event(broken: bytes) -> None
         assert "transcript.text.done" not in answer.text
 
 
+@pytest.mark.parametrize(
+    ("second", "last"),
+    [
+        ((200, sse(chunk(" one"), chunk(" two"))), "one two"),
+        ((200, sse(chunk(" one two"))), "one two"),
+        ((200, sse(chunk(" other"))), "heard the beginning otherwise"),
+        ((400, {"error": {"message": "too loud"}}), "answered 400"),
+    ],
+)
+async def test_the_engine_that_goes_on_with_a_stream_says_what_the_first_one_said(
+    second: Reply, last: str
+) -> None:
+    replies = iter([(200, sse(chunk(" one"), end=b"")), second])
+
+    async def says(heard: Heard) -> Reply:
+        return next(replies)
+
+    async with parrot(says) as a, parrot(says) as b, running_router(a, b) as router:
+        answer = await router.upload(*asking(field("stream", "true")))
+        assert answer.status_code == 200
+        first, *_, end = events(answer.text)
+        assert first["delta"] == "one"
+        assert last in (end.get("text") or end["error"]["message"])
+
+
 async def test_a_stream_asked_of_an_engine_that_answers_at_once_is_its_answer() -> None:
     async def says(heard: Heard) -> Reply:
         return 200, {"text": "all at once"}

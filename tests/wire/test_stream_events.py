@@ -22,10 +22,9 @@ def chunk(delta, finish_reason=None):
     )
 
 
-def run(*pieces, audio_s=None):
-    translator = ChunkTranslator(audio_s)
-    events = [event for piece in pieces for event in translator.feed(piece)]
-    return translator, events + translator.finish()
+def run(*pieces, audio_s=None, told=""):
+    translator = ChunkTranslator(audio_s, told=told)
+    return translator, [event for piece in pieces for event in translator.feed(piece)]
 
 
 def test_an_engines_stream_becomes_deltas_and_a_closing_event():
@@ -92,11 +91,46 @@ def test_nothing_follows_the_end():
 
 
 @pytest.mark.parametrize("pieces", [[], [chunk("a")], [chunk("a", "stop")], [b"data: [DONE]"]])
-def test_a_stream_without_done_broke_off(pieces):
-    translator, events = run(*pieces)
-    assert translator.state is StreamState.BROKEN
-    assert events[-1]["error"]["code"] == "stream_broken"
-    assert translator.finish() == []
+def test_a_stream_without_done_stays_open(pieces):
+    translator, _ = run(*pieces)
+    assert translator.state is StreamState.OPEN
+
+
+@given(st.lists(st.text(min_size=1, max_size=8), max_size=8), st.data())
+def test_what_has_been_told_is_not_told_again(texts, data):
+    _, whole = run(*map(chunk, texts), DONE)
+    wire = b"".join(map(chunk, texts)) + DONE
+    broken, before = run(wire[: data.draw(st.integers(0, len(wire) - len(DONE)))])
+    second, after = run(wire, told=broken.told)
+    *deltas, done = before + after
+    assert second.state is StreamState.COMPLETE
+    assert done == whole[-1]
+    assert "".join(event["delta"] for event in deltas) == done["text"]
+    assert all(event["delta"] for event in deltas)
+    assert second.told == done["text"]
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [chunk(" one"), chunk(" too"), DONE],
+        [chunk(" on"), DONE],
+        [DONE],
+        [encode(delta_event("one")), encode(delta_event(" three"))],
+        [encode(done_event(""))],
+    ],
+)
+def test_an_engine_that_hears_otherwise_than_was_told_fails_the_stream(pieces):
+    translator, events = run(*pieces, told="one two")
+    assert translator.state is StreamState.FAILED
+    assert [event["error"]["code"] for event in events] == ["engine_failed"]
+
+
+def test_openais_own_events_go_on_too():
+    said = [encode(delta_event("one")), encode(delta_event(" two")), encode(done_event("one two"))]
+    translator, events = run(*said, told="one t")
+    assert events == [delta_event("wo"), done_event("one two")]
+    assert translator.told == "one two"
 
 
 @pytest.mark.parametrize(
@@ -170,10 +204,13 @@ def test_objects_of_another_kind_are_dropped(message):
 
 
 @given(st.binary(max_size=100))
-def test_any_bytes_end_in_one_known_state(junk):
+def test_the_last_event_says_in_what_state_any_bytes_end(junk):
     translator, events = run(chunk("a") + junk, junk)
-    assert translator.state is not StreamState.OPEN
-    assert "error" in events[-1] or events[-1]["type"] == "transcript.text.done"
+    last = events[-1]
+    assert (translator.state is StreamState.FAILED) == ("error" in last)
+    assert (translator.state is StreamState.COMPLETE) == (
+        last.get("type") == "transcript.text.done"
+    )
 
 
 def test_an_engine_chunk_has_vllms_shape():

@@ -107,6 +107,11 @@ class Attempt:
         """How it ends if the answer can be passed on whole."""
         return OutcomeKind.OK if self.answer.status < 400 else OutcomeKind.CLIENT_FAULT
 
+    @property
+    def ticket(self) -> Ticket:
+        """The work."""
+        return self._charge.ticket
+
     def close(self, kind: OutcomeKind, detail: str | None = None) -> None:
         """Release the engine and the connection. Only the first call counts."""
         if self._charge.is_released:
@@ -353,6 +358,20 @@ class Dispatcher:
                 raise _failed(failures, timeouts)
             log.info("request %s goes to another engine: %s", ticket.request_id, failures[-1])
             self._observer.repeated(ticket)
+
+    def may_go_on(self, attempt: Attempt, failures: int) -> bool:
+        """Whether work whose answer broke off midway may go to a further engine; counted if so.
+
+        Args:
+            attempt: The one that broke off.
+            failures: Engines that broke off so far, this one included.
+        """
+        if failures >= self._max_attempts or not self.fleet.may_retry(self.now()):
+            return False
+        ticket, engine_id = attempt.ticket, attempt.engine_id
+        log.info("request %s goes on on another engine than %s", ticket.request_id, engine_id)
+        self._observer.repeated(ticket)
+        return True
 
     async def _once(self, charge: Charge, send: Send) -> tuple[Answer | None, OutcomeKind, str]:
         """Make one call; return its answer, what it says of the engine, and its failure if any."""

@@ -8,9 +8,11 @@ connections.
 from __future__ import annotations
 
 import asyncio
+from types import TracebackType
 
 from vllm_router.errors import RouterError
 from vllm_router.inbound.exchange import Exchange
+from vllm_router.proxy.story import Story
 from vllm_router.wire.sse import CONTENT_TYPE, comment, encode
 from vllm_router.wire.stream_events import error_event
 
@@ -19,15 +21,22 @@ KEEP_ALIVE_S = 10.0
 
 
 class EventStream:
-    """Events to one client. Close it whatever happens.
+    """Events to one client, to be written within a `with`.
+
+    A RouterError that leaves it becomes the stream's last event, once the stream has begun; before,
+    it goes on to whoever tells it by an HTTP status.
 
     Args:
         exchange: To be answered.
+        story: Told of an error in the midst.
         keep_alive_s: Longest silence.
     """
 
-    def __init__(self, exchange: Exchange, keep_alive_s: float = KEEP_ALIVE_S) -> None:
+    def __init__(
+        self, exchange: Exchange, story: Story, keep_alive_s: float = KEEP_ALIVE_S
+    ) -> None:
         self._exchange = exchange
+        self._story = story
         self._keep_alive_s = keep_alive_s
         self._loop = asyncio.get_running_loop()
         self._last_at = self._loop.time()
@@ -45,9 +54,10 @@ class EventStream:
         """Whether the client has been told that all is well so far."""
         return self._exchange.status is not None
 
-    def add_header(self, name: bytes, value: bytes) -> None:
-        """Add a header, while the head has not gone."""
+    def set_header(self, name: bytes, value: bytes) -> None:
+        """Give a header its value, while the head has not gone."""
         if not self.is_begun:
+            self._headers = [header for header in self._headers if header[0] != name]
             self._headers.append((name, value))
 
     def _begin(self) -> None:
@@ -76,18 +86,30 @@ class EventStream:
             self._write(data)
             await self._exchange.drain()
 
-    def fail(self, error: RouterError) -> None:
-        """End the stream with an error event: a stream never just stops."""
+    def __enter__(self) -> EventStream:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        self._keep_alive_no_longer()
+        if not isinstance(error, RouterError) or not self.is_begun:
+            return False
+        # A stream never just stops.
+        self._story.error = error.code
         self._write(encode(error_event(error.message, error.error_type, error.param, error.code)))
         self._exchange.end()
+        return True
 
     def end(self) -> None:
         """End the stream."""
         self._begin()
         self._exchange.end()
 
-    def close(self) -> None:
-        """Stop keeping it alive. May be called twice."""
+    def _keep_alive_no_longer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

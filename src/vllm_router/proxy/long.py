@@ -6,7 +6,6 @@ import os
 from dataclasses import replace
 
 from vllm_router.engines.work import Ticket, windows_of
-from vllm_router.errors import RouterError
 from vllm_router.inbound.exchange import Exchange
 from vllm_router.outbound.upload import Upload
 from vllm_router.proxy.events import EventStream
@@ -120,24 +119,17 @@ class LongAnswer:
         return heard.transcript
 
     async def _streamed(self, audio: LongAudio) -> None:
-        stream = EventStream(self._exchange)
         rendering = self._means.rendering(self._facts, self._wish, self._story)
 
-        async def pass_piece_on(heard: Heard) -> None:
-            part = self._took(heard)
-            if part is not None:
-                await stream.send(rendering.add(part, heard.speech))
+        with EventStream(self._exchange, self._story) as stream:
 
-        try:
+            async def pass_piece_on(heard: Heard) -> None:
+                part = self._took(heard)
+                if part is not None:
+                    await stream.send(rendering.add(part, heard.speech))
+
             length_s = await self._means.fanout.hear(audio, pass_piece_on)
             self._story.audio_s = length_s
             missing = [(h.start_s, h.end_s) for h in self._missing]
             await stream.send(rendering.end(duration_usage(length_s), missing))
             stream.end()
-        except RouterError as e:
-            if not stream.is_begun:
-                raise
-            self._story.error = e.code
-            stream.fail(e)
-        finally:
-            stream.close()

@@ -6,11 +6,11 @@ What an engine has itself is passed on as it is; what it lacks is made from what
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 
-from vllm_router.engines.engine import Engine
+from vllm_router.engines.engine import Engine, EngineId
 from vllm_router.engines.work import OutcomeKind, Ticket, windows_of
-from vllm_router.errors import EngineFailed, RouterError
+from vllm_router.errors import EngineFailed
 from vllm_router.inbound.exchange import Exchange
 from vllm_router.outbound.call import (
     CallFailed,
@@ -31,7 +31,7 @@ from vllm_router.wire.formats import (
 from vllm_router.wire.multipart import Edit
 from vllm_router.wire.speech import Span, snapped
 from vllm_router.wire.sse import encode
-from vllm_router.wire.stream_events import ChunkTranslator
+from vllm_router.wire.stream_events import ChunkTranslator, StreamState
 from vllm_router.wire.transcript import (
     Transcript,
     joined,
@@ -61,7 +61,10 @@ class WholeAnswer:
         self._edits = edits
 
     async def _attempt(
-        self, edits: Sequence[Edit] = (), read: Callable[[bytes], object] | None = None
+        self,
+        edits: Sequence[Edit] = (),
+        read: Callable[[bytes], object] | None = None,
+        excluded: Collection[EngineId] = (),
     ) -> Attempt:
         relay, facts, story = self._means.relay, self._facts, self._story
         body = UploadBody.edited(self._upload, [*self._edits, *edits])
@@ -85,6 +88,7 @@ class WholeAnswer:
             urgency=self._means.urgency(facts, self._wish),
             enqueued_at=dispatcher.now(),
             session_key=self._means.session_key(self._exchange),
+            excluded=set(excluded),
             trace=trace,
         )
         attempt = await dispatcher.attempt(ticket, send)
@@ -93,7 +97,9 @@ class WholeAnswer:
 
     async def passed_through(self) -> None:
         """Pass the engine's answer on as it is."""
-        attempt = await self._attempt()
+        await self._pass_on(await self._attempt())
+
+    async def _pass_on(self, attempt: Attempt) -> None:
         kind, detail = OutcomeKind.CLIENT_LEFT, None
         try:
             await pass_on(self._exchange, attempt)
@@ -184,55 +190,71 @@ class WholeAnswer:
 
     async def _streamed_at_once(self) -> None:
         """Give what the engine cannot stream as events, once it is there."""
-        stream = EventStream(self._exchange)
-        try:
+        with EventStream(self._exchange, self._story) as stream:
             attempt, transcript = await self._transcript(stream)
             if transcript is None:
                 return
-            stream.add_header(b"x-engine-id", attempt.engine_id.encode())
+            stream.set_header(b"x-engine-id", attempt.engine_id.encode())
             rendering = self._means.rendering(self._facts, self._wish, self._story)
             transcript, speech = await self._fitted(transcript)
             await stream.send(rendering.add(transcript, speech))
             await stream.send(rendering.end(transcript.usage))
             stream.end()
-        except RouterError as e:
-            if not stream.is_begun:
-                raise
-            self._story.error = e.code
-            stream.fail(e)
-        finally:
-            stream.close()
 
     async def _streamed_through(self) -> None:
-        """Turn the engine's events into OpenAI's as they come."""
-        stream = EventStream(self._exchange)
-        attempt: Attempt | None = None
-        kind, detail = OutcomeKind.CLIENT_LEFT, None
-        try:
-            attempt = await self._attempt()
-            answer = attempt.answer
-            is_events = answer.header(b"content-type").startswith(b"text/event-stream")
-            if not is_events and not stream.is_begun:
-                await pass_on(self._exchange, attempt)
-                kind = attempt.kind
-                return
-            stream.add_header(b"x-engine-id", attempt.engine_id.encode())
-            translator = ChunkTranslator(known_length(self._facts))
-            async for chunk in answer.chunks():
-                await stream.send(b"".join(map(encode, translator.feed(chunk))))
-            kind = OutcomeKind.OK
-            await stream.send(b"".join(map(encode, translator.finish())))
-            stream.end()
-        except CallFailed as e:
-            kind, detail = OutcomeKind.RESET, str(e)
-            self._story.error = "engine_broke_off"
-            stream.fail(EngineFailed(f"The engine broke off in its answer: {e}."))
-        except RouterError as e:
-            if not stream.is_begun:
-                raise
-            self._story.error = e.code
-            stream.fail(e)
-        finally:
-            stream.close()
-            if attempt is not None:
-                attempt.close(kind, detail)
+        """Turn the engine's events into OpenAI's as they come.
+
+        Where it breaks off, another engine goes on: it hears all of it, and what the client has
+        been told already is not told again.
+        """
+        with EventStream(self._exchange, self._story) as stream:
+            told = broken = ""
+            failed: list[EngineId] = []
+            while True:
+                try:
+                    attempt = await self._attempt(excluded=failed)
+                except EngineFailed as e:
+                    if not failed:
+                        raise
+                    raise EngineFailed(broken) from e
+                answer = attempt.answer
+                if not answer.header(b"content-type").startswith(b"text/event-stream"):
+                    if not stream.is_begun:
+                        await self._pass_on(attempt)
+                        return
+                    attempt.close(attempt.kind)
+                    raise EngineFailed(f"{attempt.engine_id} answered {answer.status}.")
+                stream.set_header(b"x-engine-id", attempt.engine_id.encode())
+                translator = ChunkTranslator(known_length(self._facts), told=told)
+                detail = await _translated(attempt, translator, stream)
+                if detail is None:
+                    if translator.state is StreamState.FAILED:
+                        self._story.error = EngineFailed.code
+                    stream.end()
+                    return
+                told = translator.told
+                broken = f"The engine broke off in its answer: {detail}."
+                failed.append(attempt.engine_id)
+                if not self._means.dispatcher.may_go_on(attempt, len(failed)):
+                    raise EngineFailed(broken)
+
+
+async def _translated(
+    attempt: Attempt, translator: ChunkTranslator, stream: EventStream
+) -> str | None:
+    """Pass an engine's events on to their end; return how they broke off, None if they did not."""
+    kind, detail = OutcomeKind.CLIENT_LEFT, None
+    try:
+        async for chunk in attempt.answer.chunks():
+            await stream.send(b"".join(map(encode, translator.feed(chunk))))
+        kind = OutcomeKind.OK
+        if translator.state is StreamState.OPEN:
+            kind, detail = OutcomeKind.RESET, "its events end before the last one"
+    except CallFailed as e:
+        kind, detail = OutcomeKind.RESET, str(e)
+        if translator.state is not StreamState.OPEN:
+            # It had said all; what broke is the end of its answer.
+            return None
+    finally:
+        attempt.close(kind, detail)
+    return detail

@@ -1,7 +1,7 @@
 """What an engine streams -> what OpenAI streams.
 
-Promises: the deltas of a stream, joined, are the text of its closing event; whether the stream
-was whole is said truly.
+Promises: the deltas of a stream, joined, are the text of its closing event, also where a second
+engine went on in the place of one that broke off; whether the stream was whole is said truly.
 
 Bounds: the engine's events are bounded by the reader (sse.py); the text of a stream is kept for
 its closing event.
@@ -83,30 +83,34 @@ def engine_chunk(
     }
 
 
+_HEARD_OTHERWISE = "The engine broke off, and another one heard the beginning otherwise."
+
+
 class StreamState(Enum):
     """What is known of an engine's stream."""
 
     OPEN = "open"
+    """It goes on, or broke off: only who reads the bytes knows whether more will come."""
     COMPLETE = "complete"
     """The engine said that it was done."""
     FAILED = "failed"
     """The engine sent an error, or something that is no event of its kind."""
-    BROKEN = "broken"
-    """The bytes ended before the engine said that it was done."""
 
 
 class ChunkTranslator:
     """vLLM's stream of `transcription.chunk` -> OpenAI's events.
 
     An engine that sends OpenAI's events itself has them passed through. Comments and objects of
-    another kind are dropped. Fed beside a stream that is passed on raw, it only watches: `state`
-    tells then how the stream ended.
+    another kind are dropped.
     """
 
-    __slots__ = ("_audio_s", "_chunk_ended", "_parts", "_reader", "_state", "_usage")
+    __slots__ = ("_audio_s", "_chunk_ended", "_parts", "_reader", "_state", "_told", "_usage")
 
     def __init__(
-        self, audio_s: float | None = None, max_event_bytes: int = MAX_EVENT_BYTES
+        self,
+        audio_s: float | None = None,
+        max_event_bytes: int = MAX_EVENT_BYTES,
+        told: str = "",
     ) -> None:
         """Start a stream.
 
@@ -114,7 +118,10 @@ class ChunkTranslator:
             audio_s: The audio's length, for the usage in the closing event, unless the engine
                 counts tokens itself.
             max_event_bytes: Bound on one event of the engine's.
+            told: What the client has been told already, of another engine's stream of the same
+                audio. It is not told again; an engine that hears it otherwise fails the stream.
         """
+        self._told = told
         self._reader = EventReader(max_event_bytes)
         self._audio_s = audio_s
         self._usage: JsonObject | None = None
@@ -129,8 +136,14 @@ class ChunkTranslator:
 
     @property
     def text(self) -> str:
-        """The deltas so far, joined."""
+        """The engine's deltas so far, joined."""
         return "".join(self._parts)
+
+    @property
+    def told(self) -> str:
+        """What the client has been told by now, this stream's deltas included."""
+        text = self.text
+        return text if len(text) > len(self._told) else self._told
 
     def feed(self, chunk: bytes) -> list[JsonObject]:
         """Take the next bytes and return the events to send on; none after the last one."""
@@ -149,17 +162,9 @@ class ChunkTranslator:
                 break
         return out
 
-    def finish(self) -> list[JsonObject]:
-        """Say that no more bytes come; a stream that broke off ends in an error event."""
-        if self._state is not StreamState.OPEN:
-            return []
-        self._state = StreamState.BROKEN
-        return [error_event("The engine's stream broke off before the end.", code="stream_broken")]
-
     def _translate(self, data: str) -> JsonObject | None:
         if data.strip() == "[DONE]":
-            self._state = StreamState.COMPLETE
-            return done_event(self.text, self._final_usage())
+            return self._complete(done_event(self.text, self._final_usage()))
         try:
             message = read_object(data)
         except BadJson:
@@ -175,13 +180,31 @@ class ChunkTranslator:
             self._usage = _token_usage(usage) or self._usage
         return self._next_delta(message)
 
-    def _pass_through(self, kind: str, message: JsonObject) -> JsonObject:
+    def _pass_through(self, kind: str, message: JsonObject) -> JsonObject | None:
         delta = message.get("delta")
         if kind == "transcript.text.delta" and isinstance(delta, str):
-            self._parts.append(delta)
-        elif kind == "transcript.text.done":
-            self._state = StreamState.COMPLETE
+            event = self._delta(delta)
+            # With whatever else the engine says in it, unless a part of it is withheld.
+            return message if event == delta_event(delta) else event
+        if kind == "transcript.text.done":
+            return self._complete(message)
         return message
+
+    def _complete(self, last: JsonObject) -> JsonObject:
+        """Return a stream's last event, unless the engine heard less than has been told."""
+        if len(self.text) < len(self._told):
+            return self._fail(_HEARD_OTHERWISE, "engine_failed")
+        self._state = StreamState.COMPLETE
+        return last
+
+    def _delta(self, content: str) -> JsonObject | None:
+        """Take a little more text, and return the event for what of it has not been told yet."""
+        at = len(self.text) if self._told else 0
+        self._parts.append(content)
+        known = self._told[at : at + len(content)]
+        if not content.startswith(known):
+            return self._fail(_HEARD_OTHERWISE, "engine_failed")
+        return delta_event(content[len(known) :]) if len(content) > len(known) else None
 
     def _next_delta(self, message: JsonObject) -> JsonObject | None:
         content, is_end = _choice(message)
@@ -192,17 +215,16 @@ class ChunkTranslator:
             content = separator(self._parts[-1], content) + content
         if content:
             self._chunk_ended = False
-            self._parts.append(content)
         # The engine goes on after a finish_reason: one comes for each 30 s of audio.
         self._chunk_ended = self._chunk_ended or is_end
-        return delta_event(content) if content else None
+        return self._delta(content) if content else None
 
     def _final_usage(self) -> JsonObject | None:
         return self._usage or duration_usage(self._audio_s)
 
-    def _fail(self, message: str) -> JsonObject:
+    def _fail(self, message: str, code: str = "bad_engine_stream") -> JsonObject:
         self._state = StreamState.FAILED
-        return error_event(message, code="bad_engine_stream")
+        return error_event(message, code=code)
 
 
 def _choice(message: JsonObject) -> tuple[str, bool]:
