@@ -34,6 +34,8 @@ HOT = (
     "inbound/connection.py",
     "inbound/exchange.py",
     "inbound/head.py",
+    "inbound/listener.py",
+    "outbound/answer.py",
     "outbound/block_pool.py",
     "outbound/engine_connection.py",
     "outbound/http1.py",

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 from vllm_router.errors import BadRequest, RouterError, TooLarge
-from vllm_router.inbound.connection import Listener, Patience
 from vllm_router.inbound.exchange import Exchange
+from vllm_router.inbound.listener import Listener, Patience
 
 #: Small, so that every body crosses from one block into the next.
 BLOCK_BYTES = 700

@@ -8,8 +8,8 @@ import pytest
 from tests.inbound.serving import Client, Service, client, get, post, until
 
 from vllm_router.inbound.asgi import serve_asgi
-from vllm_router.inbound.connection import Listener
 from vllm_router.inbound.exchange import Exchange
+from vllm_router.inbound.listener import Listener
 
 
 class Bridged(Service):

@@ -7,13 +7,13 @@ from tests.outbound.raw_engine import (
     CALM,
 )
 
+from vllm_router.outbound.answer import Answer
 from vllm_router.outbound.call import (
     Body,
     Buffers,
     BytesBody,
     Deadlines,
 )
-from vllm_router.outbound.engine_connection import Answer
 from vllm_router.outbound.http1 import HttpClient
 from vllm_router.outbound.origin import Origin
 

@@ -341,20 +341,6 @@ async def test_a_reader_that_takes_its_time_makes_the_engine_wait_and_not_fail()
         answer.close()
 
 
-async def test_a_large_answer_is_streamed_and_may_be_read_within_bounds() -> None:
-    data = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 3000000\r\n\r\n"
-    data += bytes(3_000_000)
-    async with raw_engine(saying(data)) as engine, http_client() as client:
-        answer = await call(client, engine.origin)
-        assert answer.body is None
-        assert await answer.read() == bytes(3_000_000)
-        answer.close()
-        answer = await call(client, engine.origin)
-        with pytest.raises(BadAnswer, match="larger"):
-            await answer.read(1_000_000)
-        answer.close()
-
-
 # --- time
 
 

@@ -12,8 +12,8 @@ from vllm_router.engines.engine import EngineId, EngineSpec, Transition
 from vllm_router.engines.fleet import Fleet
 from vllm_router.engines.settings import FleetSettings
 from vllm_router.engines.work import Charge, OutcomeKind, Ticket, Urgency
+from vllm_router.outbound.answer import Answer
 from vllm_router.outbound.call import Headers
-from vllm_router.outbound.engine_connection import Answer
 from vllm_router.proxy.dispatch import Dispatcher
 
 MODEL = "whisper"

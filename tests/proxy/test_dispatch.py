@@ -13,6 +13,7 @@ from vllm_router.errors import (
     QueueIsFull,
     SpoolFull,
 )
+from vllm_router.outbound.answer import Answer
 from vllm_router.outbound.call import (
     BadAnswer,
     CallFailed,
@@ -20,7 +21,6 @@ from vllm_router.outbound.call import (
     ConnectionBroke,
     NotConnected,
 )
-from vllm_router.outbound.engine_connection import Answer
 from vllm_router.outbound.upload import SpoolFailed
 from vllm_router.proxy.dispatch import Dispatcher
 

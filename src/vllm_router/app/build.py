@@ -25,7 +25,7 @@ from vllm_router.app.watch import EngineWatch, WatchSettings
 from vllm_router.engines.engine import EngineId, EngineState, Transition
 from vllm_router.engines.fleet import Fleet
 from vllm_router.engines.registry import FleetSettings
-from vllm_router.inbound.connection import Listener, Patience
+from vllm_router.inbound.listener import Listener, Patience
 from vllm_router.outbound.audio import AudioDecoder
 from vllm_router.outbound.block_pool import BLOCK_BYTES
 from vllm_router.outbound.call import Deadlines

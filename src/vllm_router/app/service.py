@@ -67,7 +67,7 @@ class Limits:
 
 
 class RouterService:
-    """Serves one process's requests; see `inbound.connection.Service`.
+    """Serves one process's requests; see `inbound.listener.Service`.
 
     Args:
         app: The ASGI application for all routes but uploads.
@@ -128,7 +128,7 @@ class RouterService:
     # --- before the body
 
     def open_intake(self, exchange: Exchange) -> UploadIntake | None:
-        """Return where an upload goes; see `inbound.connection.Service`."""
+        """Return where an upload goes; see `inbound.listener.Service`."""
         head = exchange.head
         path = head.path
         if self._root_path and path.startswith(self._root_path + "/"):

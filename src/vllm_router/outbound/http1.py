@@ -14,6 +14,7 @@ import ssl
 from collections import deque
 from typing import Any, Final
 
+from vllm_router.outbound.answer import Answer
 from vllm_router.outbound.call import (
     Body,
     ConnectionBroke,
@@ -21,7 +22,7 @@ from vllm_router.outbound.call import (
     Headers,
     NotConnected,
 )
-from vllm_router.outbound.engine_connection import Answer, EngineConnection
+from vllm_router.outbound.engine_connection import EngineConnection
 from vllm_router.outbound.origin import Origin
 from vllm_router.outbound.time_limit import TimeLimit
 

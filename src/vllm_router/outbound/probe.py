@@ -11,6 +11,7 @@ import asyncio
 import json
 from dataclasses import dataclass
 
+from vllm_router.outbound.answer import Answer
 from vllm_router.outbound.call import (
     BytesBody,
     CallFailed,
@@ -18,7 +19,6 @@ from vllm_router.outbound.call import (
     Deadlines,
     Headers,
 )
-from vllm_router.outbound.engine_connection import Answer
 from vllm_router.outbound.http1 import HttpClient
 from vllm_router.outbound.origin import Origins
 from vllm_router.outbound.time_limit import TimeLimit

@@ -33,6 +33,7 @@ from vllm_router.errors import (
     RouterError,
     SpoolFull,
 )
+from vllm_router.outbound.answer import Answer
 from vllm_router.outbound.call import (
     BadAnswer,
     CallFailed,
@@ -40,7 +41,6 @@ from vllm_router.outbound.call import (
     ConnectionBroke,
     NotConnected,
 )
-from vllm_router.outbound.engine_connection import Answer
 from vllm_router.outbound.upload import SpoolFailed
 
 log = logging.getLogger(__name__)

@@ -14,12 +14,10 @@ import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import pairwise
 
 from vllm_router.engines.engine import Engine
-from vllm_router.engines.work import OutcomeKind, Ticket, Urgency, WorkTrace, windows_of
+from vllm_router.engines.work import OutcomeKind, Ticket, WorkTrace, windows_of
 from vllm_router.errors import (
     EngineFailed,
     EngineSaid,
@@ -28,19 +26,16 @@ from vllm_router.errors import (
     RouterError,
     SpoolFull,
 )
+from vllm_router.outbound.answer import Answer
 from vllm_router.outbound.audio import AudioDecoder, PieceStream
-from vllm_router.outbound.call import (
-    Headers,
-)
-from vllm_router.outbound.engine_connection import Answer
 from vllm_router.outbound.upload import Spool, SpoolFailed, Upload
 from vllm_router.proxy.dispatch import Dispatcher
 from vllm_router.proxy.facts import RequestFacts
+from vllm_router.proxy.pieces import Heard, LongAudio, SpooledPiece
 from vllm_router.proxy.relay import Relay, UploadBody, understood
-from vllm_router.proxy.story import Story
 from vllm_router.wire.loops import is_caught_in_a_loop
 from vllm_router.wire.speech import Span
-from vllm_router.wire.split import RATE_HZ, Piece
+from vllm_router.wire.split import Piece
 from vllm_router.wire.transcript import Transcript, joined, read_transcript
 from vllm_router.wire.wav import pcm16_header
 
@@ -73,124 +68,7 @@ _OURS = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """What became of one piece.
-
-    Attributes:
-        start_s: Where it begins in the whole audio.
-        end_s: Where it ends.
-        transcript: Its words, on the whole audio's clock; None: nobody speaks, or it is missing.
-        speech: Where somebody speaks, on the whole audio's clock.
-        missing: Why it could not be had; None if it could.
-    """
-
-    start_s: float
-    end_s: float
-    transcript: Transcript | None
-    speech: tuple[Span, ...] = ()
-    missing: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class SpooledPiece:
-    """A piece of the audio, waiting to be heard.
-
-    Attributes:
-        index: 0 for the first that is sent.
-        start_s: Where it begins in the whole audio.
-        end_s: Where it ends.
-        speech: Where somebody speaks in it, on the whole audio's clock.
-        upload: Holds its samples, 16 kHz, mono, 16 bits.
-        first_byte: Where they begin there; not 0 for a part of a piece.
-    """
-
-    index: int
-    start_s: float
-    end_s: float
-    speech: tuple[Span, ...]
-    upload: Upload
-    first_byte: int = 0
-
-    @property
-    def size_bytes(self) -> int:
-        """The size of its samples."""
-        return _bytes_of(self.end_s - self.start_s)
-
-    def halves(self) -> tuple[SpooledPiece, SpooledPiece] | None:
-        """Return it cut in the pause that is nearest to its middle; None: there is no pause."""
-        middle_s = (self.start_s + self.end_s) / 2
-        pauses = [(a.end_s + b.start_s) / 2 for a, b in pairwise(self.speech)]
-        if not pauses:
-            return None
-        cut_s = min(pauses, key=lambda at: abs(at - middle_s))
-        first_bytes = _bytes_of(cut_s - self.start_s)
-        cut_s = self.start_s + first_bytes / 2 / RATE_HZ
-        before = tuple(span for span in self.speech if span.end_s <= cut_s)
-        return (
-            replace(self, end_s=cut_s, speech=before),
-            replace(
-                self,
-                start_s=cut_s,
-                speech=self.speech[len(before) :],
-                first_byte=self.first_byte + first_bytes,
-            ),
-        )
-
-
-def _bytes_of(seconds: float) -> int:
-    return 2 * round(seconds * RATE_HZ)
-
-
 Take = Callable[[Heard], Awaitable[None]]
-
-
-@dataclass(slots=True)
-class LongAudio:
-    """One audio to be heard in pieces.
-
-    Attributes:
-        facts: The request's.
-        story: Told of engines and pieces.
-        headers: For engines, but for the content type.
-        language: As the client gave it, or as the first piece was heard in; None: not known yet.
-            Pieces sent before it is known find their own, and are heard again if that differs.
-        file: Descriptor of the file that holds the upload.
-        enqueued_at: When the request came, by which pieces take their turn.
-        urgency: Of the pieces.
-        skip_silence: Whether pieces without sound are left out.
-        partial_ok: Whether a piece that cannot be had may be missing.
-        is_stream: Whether somebody reads along: the leading piece then is short and goes alone, for
-            beside all others it would be heard no sooner than they.
-    """
-
-    facts: RequestFacts
-    story: Story
-    headers: Headers
-    language: str | None
-    file: int
-    enqueued_at: float
-    urgency: Urgency
-    skip_silence: bool
-    partial_ok: bool
-    is_stream: bool = False
-    _leader_heard: asyncio.Event = field(default_factory=asyncio.Event)
-    _has_leader: bool = False
-
-    def leads(self) -> bool:
-        """Return whether the piece that asks now is the first one with speech."""
-        is_leader = not self._has_leader
-        self._has_leader = True
-        return is_leader
-
-    def heard_leader(self, language: str | None) -> None:
-        """Take the language that the leading piece was heard in; None: it has none."""
-        self.language = self.language or language
-        self._leader_heard.set()
-
-    async def wait_for_leader(self) -> None:
-        """Wait until the leading piece has been heard."""
-        await self._leader_heard.wait()
 
 
 class Fanout:

@@ -12,6 +12,7 @@ from typing import Final
 
 from vllm_router.engines.engine import Engine
 from vllm_router.inbound.exchange import Exchange
+from vllm_router.outbound.answer import Answer
 from vllm_router.outbound.call import (
     BadAnswer,
     Body,
@@ -20,7 +21,6 @@ from vllm_router.outbound.call import (
     Deadlines,
     Headers,
 )
-from vllm_router.outbound.engine_connection import Answer
 from vllm_router.outbound.http1 import HttpClient
 from vllm_router.outbound.origin import Origins
 from vllm_router.outbound.upload import Pieces, Span, Upload

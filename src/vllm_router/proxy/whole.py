@@ -12,10 +12,10 @@ from vllm_router.engines.engine import Engine, EngineId
 from vllm_router.engines.work import OutcomeKind, Ticket, windows_of
 from vllm_router.errors import EngineFailed
 from vllm_router.inbound.exchange import Exchange
+from vllm_router.outbound.answer import Answer
 from vllm_router.outbound.call import (
     CallFailed,
 )
-from vllm_router.outbound.engine_connection import Answer
 from vllm_router.outbound.upload import Upload
 from vllm_router.proxy.dispatch import Attempt
 from vllm_router.proxy.events import EventStream
