@@ -31,9 +31,9 @@ def test_a_charge_that_fills_an_engine_takes_it_from_those_with_room() -> None:
     engine.cap = 5.0
     pool = registry.pools[MODEL]
     load.charge(engine, ticket(windows=4), 1, 0.0)
-    assert pool.has_room
+    assert pool.with_room
     load.charge(engine, ticket(), 2, 0.0)
-    assert not pool.has_room
+    assert not pool.with_room
 
 
 def test_a_release_takes_off_what_was_charged_and_counts_it_as_done() -> None:

@@ -47,7 +47,7 @@ def name_of(engine: Engine | None) -> str | None:
 
 def test_an_empty_pool_has_room_for_nothing() -> None:
     pool = empty_pool()
-    assert not pool.has_room
+    assert not pool.with_room
     assert pool.best() is None
     assert pool.pick(ticket()) is None
     assert pool.pick_long(ticket()) is None
@@ -64,7 +64,7 @@ def test_a_pool_counts_its_members_their_states_and_their_load() -> None:
     pool.discard(sleeper)
     pool.discard(pool.members["e0"])
     assert (list(pool.members), pool.load) == (["e1"], 4.0)
-    assert pool.count_open() == 1
+    assert len(pool.with_room) == 1
 
 
 def test_letting_go_of_a_stranger_changes_nothing() -> None:
@@ -84,9 +84,9 @@ def test_an_engine_that_is_let_go_is_held_for_nobody() -> None:
 
 def test_an_engine_at_its_cap_is_not_among_those_with_room() -> None:
     pool = pool_of((4, 4, 4), (5, 9, 9))
-    assert pool.count_open() == 1
+    assert len(pool.with_room) == 1
     assert name_of(pool.best()) == "e1"
-    assert name_of(pool.engine_at(0)) == "e1"
+    assert name_of(pool.with_room[0]) == "e1"
 
 
 def test_an_engine_is_found_where_its_new_rank_wants_it() -> None:
@@ -94,7 +94,7 @@ def test_an_engine_is_found_where_its_new_rank_wants_it() -> None:
     first = pool.members["e0"]
     give(first, 8, 9, 9)
     pool.place(first)
-    assert [name_of(pool.engine_at(place)) for place in range(3)] == ["e1", "e2", "e0"]
+    assert [name_of(each) for each in pool.with_room[:3]] == ["e1", "e2", "e0"]
 
 
 def test_engines_of_equal_rank_are_all_first_at_some_time() -> None:
@@ -118,7 +118,7 @@ def test_engines_of_the_very_same_rank_are_told_apart_when_one_is_taken_out() ->
         pool.place(engine)
     for left, engine in ((2, engines[1]), (1, engines[0]), (0, engines[2])):
         pool.discard(engine)
-        assert pool.count_open() == left
+        assert len(pool.with_room) == left
         assert pool.best() is not engine
 
 
@@ -240,7 +240,7 @@ def test_those_with_room_stand_in_the_order_of_their_ranks_after_any_changes(
         engine = pool.members[f"e{number}"]
         give(engine, *figures)
         pool.place(engine)
-        stand = [pool.engine_at(place) for place in range(pool.count_open())]
+        stand = list(pool.with_room)
         ranks = [each.next_window_s for each in stand]
         assert ranks == sorted(ranks)
         assert {each.index for each in stand} == {

@@ -46,7 +46,7 @@ def test_a_new_engine_is_discovered_and_takes_nothing() -> None:
     registry = empty_registry()
     assert registry.apply(Appeared(spec("e0")), 5.0) == ()
     assert registry.engines[E0].state is EngineState.DISCOVERED
-    assert not registry.pools[MODEL].has_room
+    assert not registry.pools[MODEL].with_room
 
 
 def test_what_a_listing_does_not_name_is_withdrawn() -> None:
@@ -73,7 +73,7 @@ def test_a_withdrawn_engine_stays_until_its_work_is_done() -> None:
     charge = load.charge(engine, ticket(), 1, 1.0)
     assert steps(registry.apply(Withdrawn(E0), 2.0)) == [("e0", "ready", "draining")]
     assert registry.apply(Withdrawn(E0), 2.0) == ()
-    assert not registry.pools[MODEL].has_room
+    assert not registry.pools[MODEL].with_room
     assert registry.bury(engine, 3.0) == ()
     load.release(charge, engine, 4.0)
     assert steps(registry.bury(engine, 4.0)) == [("e0", "draining", "gone")]
@@ -128,7 +128,7 @@ def test_an_engine_leaves_the_pools_of_models_that_it_serves_no_more() -> None:
     assert list(registry.pools["m"].members) == ["e1"]
     assert registry.pools["m"].peak_per_s == pytest.approx(other.curve.peak_per_s)
     assert list(registry.pools["n"].members) == ["e0"]
-    assert registry.pools["n"].has_room
+    assert registry.pools["n"].with_room
 
 
 def test_a_model_named_twice_is_one_pool() -> None:
@@ -265,7 +265,7 @@ def test_an_engine_kept_for_large_work_takes_no_other() -> None:
     engine.held_for = ticket(windows=300)
     registry.refresh(engine, 1.0)
     assert engine.cap == 0.0
-    assert not registry.pools[MODEL].has_room
+    assert not registry.pools[MODEL].with_room
 
 
 def test_an_engine_is_looked_at_once_however_many_timers_it_has() -> None:
@@ -294,7 +294,7 @@ def check_pools(registry: Registry) -> None:
             (pool.load, sum(each.load for each in members)),
         ):
             assert math.isclose(total, figure, rel_tol=1e-9, abs_tol=1e-6)
-        open_ones = {pool.engine_at(place).engine_id for place in range(pool.count_open())}
+        open_ones = {each.engine_id for each in pool.with_room}
         assert open_ones == {
             each.engine_id for each in members if each.windows_in_flight < each.cap
         }

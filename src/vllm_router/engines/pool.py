@@ -182,9 +182,9 @@ class Pool:
         self._open_to_long.drop(engine)
 
     @property
-    def has_room(self) -> bool:
-        """Whether any engine would take a short request."""
-        return bool(self._open.engines)
+    def with_room(self) -> list[Engine]:
+        """The engines that would take a short request, by rank; the pool's own, to be read only."""
+        return self._open.engines
 
     def best(self) -> Engine | None:
         """Return the engine of the lowest rank that has room."""
@@ -217,14 +217,6 @@ class Pool:
             for engine_id, engine in self.members.items()
             if engine_id not in ticket.excluded
         )
-
-    def engine_at(self, place: int) -> Engine:
-        """Return one of the engines with room by its place in their order."""
-        return self._open.engines[place]
-
-    def count_open(self) -> int:
-        """Return how many engines have room."""
-        return len(self._open.engines)
 
     def draw(self) -> float:
         """Return a random number in [0, 1)."""
