@@ -83,7 +83,7 @@ def read_wish(
     for part in facts.form.parts:
         if part.name in _GRANULARITIES and part.value:
             granularities.add(part.value.decode("utf-8", "replace").strip())
-    if granularities - {"", "word", "segment"}:
+    if granularities and granularities - {"", "word", "segment"}:
         raise UnsupportedValue(
             "'timestamp_granularities[]' may be 'segment' or 'word'.",
             param="timestamp_granularities[]",

@@ -28,10 +28,13 @@ MAX_BOUNDARY_BYTES: Final = 256
 _PARAMETER: Final = re.compile(
     rb';\s*([!#$%&\'*+\-.^_`|~0-9A-Za-z]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;"]*))'
 )
-#: The Content-Type that everybody sends, read in one step; any other is taken apart.
-_USUAL_CONTENT_TYPE: Final = re.compile(
-    rb"multipart/form-data; boundary=([0-9A-Za-z'()+_,./:=?-]{1,256})"
+#: The Content-Type that everybody sends, up to its boundary; any other is taken apart.
+_USUAL_CONTENT_TYPE: Final = b"multipart/form-data; boundary="
+_USUAL_IN_BOUNDARIES: Final = (
+    b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz'()+_,./:=?-"
 )
+#: What follows the closing boundary is no longer than this; no part's head is as short.
+_SHORTEST_HEAD_BYTES: Final = len(b"--\r\n")
 #: What curl, browsers and SDKs write, read in one step; everything else is read line by line.
 _USUAL_PART_HEAD: Final = re.compile(
     rb'\r\nContent-Disposition: form-data; name="([^"\\\r\n]*)"(?:; filename="([^"\\\r\n]*)")?'
@@ -128,9 +131,11 @@ def boundary_of(content_type: bytes) -> bytes | None:
     Raises:
         BadForm: It is multipart/form-data with a missing or impossible boundary.
     """
-    usual = _USUAL_CONTENT_TYPE.fullmatch(content_type)
-    if usual is not None:
-        return usual[1]
+    if content_type.startswith(_USUAL_CONTENT_TYPE):
+        usual = content_type[len(_USUAL_CONTENT_TYPE) :]
+        is_usual = not usual.translate(None, _USUAL_IN_BOUNDARIES)
+        if is_usual and 0 < len(usual) <= MAX_BOUNDARY_BYTES:
+            return usual
     kind, _, _ = content_type.partition(b";")
     if kind.strip().lower() != b"multipart/form-data":
         return None
@@ -291,11 +296,12 @@ class FormReader:
 
     def _behind_boundary(self, data: bytes | bytearray, at: int, end: int) -> int:
         head = self._head
-        if not head:
+        if not head and end - at > _SHORTEST_HEAD_BYTES:
             stop = data.find(b"\r\n\r\n", at, min(end, at + MAX_PART_HEAD_BYTES))
-            if stop >= 0 and data.startswith(b"\r\n", at):
+            whole = bytes(data[at:stop]) if stop >= 0 else b""
+            if whole.startswith(b"\r\n"):
                 # What nearly every part comes down to: its head lies whole in this piece.
-                self._begin_part(bytes(data[at:stop]), stop + 4)
+                self._begin_part(whole, stop + 4)
                 return stop + 4
         # Blanks before the line end (RFC 2046's transport padding) are refused: nobody sends them,
         # and what vLLM reads then is another form.
