@@ -207,10 +207,21 @@ class EngineSaid(RouterError):
     code = "engine_refused"
 
     def __init__(self, status: int, answer: bytes) -> None:
-        super().__init__(answer.decode("utf-8", "replace")[:1000])
+        super().__init__(_message_in(answer)[:1000])
         self.status = status
+        self.error_type = "server_error" if status >= 500 else "invalid_request_error"
         self._answer = answer
 
     def body(self) -> bytes:
         """Return the engine's answer."""
         return self._answer
+
+
+def _message_in(answer: bytes) -> str:
+    """Return the message of an error in OpenAI's shape or vLLM's older one; else all of it."""
+    try:
+        said = json.loads(answer)
+        message = said.get("error", said)["message"]
+    except (ValueError, AttributeError, LookupError, TypeError):
+        message = None
+    return message if isinstance(message, str) else answer.decode("utf-8", "replace")

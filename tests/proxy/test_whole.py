@@ -122,7 +122,14 @@ async def test_a_stream_that_fails_ends_in_an_error_event(broken: bytes) -> None
         ((200, sse(chunk(" one"), chunk(" two"))), "one two"),
         ((200, sse(chunk(" one two"))), "one two"),
         ((200, sse(chunk(" other"))), "heard the beginning otherwise"),
-        ((400, {"error": {"message": "too loud"}}), "answered 400"),
+        ((400, {"error": {"message": "too loud"}}), "too loud"),
+        ((400, {"object": "error", "message": "too loud"}), "too loud"),
+        ((400, ["too loud"]), '["too loud"]'),
+        ((200, {"text": "one two"}), "answered without events"),
+        (
+            (200, b"HTTP/1.1 400 X\r\nContent-Length: 9000000\r\n\r\n" + bytes(5_000_000)),
+            "broke off",
+        ),
     ],
 )
 async def test_the_engine_that_goes_on_with_a_stream_says_what_the_first_one_said(

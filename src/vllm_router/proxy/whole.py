@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 
 from vllm_router.engines.engine import Engine, EngineId
 from vllm_router.engines.work import OutcomeKind, Ticket, windows_of
-from vllm_router.errors import EngineFailed
+from vllm_router.errors import EngineFailed, EngineSaid, RouterError
 from vllm_router.inbound.exchange import Exchange
 from vllm_router.outbound.answer import Answer
 from vllm_router.outbound.call import (
@@ -145,20 +145,12 @@ class WholeAnswer:
             heard.append(read_transcript(answer, known_length(self._facts)))
 
         attempt = await self._attempt(edits, read)
-        kind, detail = OutcomeKind.CLIENT_LEFT, None
-        try:
-            if attempt.answer.status != 200:
-                if stream is not None and stream.is_begun:
-                    raise EngineFailed(f"{attempt.engine_id} answered {attempt.answer.status}.")
-                await pass_on(self._exchange, attempt)
-                kind = attempt.kind
-                return attempt, None
-            kind = OutcomeKind.OK
-        except CallFailed as e:
-            kind, detail = OutcomeKind.RESET, str(e)
-            raise EngineFailed(f"{attempt.engine_id} broke off in its answer: {e}.") from e
-        finally:
-            attempt.close(kind, detail)
+        if attempt.answer.status != 200:
+            if stream is not None and stream.is_begun:
+                raise await _refusal(attempt)
+            await self._pass_on(attempt)
+            return attempt, None
+        attempt.close(OutcomeKind.OK)
         transcript = heard[-1]
         require_words(wish, transcript)
         if transcript.usage is None and transcript.duration_s is not None:
@@ -217,13 +209,11 @@ class WholeAnswer:
                     if not failed:
                         raise
                     raise EngineFailed(broken) from e
-                answer = attempt.answer
-                if not answer.header(b"content-type").startswith(b"text/event-stream"):
-                    if not stream.is_begun:
-                        await self._pass_on(attempt)
-                        return
-                    attempt.close(attempt.kind)
-                    raise EngineFailed(f"{attempt.engine_id} answered {answer.status}.")
+                if not attempt.answer.header(b"content-type").startswith(b"text/event-stream"):
+                    if stream.is_begun:
+                        raise await _refusal(attempt)
+                    await self._pass_on(attempt)
+                    return
                 stream.set_header(b"x-engine-id", attempt.engine_id.encode())
                 translator = ChunkTranslator(known_length(self._facts), told=told)
                 detail = await _translated(attempt, translator, stream)
@@ -237,6 +227,22 @@ class WholeAnswer:
                 failed.append(attempt.engine_id)
                 if not self._means.dispatcher.may_go_on(attempt, len(failed)):
                     raise EngineFailed(broken)
+
+
+async def _refusal(attempt: Attempt) -> RouterError:
+    """Return what an engine answered, for a client whose stream has begun already."""
+    kind, detail = OutcomeKind.CLIENT_LEFT, None
+    try:
+        answer = await attempt.answer.read()
+        kind = attempt.kind
+    except CallFailed as e:
+        kind, detail = OutcomeKind.RESET, str(e)
+        return EngineFailed(f"The engine broke off in its answer: {e}.")
+    finally:
+        attempt.close(kind, detail)
+    if attempt.answer.status < 400:
+        return EngineFailed(f"{attempt.engine_id} answered without events.")
+    return EngineSaid(attempt.answer.status, answer)
 
 
 async def _translated(
