@@ -4,6 +4,8 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vllm_router.app.access_log import AccessLog
 from vllm_router.inbound.exchange import Exchange
@@ -92,6 +94,14 @@ def test_text_is_for_people_and_leaves_out_what_is_not_known() -> None:
     bare = written("text", exchange(first_byte_at=None), Story("id-2", Task.TRANSLATE))
     for name in ("model=", "audio_s=", "engines=", "error=", "pieces=", "key=", "first_byte_s="):
         assert name not in bare
+
+
+@given(st.floats(0, 1e9))
+def test_seconds_are_written_to_the_fourth_place(seconds: float) -> None:
+    text = written("text", exchange(), story(queue_s=seconds))
+    shown = text.split(" queue_s=")[1].split(" ")[0]
+    assert len(shown.partition(".")[2]) == 4
+    assert float(shown) == pytest.approx(seconds, abs=0.000_051, rel=1e-15)
 
 
 def test_a_log_that_cannot_be_written_fails_no_request() -> None:
