@@ -1,5 +1,6 @@
 import io
 import json
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -36,9 +37,27 @@ def story(**more: Any) -> Story:
     return Story("id-1", Task.TRANSCRIBE, **values)
 
 
+class Timer:
+    """In the place of the loop's: calls when a test says so."""
+
+    def __init__(self) -> None:
+        self.due: list[Callable[[], None]] = []
+
+    def later(self, seconds: float, call: Callable[[], None]) -> None:
+        assert 0 < seconds <= 0.1
+        self.due.append(call)
+
+    def fire(self) -> None:
+        due, self.due = self.due, []
+        for call in due:
+            call()
+
+
 def written(kind: str, one: Exchange, what: Story, status: int = 200) -> str:
     stream = io.StringIO()
-    AccessLog(kind, stream, lambda: 86400.5).write(one, what, status, 2.0)
+    log = AccessLog(kind, stream, lambda: 86400.5, Timer().later)
+    log.write(one, what, status, 2.0)
+    log.flush()
     text = stream.getvalue()
     assert text.endswith("\n")
     assert text.count("\n") == 1
@@ -107,16 +126,64 @@ def test_seconds_are_written_to_the_fourth_place(seconds: float) -> None:
 def test_a_log_that_cannot_be_written_fails_no_request() -> None:
     stream = io.StringIO()
     stream.close()
-    AccessLog("text", stream).write(exchange(), story(), 200, 1.0)
+    timer = Timer()
+    log = AccessLog("text", stream, later=timer.later)
+    log.write(exchange(), story(), 200, 1.0)
+    timer.fire()
+    log.flush()
+
+
+class Writes(io.StringIO):
+    """Keeps what was written at once apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.each: list[str] = []
+
+    def write(self, text: str) -> int:
+        self.each.append(text)
+        return len(text)
+
+
+def test_lines_wait_a_moment_for_each_other() -> None:
+    stream, timer = Writes(), Timer()
+    log = AccessLog("text", stream, later=timer.later)
+    for turn in range(3):
+        for _ in range(3):
+            log.write(exchange(), story(), 200, 1.0)
+        assert len(timer.due) == 1
+        timer.fire()
+        assert len(stream.each) == turn + 1
+        assert stream.each[-1].count("\n") == 3
+    timer.fire()
+    log.flush()
+    assert len(stream.each) == 3
+
+
+@given(st.lists(st.text("abö語", max_size=1500), max_size=20))
+def test_what_is_written_at_once_is_whole_lines_that_a_shared_pipe_does_not_tear(
+    models: list[str],
+) -> None:
+    stream, timer = Writes(), Timer()
+    log = AccessLog("json", stream, later=timer.later)
+    for model in models:
+        log.write(exchange(), story(model=model), 200, 1.0)
+    timer.fire()
+    for text in stream.each:
+        assert text.endswith("\n")
+        assert len(text.encode()) <= 4096 or text.count("\n") == 1
+    lines = [json.loads(line) for line in "".join(stream.each).splitlines()]
+    assert [line["model"] or "" for line in lines] == models
 
 
 def test_the_second_is_told_anew_when_it_changes() -> None:
     now = [0.25]
     for kind in ("text", "json"):
         stream = io.StringIO()
-        log = AccessLog(kind, stream, lambda: now[0])
+        log = AccessLog(kind, stream, lambda: now[0], Timer().later)
         for moment in (0.25, 0.75, 61.0):
             now[0] = moment
             log.write(exchange(), story(), 200, 1.0)
+        log.flush()
         seconds = [line[:30] for line in stream.getvalue().splitlines()]
         assert seconds[0] != seconds[2]

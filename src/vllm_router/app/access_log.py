@@ -1,35 +1,57 @@
 """One line for each finished upload, written straight to the log's stream.
 
 In the form of all other lines (see `logs`) but not by way of `logging`, whose records, look-ups of
-the caller and formatters cost more than all else that is done for a small upload. Never audio,
+the caller and formatters cost more than all else that is done for a small upload. Lines wait for
+each other for a moment: to write a line by itself costs as much as to make it. Never audio,
 prompts, words or keys.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import time
 from collections.abc import Callable
-from typing import TextIO
+from typing import Any, Final, TextIO
 
 from vllm_router.inbound.exchange import Exchange
 from vllm_router.proxy.story import Story
 
+#: How long a line may wait: too short for whoever reads along to notice.
+FLUSH_S: Final = 0.05
+#: What is written at once, when that many bytes wait: of a pipe that several workers share the
+#: kernel keeps so much in one piece (PIPE_BUF), and no line is torn.
+MOST_BYTES: Final = 4096
+
+
+def _on_the_loop(seconds: float, flush: Callable[[], None]) -> None:
+    asyncio.get_running_loop().call_later(seconds, flush)
+
 
 class AccessLog:
-    """Writes the lines.
+    """Writes the lines. Flush it before the end.
 
     Args:
         kind: "text" or "json".
-        stream: Where they go, line by line.
+        stream: Where they go.
         wall_clock: Unix seconds.
+        later: Calls something after so many seconds.
     """
 
     def __init__(
-        self, kind: str, stream: TextIO, wall_clock: Callable[[], float] = time.time
+        self,
+        kind: str,
+        stream: TextIO,
+        wall_clock: Callable[[], float] = time.time,
+        later: Callable[[float, Callable[[], None]], Any] = _on_the_loop,
     ) -> None:
         self._stream = stream
         self._wall_clock = wall_clock
+        self._later = later
+        self._waiting: list[str] = []
+        self._waiting_bytes = 0
+        self._is_due = False
         self._is_json = kind == "json"
         self._encode = json.JSONEncoder(ensure_ascii=False).encode
         self._second = -1
@@ -41,12 +63,30 @@ class AccessLog:
             line = self._json(exchange, story, status, total_s)
         else:
             line = self._text(exchange, story, status, total_s)
-        # A log that cannot be written is no reason to fail a request. Not by contextlib: this is
-        # done for each.
-        try:  # noqa: SIM105
-            self._stream.write(line)
-        except (OSError, ValueError):
-            pass
+        count = len(line) if line.isascii() else len(line.encode("utf-8", "replace"))
+        if self._waiting_bytes + count > MOST_BYTES:
+            self.flush()
+        self._waiting.append(line)
+        self._waiting_bytes += count
+        if not self._is_due:
+            self._is_due = True
+            self._later(FLUSH_S, self._flush_due)
+
+    def _flush_due(self) -> None:
+        self._is_due = False
+        self.flush()
+
+    def flush(self) -> None:
+        """Write the lines that wait."""
+        if not self._waiting:
+            return
+        lines = "".join(self._waiting)
+        self._waiting.clear()
+        self._waiting_bytes = 0
+        # A log that cannot be written is no reason to fail a request.
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(lines)
+            self._stream.flush()
 
     def _text(self, exchange: Exchange, story: Story, status: int, total_s: float) -> str:
         now = int(self._wall_clock())

@@ -74,6 +74,7 @@ class Router:
         spools: Hold uploads, and pieces of long audio.
         decoder: Decodes long audio.
         clients: Connections to engines, for uploads and for questions.
+        access_log: Gets a line for each upload; None: none is written.
         key_file: Followed for changed keys; None: there is none.
         tracing: Makes traces; None: none are made.
         now: Monotonic seconds.
@@ -90,6 +91,7 @@ class Router:
     spools: tuple[Spool, ...]
     decoder: AudioDecoder
     clients: tuple[HttpClient, ...]
+    access_log: AccessLog | None
     key_file: KeyFile | None
     tracing: Tracing | None
     now: Callable[[], float]
@@ -366,6 +368,7 @@ def build_router(
         spools=(spool, pieces),
         decoder=decoder,
         clients=(uploads, questions),
+        access_log=access_log,
         key_file=key_file,
         tracing=tracing,
         now=now,

@@ -237,6 +237,9 @@ async def running(
 ) -> AsyncIterator[None]:
     """Keep everything going that a router does besides answering."""
     async with contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as group:
+        if router.access_log is not None:
+            # First, and so done last: the very last line is written too.
+            stack.callback(router.access_log.flush)
         if router.tracing is not None:
             stack.push_async_callback(router.tracing.close)
         await stack.enter_async_context(router.decoder)
