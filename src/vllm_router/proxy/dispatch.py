@@ -362,6 +362,8 @@ class Dispatcher:
     def may_go_on(self, attempt: Attempt, failures: int) -> bool:
         """Whether work whose answer broke off midway may go to a further engine; counted if so.
 
+        Its ticket is then kept from the engine that broke off.
+
         Args:
             attempt: The one that broke off.
             failures: Engines that broke off so far, this one included.
@@ -369,6 +371,7 @@ class Dispatcher:
         if failures >= self._max_attempts or not self.fleet.may_retry(self.now()):
             return False
         ticket, engine_id = attempt.ticket, attempt.engine_id
+        ticket.excluded.add(engine_id)
         log.info("request %s goes on on another engine than %s", ticket.request_id, engine_id)
         self._observer.repeated(ticket)
         return True

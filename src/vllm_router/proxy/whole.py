@@ -6,9 +6,9 @@ What an engine has itself is passed on as it is; what it lacks is made from what
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
-from vllm_router.engines.engine import Engine, EngineId
+from vllm_router.engines.engine import Engine
 from vllm_router.engines.work import OutcomeKind, Ticket, windows_of
 from vllm_router.errors import EngineFailed, EngineSaid, RouterError
 from vllm_router.inbound.exchange import Exchange
@@ -64,14 +64,16 @@ class WholeAnswer:
         self,
         edits: Sequence[Edit] = (),
         read: Callable[[bytes], object] | None = None,
-        excluded: Collection[EngineId] = (),
+        after: Attempt | None = None,
     ) -> Attempt:
+        """Get an engine's answer; `after` another attempt, whose turn in the queue it keeps."""
         relay, facts, story = self._means.relay, self._facts, self._story
         body = UploadBody.edited(self._upload, [*self._edits, *edits])
         headers = engine_headers(self._exchange, story.request_id, relay.engine_key)
         path = b"/v1/audio/" + facts.task.encode()
 
-        trace = None if story.trace is None else story.trace.work()
+        ticket = self._ticket() if after is None else after.ticket
+        trace = ticket.trace
 
         def send(engine: Engine) -> Awaitable[Answer]:
             story.given_to(engine.engine_id)
@@ -79,21 +81,22 @@ class WholeAnswer:
             call = relay.send(engine, path, sent, body, facts.audio_s)
             return call if read is None else understood(call, read)
 
-        dispatcher = self._means.dispatcher
-        ticket = Ticket(
+        attempt = await self._means.dispatcher.attempt(ticket, send)
+        story.queue_s += attempt.waited_s
+        return attempt
+
+    def _ticket(self) -> Ticket:
+        means, facts, story = self._means, self._facts, self._story
+        return Ticket(
             request_id=story.request_id,
             model=facts.model,
             audio_s=facts.audio_s,
             windows=windows_of(facts.audio_s),
-            urgency=self._means.urgency(facts, self._wish),
-            enqueued_at=dispatcher.now(),
-            session_key=self._means.session_key(self._exchange),
-            excluded=set(excluded),
-            trace=trace,
+            urgency=means.urgency(facts, self._wish),
+            enqueued_at=means.dispatcher.now(),
+            session_key=means.session_key(self._exchange),
+            trace=None if story.trace is None else story.trace.work(),
         )
-        attempt = await dispatcher.attempt(ticket, send)
-        story.queue_s = attempt.waited_s
-        return attempt
 
     async def passed_through(self) -> None:
         """Pass the engine's answer on as it is."""
@@ -201,12 +204,13 @@ class WholeAnswer:
         """
         with EventStream(self._exchange, self._story) as stream:
             told = broken = ""
-            failed: list[EngineId] = []
+            before: Attempt | None = None
+            failures = 0
             while True:
                 try:
-                    attempt = await self._attempt(excluded=failed)
+                    attempt = await self._attempt(after=before)
                 except EngineFailed as e:
-                    if not failed:
+                    if before is None:
                         raise
                     raise EngineFailed(broken) from e
                 if not attempt.answer.header(b"content-type").startswith(b"text/event-stream"):
@@ -224,8 +228,9 @@ class WholeAnswer:
                     return
                 told = translator.told
                 broken = f"The engine broke off in its answer: {detail}."
-                failed.append(attempt.engine_id)
-                if not self._means.dispatcher.may_go_on(attempt, len(failed)):
+                before = attempt
+                failures += 1
+                if not self._means.dispatcher.may_go_on(attempt, failures):
                     raise EngineFailed(broken)
 
 
