@@ -6,7 +6,7 @@ import json
 import pytest
 from tests.end_to_end.test_long import talk
 from tests.proxy.parrots import Heard, Reply, parrot, verbose
-from tests.routers import MODEL, field, file, running_router
+from tests.routers import MODEL, field, file, running_router, until
 
 TALK = talk(100.0)
 
@@ -192,6 +192,18 @@ async def test_a_loop_that_cannot_be_helped_stays_as_it_was_heard() -> None:
     assert answer.status_code == 200, answer.text
     assert answer.json()["text"].count(LOOP) == 4
     assert asked == 8
+
+
+async def test_a_refusal_that_breaks_off_leaves_no_engine_charged() -> None:
+    async def says(heard: Heard) -> Reply:
+        return 200, b"HTTP/1.1 400 X\r\nContent-Length: 9000000\r\n\r\n" + bytes(5_000_000)
+
+    async with parrot(says) as url, running_router(url) as router:
+        answer = await router.upload(field("model", MODEL), file(SENTENCES))
+        assert answer.status_code == 502
+        assert answer.json()["error"]["code"] == "engine_failed"
+        (engine,) = router.router.dispatcher.fleet.engines()
+        await until(lambda: engine.in_flight == 0)
 
 
 async def test_an_engine_that_only_ever_loops_is_not_asked_for_ever() -> None:

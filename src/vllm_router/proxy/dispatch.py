@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
+from types import TracebackType
 from typing import Final, Protocol
 
 from vllm_router.engines.engine import Engine, EngineId, Transition
@@ -27,6 +28,7 @@ from vllm_router.engines.work import (
 )
 from vllm_router.errors import (
     EngineFailed,
+    EngineSaid,
     EngineTooSlow,
     NoEngineReady,
     QueueIsFull,
@@ -83,6 +85,9 @@ class Observer(Protocol):
 class Attempt:
     """An engine at work on something: its answer, and what is to be released.
 
+    Closed by hand, or by a `with` that closes it by how its block ends: well, by a CallFailed, or
+    otherwise, which is the client's leaving.
+
     Attributes:
         engine_id: The engine.
         answer: Its answer; may still be streaming.
@@ -111,6 +116,34 @@ class Attempt:
     def ticket(self) -> Ticket:
         """The work."""
         return self._charge.ticket
+
+    def __enter__(self) -> Attempt:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self.close(self.kind)
+        elif isinstance(error, CallFailed):
+            self.close(OutcomeKind.RESET, str(error))
+        else:
+            self.close(OutcomeKind.CLIENT_LEFT)
+
+    async def refusal(self) -> EngineSaid:
+        """Return what the engine answered in the place of words, and close.
+
+        Raises:
+            EngineFailed: It broke off.
+        """
+        try:
+            with self:
+                return EngineSaid(self.answer.status, await self.answer.read())
+        except CallFailed as e:
+            raise EngineFailed(f"The engine broke off in its answer: {e}.") from e
 
     def close(self, kind: OutcomeKind, detail: str | None = None) -> None:
         """Release the engine and the connection. Only the first call counts."""

@@ -287,8 +287,7 @@ class Fanout:
                 attempt.close(OutcomeKind.OK)
                 transcript, language = heard[-1]
                 return transcript.shifted(piece.start_s), language
-            said = EngineSaid(answer.status, await answer.read())
-            attempt.close(OutcomeKind.CLIENT_FAULT)
+            said = await attempt.refusal()
             if answer.status >= 500:
                 # Of a whole upload this is the client's to see; of a piece it says too little.
                 raise EngineFailed(f"The engines answered {answer.status} to it.")

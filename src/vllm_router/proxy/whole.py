@@ -10,11 +10,12 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from vllm_router.engines.engine import Engine
 from vllm_router.engines.work import OutcomeKind, Ticket, windows_of
-from vllm_router.errors import EngineFailed, EngineSaid, RouterError
+from vllm_router.errors import EngineFailed, RouterError
 from vllm_router.inbound.exchange import Exchange
 from vllm_router.outbound.answer import Answer
 from vllm_router.outbound.call import (
     CallFailed,
+    ConnectionBroke,
 )
 from vllm_router.outbound.upload import Upload
 from vllm_router.proxy.dispatch import Attempt
@@ -103,17 +104,13 @@ class WholeAnswer:
         await self._pass_on(await self._attempt())
 
     async def _pass_on(self, attempt: Attempt) -> None:
-        kind, detail = OutcomeKind.CLIENT_LEFT, None
         try:
-            await pass_on(self._exchange, attempt)
-            kind = attempt.kind
-        except CallFailed as e:
-            kind, detail = OutcomeKind.RESET, str(e)
+            with attempt:
+                await pass_on(self._exchange, attempt)
+        except CallFailed:
             self._story.error = "engine_broke_off"
             if not self._exchange.is_complete:
                 self._exchange.abort()
-        finally:
-            attempt.close(kind, detail)
 
     async def converted(self) -> None:
         """Answer in a format that the engine lacks."""
@@ -236,36 +233,23 @@ class WholeAnswer:
 
 async def _refusal(attempt: Attempt) -> RouterError:
     """Return what an engine answered, for a client whose stream has begun already."""
-    kind, detail = OutcomeKind.CLIENT_LEFT, None
-    try:
-        answer = await attempt.answer.read()
-        kind = attempt.kind
-    except CallFailed as e:
-        kind, detail = OutcomeKind.RESET, str(e)
-        return EngineFailed(f"The engine broke off in its answer: {e}.")
-    finally:
-        attempt.close(kind, detail)
+    said = await attempt.refusal()
     if attempt.answer.status < 400:
         return EngineFailed(f"{attempt.engine_id} answered without events.")
-    return EngineSaid(attempt.answer.status, answer)
+    return said
 
 
 async def _translated(
     attempt: Attempt, translator: ChunkTranslator, stream: EventStream
 ) -> str | None:
     """Pass an engine's events on to their end; return how they broke off, None if they did not."""
-    kind, detail = OutcomeKind.CLIENT_LEFT, None
     try:
-        async for chunk in attempt.answer.chunks():
-            await stream.send(b"".join(map(encode, translator.feed(chunk))))
-        kind = OutcomeKind.OK
-        if translator.state is StreamState.OPEN:
-            kind, detail = OutcomeKind.RESET, "its events end before the last one"
+        with attempt:
+            async for chunk in attempt.answer.chunks():
+                await stream.send(b"".join(map(encode, translator.feed(chunk))))
+            if translator.state is StreamState.OPEN:
+                raise ConnectionBroke("its events end before the last one")
     except CallFailed as e:
-        kind, detail = OutcomeKind.RESET, str(e)
-        if translator.state is not StreamState.OPEN:
-            # It had said all; what broke is the end of its answer.
-            return None
-    finally:
-        attempt.close(kind, detail)
-    return detail
+        # It may have said all: then what broke is only the end of its answer.
+        return str(e) if translator.state is StreamState.OPEN else None
+    return None
