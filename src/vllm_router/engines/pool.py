@@ -188,11 +188,11 @@ class Pool:
 
     def best(self) -> Engine | None:
         """Return the engine of the lowest rank that has room."""
-        return self._open.engines[0] if self._open.engines else None
+        return self.with_room[0] if self.with_room else None
 
     def pick(self, ticket: Ticket) -> Engine | None:
         """Return the engine that takes a ticket as short work, by the pool's policy; None: none."""
-        engines = self._open.engines
+        engines = self.with_room
         if not engines:
             return None
         if self.policy.choose is first_in_order and ticket.windows == 1 and not ticket.excluded:

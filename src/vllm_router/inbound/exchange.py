@@ -116,9 +116,7 @@ class Exchange:
         keep_alive = self._connection.may_keep_alive(self)
         lines = [status_line(status)]
         # Not by %: that costs several times as much.
-        for name, value in headers:
-            lines.append(name + b": " + value + b"\r\n")
-        for name, value in self.extra:
+        for name, value in headers + self.extra:
             lines.append(name + b": " + value + b"\r\n")
         if length is not None:
             if status not in _NO_BODY:

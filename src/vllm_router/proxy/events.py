@@ -41,7 +41,7 @@ class EventStream:
         self._loop = asyncio.get_running_loop()
         self._last_at = self._loop.time()
         self._has_spoken = False
-        self._timer: asyncio.TimerHandle | None = self._loop.call_later(keep_alive_s, self._tick)
+        self._timer = self._loop.call_later(keep_alive_s, self._tick)
         self._headers = [
             (b"content-type", CONTENT_TYPE.encode()),
             (b"cache-control", b"no-cache"),
@@ -95,7 +95,7 @@ class EventStream:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool:
-        self._keep_alive_no_longer()
+        self._timer.cancel()
         if not isinstance(error, RouterError) or not self.is_begun:
             return False
         # A stream never just stops.
@@ -108,8 +108,3 @@ class EventStream:
         """End the stream."""
         self._begin()
         self._exchange.end()
-
-    def _keep_alive_no_longer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
