@@ -28,9 +28,6 @@ RATIO_BUCKETS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1,
 PROBE_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 LAG_BUCKETS: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
 
-#: Upper bounds in seconds of audio, with their label.
-LENGTHS: Final = ((30.0, "30s"), (300.0, "5m"), (1800.0, "30m"))
-
 #: Statuses that every model can be expected to answer with at some time.
 STATUSES: Final = ("200", "429", "499", "502", "503", "504")
 PIECE_OUTCOMES: Final = ("heard", "silent", "missing", "halved")
@@ -40,10 +37,11 @@ HEDGE_WINNERS: Final = ("first", "second")
 
 def length_label(audio_s: float) -> str:
     """Return the label of an audio's length: the least bound that holds it."""
-    for bound_s, label in LENGTHS:
-        if audio_s <= bound_s:
-            return label
-    return "inf"
+    if audio_s <= 30.0:
+        return "30s"
+    if audio_s <= 300.0:
+        return "5m"
+    return "30m" if audio_s <= 1800.0 else "inf"
 
 
 class RouterMetrics:

@@ -169,13 +169,16 @@ class Pool:
 
     def place(self, engine: Engine) -> None:
         """Put an engine where its rank and its room want it, after any change of either."""
-        self._close(engine)
         held = engine.windows_in_flight
-        if held < engine.cap:
-            key = self.policy.rank(engine) + self._chance() * _TIE
-            self._open.put(engine, key)
-            if held < engine.long_cap:
-                self._open_to_long.put(engine, key)
+        if held >= engine.cap:
+            self._close(engine)
+            return
+        key = self.policy.rank(engine) + self._chance() * _TIE
+        self._open.put(engine, key)
+        if held < engine.long_cap:
+            self._open_to_long.put(engine, key)
+        else:
+            self._open_to_long.drop(engine)
 
     def _close(self, engine: Engine) -> None:
         self._open.drop(engine)
@@ -242,9 +245,20 @@ class _Order:
         self._key_of: dict[int, float] = {}
 
     def put(self, engine: Engine, key: float) -> None:
-        """Insert an engine that is not in."""
-        at = _first_not_below(self._keys, key)
-        self._keys.insert(at, key)
+        """Put an engine where its key wants it, whether it is in or not."""
+        keys = self._keys
+        before = self._key_of.get(engine.index)
+        if before is not None:
+            at = self._at(engine, before)
+            is_above = at == 0 or keys[at - 1] <= key
+            if is_above and (at + 1 == len(keys) or key <= keys[at + 1]):
+                # It stays between its neighbours, as most do most of the time.
+                keys[at] = self._key_of[engine.index] = key
+                return
+            keys.pop(at)
+            self.engines.pop(at)
+        at = _first_not_below(keys, key)
+        keys.insert(at, key)
         self.engines.insert(at, engine)
         self._key_of[engine.index] = key
 
@@ -253,11 +267,15 @@ class _Order:
         key = self._key_of.pop(engine.index, None)
         if key is None:
             return
+        at = self._at(engine, key)
+        self._keys.pop(at)
+        self.engines.pop(at)
+
+    def _at(self, engine: Engine, key: float) -> int:
         at = _first_not_below(self._keys, key)
         while self.engines[at] is not engine:
             at += 1
-        self._keys.pop(at)
-        self.engines.pop(at)
+        return at
 
 
 def _first_not_below(keys: list[float], key: float) -> int:

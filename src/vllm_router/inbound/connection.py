@@ -19,6 +19,7 @@ from vllm_router.errors import BadRequest, HeadersTooLarge, RouterError, TooLarg
 from vllm_router.inbound.exchange import Exchange
 from vllm_router.inbound.head import MAX_HEAD_BYTES, BadHead, RequestHead, read_head
 from vllm_router.wire.chunked import BadChunk, ChunkedReader
+from vllm_router.wire.quick import copied, find
 
 if TYPE_CHECKING:
     from vllm_router.inbound.listener import Intake, Listener
@@ -269,11 +270,11 @@ class Connection(asyncio.BufferedProtocol):
                 at += 1
             if at == end:
                 return
-            self.deadline = self.now() + self._listener.patience.head_s
-            stop = data.find(b"\r\n\r\n", at, end)
+            stop = find(data, b"\r\n\r\n", at, end)
             if 0 <= stop - at <= MAX_HEAD_BYTES:
-                self._begin(bytes(view[at : stop + 4]), data, view, stop + 4, end)
+                self._begin(copied(data, at, stop + 4), data, view, stop + 4, end)
                 return
+            self.deadline = self.now() + self._listener.patience.head_s
         before = len(held)
         held += view[at : min(end, at + MAX_HEAD_BYTES + 4)]
         stop = held.find(b"\r\n\r\n", max(0, before - 3))

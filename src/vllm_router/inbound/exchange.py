@@ -12,6 +12,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 from vllm_router.errors import RouterError
+from vllm_router.wire.quick import write_head
 
 if TYPE_CHECKING:
     from vllm_router.inbound.connection import Connection
@@ -114,25 +115,21 @@ class Exchange:
         self.status = status
         self.first_byte_at = self._connection.now()
         keep_alive = self._connection.may_keep_alive(self)
-        lines = [status_line(status)]
-        # Not by %: that costs several times as much.
-        for name, value in headers + self.extra:
-            lines.append(name + b": " + value + b"\r\n")
+        rest = b""
         if length is not None:
             if status not in _NO_BODY:
-                lines.append(b"content-length: %d\r\n" % length)
+                rest = b"content-length: %d\r\n" % length
         elif self._is_chunked:
-            lines.append(b"transfer-encoding: chunked\r\n")
+            rest = b"transfer-encoding: chunked\r\n"
         else:
             # HTTP/1.0 knows no chunks: the end of the connection is the end of the body.
             keep_alive = False
         if not keep_alive:
             self._connection.will_close = True
-            lines.append(b"connection: close\r\n")
+            rest += b"connection: close\r\n"
         elif self.head.http_version == "1.0":
-            lines.append(b"connection: keep-alive\r\n")
-        lines.append(b"\r\n")
-        return b"".join(lines)
+            rest += b"connection: keep-alive\r\n"
+        return write_head(status_line(status), headers + self.extra, rest + b"\r\n")
 
     def speak(self) -> None:
         """Note that the answer begins now: what went before only kept the stream alive."""

@@ -1,8 +1,8 @@
 """A request's head: bytes in, values out, by httptools (llhttp), which refuses what is ambiguous.
 
-Knows nothing of sockets. What two parsers might read differently (both Content-Length and chunked,
-two lengths, a length that is no number) is refused here, since that is what request smuggling lives
-from.
+Knows nothing of sockets. Usual heads are read without llhttp where the router is compiled. What two
+parsers might read differently (both Content-Length and chunked, two lengths, a length that is no
+number) is refused here, since that is what request smuggling lives from.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Final
 from urllib.parse import unquote_to_bytes
 
 import httptools
+
+from vllm_router.wire.quick import usual_request
 
 #: 16 KiB is what uvicorn's h11 side and nginx's large header buffers take twice over.
 MAX_HEAD_BYTES: Final = 32 * 1024
@@ -40,6 +42,7 @@ class RequestHead:
         is_chunked: Whether the body comes in chunks.
         is_keep_alive: Whether the client wants the connection kept.
         http_version: "1.0" or "1.1".
+        first: The first value of each name; None: not worked out yet.
     """
 
     method: str
@@ -51,13 +54,13 @@ class RequestHead:
     is_chunked: bool
     is_keep_alive: bool
     http_version: str
-    _first: dict[bytes, bytes] | None = field(default=None, init=False, repr=False, compare=False)
+    first: dict[bytes, bytes] | None = field(default=None, repr=False, compare=False)
 
     def header(self, name: bytes) -> bytes | None:
         """Return the first header of that lower-case name."""
-        first = self._first
+        first = self.first
         if first is None:
-            first = self._first = {}
+            first = self.first = {}
             for key, value in self.headers:
                 if key not in first:
                     first[key] = value
@@ -95,6 +98,38 @@ def read_head(data: bytes) -> RequestHead:
     Raises:
         BadHead: It is not a request, or one that may be read in two ways.
     """
+    usual = usual_request(data)
+    first: dict[bytes, bytes] | None
+    if usual is not None:
+        method, target, headers, first, length, is_keep_alive = usual
+        is_chunked, version = False, "1.1"
+    else:
+        method, target, headers, version = _parsed(data)
+        if len(headers) > MAX_HEADERS:
+            raise BadHead(f"the request has more than {MAX_HEADERS} headers")
+        length, is_chunked, is_keep_alive = _framing(headers, version)
+        first = None
+    raw_path, _, query = target.partition(b"?")
+    if not raw_path.startswith(b"/"):
+        raw_path = _path_of_absolute(raw_path)
+    path = raw_path.decode("latin-1")
+    if "%" in path:
+        path = unquote_to_bytes(raw_path).decode("utf-8", "replace")
+    return RequestHead(
+        method=method,
+        path=path,
+        raw_path=raw_path,
+        query=query.partition(b"#")[0],
+        headers=headers,
+        content_length=length,
+        is_chunked=is_chunked,
+        is_keep_alive=is_keep_alive,
+        http_version=version,
+        first=first,
+    )
+
+
+def _parsed(data: bytes) -> tuple[str, bytes, list[tuple[bytes, bytes]], str]:
     events = _Events()
     parser = httptools.HttpRequestParser(events)
     try:
@@ -108,27 +143,7 @@ def read_head(data: bytes) -> RequestHead:
         raise BadHead(f"the request is not valid HTTP/1.1: {e}") from e
     if not events.is_complete:
         raise BadHead("the request's head is incomplete")
-    if len(events.headers) > MAX_HEADERS:
-        raise BadHead(f"the request has more than {MAX_HEADERS} headers")
-    version = _version(data)
-    length, is_chunked, is_keep_alive = _framing(events.headers, version)
-    raw_path, _, query = events.url.partition(b"?")
-    if not raw_path.startswith(b"/"):
-        raw_path = _path_of_absolute(raw_path)
-    path = raw_path.decode("latin-1")
-    if "%" in path:
-        path = unquote_to_bytes(raw_path).decode("utf-8", "replace")
-    return RequestHead(
-        method=parser.get_method().decode("ascii"),
-        path=path,
-        raw_path=raw_path,
-        query=query.partition(b"#")[0],
-        headers=events.headers,
-        content_length=length,
-        is_chunked=is_chunked,
-        is_keep_alive=is_keep_alive,
-        http_version=version,
-    )
+    return parser.get_method().decode("ascii"), events.url, events.headers, _version(data)
 
 
 def _version(data: bytes) -> str:

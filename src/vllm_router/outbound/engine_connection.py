@@ -25,6 +25,7 @@ from vllm_router.outbound.call import (
     Headers,
 )
 from vllm_router.outbound.origin import Origin
+from vllm_router.wire.quick import usual_answer
 
 #: An answer's head; nginx gives upstreams 4 to 8 KiB.
 MAX_HEAD_BYTES: Final = 64 * 1024
@@ -155,6 +156,15 @@ class EngineConnection(asyncio.Protocol):
             self._fail(BadAnswer("the engine sent bytes that nobody asked for"))
             return
         self._last_arrival = self._loop.time()
+        if not (self._head_bytes or self._is_head_done) and len(data) <= self._whole_bytes:
+            usual = usual_answer(data)
+            if usual is not None:
+                self._status, self._headers, body = usual
+                self._body.append(body)
+                self._is_head_done = self._is_complete = self._is_keep_alive = True
+                if self._waiter is not None and not self._waiter.done():
+                    self._waiter.set_result(None)
+                return
         body_bytes = self._body_bytes
         try:
             self._parser.feed_data(data)

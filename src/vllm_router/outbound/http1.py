@@ -25,6 +25,7 @@ from vllm_router.outbound.call import (
 from vllm_router.outbound.engine_connection import EngineConnection
 from vllm_router.outbound.origin import Origin
 from vllm_router.outbound.time_limit import TimeLimit
+from vllm_router.wire.quick import write_head
 
 #: vLLM's uvicorn closes idle connections after 5 s: leave them before that, and the race with it.
 IDLE_S: Final = 4.0
@@ -82,14 +83,12 @@ class HttpClient:
             BadAnswer: What it answered is not HTTP.
             CallTimedOut: A deadline passed.
         """
-        start = method + b" " + origin.prefix + path + b" HTTP/1.1\r\nhost: " + origin.host_header
-        lines = [start, b"\r\n"]
-        for name, value in headers:
-            lines.append(name + b": " + value + b"\r\n")
-        if body.size_bytes or method == b"POST":
-            lines.append(b"content-length: %d\r\n" % body.size_bytes)
-        lines.append(b"\r\n")
-        head = b"".join(lines)
+        start = b"%b %b%b HTTP/1.1\r\nhost: %b\r\n" % (
+            method, origin.prefix, path, origin.host_header,
+        )  # fmt: skip
+        has_length = body.size_bytes or method == b"POST"
+        rest = b"content-length: %d\r\n\r\n" % body.size_bytes if has_length else b"\r\n"
+        head = write_head(start, headers, rest)
         connection = self._take(origin)
         if connection is not None:
             try:

@@ -18,6 +18,7 @@ from typing import Final, TypeVar
 
 from vllm_router.outbound.block_pool import BLOCK_BYTES, BlockPool
 from vllm_router.wire.multipart import Edit
+from vllm_router.wire.quick import copied
 
 #: What may wait for the disk per upload: one block being written while the next fills.
 STAGED_BLOCKS: Final = 2
@@ -233,7 +234,7 @@ class Upload:
             # to its own copy of the descriptor, of a file that nobody will read.
             self._spool.pool.give(blocks)
 
-    def read(self, start: int, count: int) -> bytes | memoryview:
+    def read(self, start: int, count: int) -> bytes:
         """Return bytes that are in memory or, past that, read from the disk, fewer at the end.
 
         Blocks for the disk: for a form's head and tail, which are small and just written.
@@ -243,8 +244,11 @@ class Upload:
             return b""
         if self._fd is not None:
             return os.pread(self._fd, end - start, start)
-        pieces = self.views(start, end)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        at = (start + self._base) % BLOCK_BYTES
+        if at + end - start > BLOCK_BYTES:
+            return b"".join(self.views(start, end))
+        block = self._blocks[(start + self._base) // BLOCK_BYTES]
+        return copied(block, at, at + end - start)
 
     def views(self, start: int, end: int) -> list[bytes | memoryview]:
         """Return a range's bytes where they lie in memory."""

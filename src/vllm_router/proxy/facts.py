@@ -122,12 +122,11 @@ def _length(upload: Upload, start: int, size_bytes: int) -> tuple[float | None, 
         UnreadableAudio: The container itself says that the file is broken.
     """
     # A WAV's header is short and most uploads are WAV: look no further unless it is needed.
-    first = bytes(upload.read(start, min(size_bytes, WAV_HEAD_BYTES)))
+    first = upload.read(start, min(size_bytes, WAV_HEAD_BYTES))
     header = plain_wav(first, size_bytes)
     if header is not None:
         return header.seconds(size_bytes), "wav"
-    head: bytes | memoryview = first
-    tail: bytes | memoryview = b""
+    head, tail = first, b""
     kind = container_kind(head)
     audio_s = audio_seconds(head, size_bytes) if kind == "wav" else None
     if audio_s is None:

@@ -4,6 +4,7 @@ Promises: a usable guess from the first request on, which nears the truth as upl
 seen; memory bounded by the number of kinds. The caller reports what it learns of finished work.
 """
 
+import math
 from typing import Final
 
 PRIOR_BIT_RATE: Final = 64_000
@@ -32,11 +33,14 @@ class BitrateBook:
 
     def observe(self, kind: str, size_bytes: int, seconds: float) -> None:
         """Take note of an upload whose length is known; lengths of zero teach nothing."""
-        if not 0 < seconds < float("inf") or size_bytes <= 0:
+        if not 0.0 < seconds < math.inf or size_bytes <= 0:
             return
-        if kind not in self._seen and len(self._seen) >= _MAX_KINDS:
-            return
-        size, total_s = self._seen.get(kind, (PRIOR_WEIGHT_S * PRIOR_BIT_RATE / 8, PRIOR_WEIGHT_S))
+        seen = self._seen.get(kind)
+        if seen is None:
+            if len(self._seen) >= _MAX_KINDS:
+                return
+            seen = PRIOR_WEIGHT_S * PRIOR_BIT_RATE / 8, PRIOR_WEIGHT_S
+        size, total_s = seen
         self._seen[kind] = _FORGET * size + size_bytes, _FORGET * total_s + seconds
 
     def estimate(self, kind: str, size_bytes: int) -> float:

@@ -14,7 +14,7 @@ from enum import Enum, auto
 from functools import lru_cache
 from typing import Final
 
-from vllm_router.wire.search import find
+from vllm_router.wire.quick import find, usual_parts
 
 #: A part's headers: browsers and SDKs send about 150 bytes; python-multipart stops at 8 KiB too.
 MAX_PART_HEAD_BYTES: Final = 8 * 1024
@@ -216,6 +216,8 @@ class FormReader:
         """
         self._shift = self._offset - start
         self._offset += end - start
+        if self._shift == -start and self._read_whole(data, start, end):
+            return
         at = start
         while at < end:
             state = self._state
@@ -237,6 +239,22 @@ class FormReader:
         if self._state is not _END:
             raise BadForm("the form ends before its closing boundary")
         return Form(tuple(self._parts), self._close_at, self._boundary)
+
+    def _read_whole(self, data: bytes | bytearray, start: int, end: int) -> bool:
+        """Read a form that has come in one piece, as those of short clips do, if it is a usual one.
+
+        Reading on step by step comes to the same, or says what is wrong.
+        """
+        found = usual_parts(data, self._delimiter, start, end)
+        if found is None:
+            return False
+        self._parts = [
+            Part(name, filename, content_type, at, stop, value)
+            for name, filename, content_type, at, stop, value in found
+        ]
+        self._close_at = self._parts[-1].end
+        self._state = _END
+        return True
 
     # Each of these reads on from `at` and returns how far it has come.
 

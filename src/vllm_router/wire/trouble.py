@@ -15,7 +15,7 @@ from vllm_router.wire.wav import Buffer, WavError, WavHeader, read_wav_header
 _PLAUSIBLE_BYTES_PER_S: Final = 100
 _ALWAYS_PLAUSIBLE_S: Final = 7200.0
 # Writers round lengths to whole blocks, and some count the header in: none of it can be heard.
-_SLACK_S: Final = 0.1
+_SLACK_PARTS_OF_S: Final = 10
 _SLACK_BYTES: Final = 64
 _WAV_CHUNKS_BEHIND: Final = 16
 
@@ -86,7 +86,11 @@ def _lengths_agree(header: WavHeader, size_bytes: int) -> bool:
 
 
 def _slack_bytes(header: WavHeader) -> int:
-    return max(_SLACK_BYTES, header.frame_bytes, int(_SLACK_S * header.byte_rate))
+    # Not by max: that is a call with objects, also when compiled.
+    slack = header.byte_rate // _SLACK_PARTS_OF_S
+    if slack < header.frame_bytes:
+        slack = header.frame_bytes
+    return slack if slack > _SLACK_BYTES else _SLACK_BYTES
 
 
 def _wav_trouble(head: bytes, size_bytes: int, tail: bytes) -> str | None:
