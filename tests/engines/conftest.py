@@ -35,7 +35,8 @@ class Driver:
     def ticket(self, windows: int = 1, long: bool = False, **more: object) -> Ticket:
         self._made += 1
         urgency = Urgency.LONG if long else Urgency.SHORT
-        return Ticket(f"r{self._made}", "m", 30.0 * windows, windows, urgency, self.now, **more)
+        model = more.pop("model", "m")
+        return Ticket(f"r{self._made}", model, 30.0 * windows, windows, urgency, self.now, **more)
 
     def submit(self, windows: int = 1, long: bool = False, **more: object) -> Ticket:
         ticket = self.ticket(windows, long, **more)

@@ -1,9 +1,13 @@
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.engines.conftest import Driver
 
 from vllm_router.engines.changes import Withdrawn
 from vllm_router.engines.engine import EngineId
 from vllm_router.engines.registry import FleetSettings
 from vllm_router.engines.work import Outcome, OutcomeKind, QueueFull, Refusal
+from vllm_router.policy.balance import POLICIES
 from vllm_router.wire.exposition import EngineStats
 
 FIXED = FleetSettings(max_windows=4)
@@ -436,3 +440,67 @@ def test_work_for_a_model_that_no_engine_serves_any_longer_waits(driver):
     assert fleet.charges() == []
     (pool,) = fleet.fleet._registry.pools.values()
     assert (pool.peak_per_s, pool.half_at) == (0.0, 0.0)
+
+
+def test_work_is_taken_at_once_only_where_nothing_waits_and_there_is_room(driver):
+    fleet = driver(1, FleetSettings(max_windows=1))
+    assert fleet.fleet.take(fleet.ticket(long=True), fleet.now) is None
+    charge = fleet.fleet.take(fleet.ticket(), fleet.now)
+    assert charge.engine_id == fleet.ids[0]
+    second = fleet.ticket()
+    assert fleet.fleet.take(second, fleet.now) is None
+    fleet.fleet.submit(second, fleet.now)
+    fleet.end(charge)
+    assert fleet.fleet.take(fleet.ticket(), fleet.now) is None, "another came first"
+    assert [each.ticket for each in fleet.charges()] == [second]
+    assert fleet.fleet.take(fleet.ticket(model="other"), fleet.now) is None
+
+
+def test_what_may_not_wait_at_all_is_not_taken_either(driver):
+    fleet = driver(1, FleetSettings(max_queue_wait_s=0.0))
+    assert fleet.fleet.take(fleet.ticket(), fleet.now) is None
+
+
+@settings(max_examples=60)
+@given(
+    st.integers(1, 4),
+    st.sampled_from(sorted(POLICIES)),
+    st.lists(
+        st.tuples(
+            st.sampled_from(
+                ("short", "short", "wide", "long", "again", "end", "end", "fail", "time")
+            ),
+            st.integers(0, 99),
+        ),
+        max_size=60,
+    ),
+)
+def test_work_taken_at_once_goes_where_the_queue_would_have_sent_it(count, policy, steps):
+    by_queue, at_once = (Driver(count, FleetSettings(max_windows=3, policy=policy)) for _ in "ab")
+    running = {by_queue: [], at_once: []}
+    for kind, which in steps:
+        for fleet, charges in running.items():
+            if kind == "time":
+                fleet.now += which / 5.0
+            elif kind in ("end", "fail"):
+                if charges:
+                    ends = OutcomeKind.OK if kind == "end" else OutcomeKind.RESET
+                    fleet.end(charges.pop(which % len(charges)), ends)
+            else:
+                excluded = {fleet.ids[which % count]} if kind == "again" else set()
+                ticket = fleet.ticket(
+                    1 + 2 * (kind == "wide"), kind == "long", session_key=f"k{which % 3}",
+                    excluded=excluded,
+                )  # fmt: skip
+                charge = fleet.fleet.take(ticket, fleet.now) if fleet is at_once else None
+                if charge is not None:
+                    charges.append(charge)
+                else:
+                    fleet.fleet.submit(ticket, fleet.now)
+            charges += fleet.charges()
+        told = [
+            [(each.ticket.request_id, each.engine_id, each.ticket.waited_s) for each in charges]
+            for charges in running.values()
+        ]
+        assert told[0] == told[1]
+        assert by_queue.fleet.waiting() == at_once.fleet.waiting()

@@ -10,7 +10,7 @@ from vllm_router.engines import load
 from vllm_router.engines.engine import Engine, EngineState
 from vllm_router.engines.pool import Pool, fits
 from vllm_router.engines.registry import Registry
-from vllm_router.engines.work import Assignment, Refusal, Ticket
+from vllm_router.engines.work import Assignment, Charge, Refusal, Ticket, Urgency
 
 # Repeats whose remaining engines are full step aside for others; so many in one pass.
 _MOST_ASIDE: Final = 16
@@ -40,6 +40,23 @@ class Dispatcher:
         if pool.busy_since is None:
             pool.busy_since = now
             self._busy[pool.model] = pool
+
+    def take(self, pool: Pool, ticket: Ticket, now: float) -> Charge | None:
+        """Charge an engine with short work at once; None: it must queue.
+
+        With nothing before it in the queue this is what `add` and `assign` come to.
+        """
+        if len(pool.queue) or pool.held is not None or ticket.excluded:
+            return None
+        timer = self._registry.next_timer()
+        is_due = timer is not None and timer <= now
+        if is_due or ticket.urgency is not Urgency.SHORT or ticket.expires_at <= now:
+            return None
+        engine = pool.pick(ticket)
+        if engine is None:
+            return None
+        ticket.queued_at = now
+        return self._charge(engine, ticket, now)
 
     def withdraw(self, ticket: Ticket, now: float) -> None:
         """Take a ticket out wherever it stands."""
@@ -143,11 +160,15 @@ class Dispatcher:
         pool.queue.remove(ticket)
         self._let_go(pool, ticket, now)
         ticket.waited_s += now - ticket.queued_at
+        out.append(Assignment(ticket, self._charge(engine, ticket, now)))
+        return True
+
+    def _charge(self, engine: Engine, ticket: Ticket, now: float) -> Charge:
         self._turns += 1
-        out.append(Assignment(ticket, load.charge(engine, ticket, self._turns, now)))
+        charge = load.charge(engine, ticket, self._turns, now)
         if engine.is_on_trial:
             self._registry.refresh(engine, now)
-        return True
+        return charge
 
     def _step_aside(
         self, pool: Pool, ticket: Ticket, now: float, out: list[Assignment], aside: list[Ticket]

@@ -225,13 +225,27 @@ class Fleet:
             QueueFull: see `admit`; never for a ticket that was admitted before.
         """
         pool = self._registry.pool(ticket.model)
+        self._let_in(pool, ticket, now)
+        self._dispatcher.add(pool, ticket, now)
+
+    def _let_in(self, pool: Pool, ticket: Ticket, now: float) -> None:
         if not ticket.is_admitted:
             admit(pool, ticket, self.settings, now)
             ticket.is_admitted = True
             if self.settings.max_queue_wait_s is not None:
                 ticket.expires_at = now + self.settings.max_queue_wait_s
             self._budget.earn(now)
-        self._dispatcher.add(pool, ticket, now)
+
+    def take(self, ticket: Ticket, now: float) -> Charge | None:
+        """Return a charge at once where nothing waits and there is room; None: `submit` the ticket.
+
+        What `submit` and `assign` come to then, in half the time: so it is for nearly every upload.
+        """
+        pool = self._registry.pools.get(ticket.model)
+        if pool is None or len(pool.queue):
+            return None
+        self._let_in(pool, ticket, now)
+        return self._dispatcher.take(pool, ticket, now)
 
     def withdraw(self, ticket: Ticket, now: float) -> None:
         """Take a ticket out of the queue at once; nothing happens if it does not wait."""

@@ -213,6 +213,15 @@ class Dispatcher:
         """
         now = self.now()
         self._require_ready(ticket.model)
+        charge = self.fleet.take(ticket, now)
+        if charge is None:
+            charge = await self._queued(ticket, now)
+        if ticket.trace is not None:
+            ticket.trace.waited(now, charge.started_at, "given")
+        self._observer.waited(ticket, charge.started_at - now)
+        return charge
+
+    async def _queued(self, ticket: Ticket, now: float) -> Charge:
         try:
             self.fleet.submit(ticket, now)
         except QueueFull as e:
@@ -224,9 +233,6 @@ class Dispatcher:
             if ticket.trace is not None:
                 ticket.trace.waited(now, self.now(), decision.name.lower())
             raise self._refused(ticket, decision)
-        if ticket.trace is not None:
-            ticket.trace.waited(now, decision.started_at, "given")
-        self._observer.waited(ticket, decision.started_at - now)
         return decision
 
     async def _turn(self, ticket: Ticket) -> Charge | Refusal:
