@@ -173,23 +173,20 @@ def test_any_bytes_may_come(data: bytes) -> None:
     in_c.check(in_c.built(), data)
 
 
+#: With half surrogate pairs, which JSON can bring.
+TEXT = st.text(st.characters(exclude_categories=()))
+
+
 @given(
-    st.text(),
+    TEXT,
     st.lists(
-        st.one_of(st.none(), st.integers(-(2**63), 2**63 - 1), st.floats(0, 1e11), st.text()),
+        st.one_of(st.none(), st.integers(-(2**63), 2**63 - 1), st.floats(0, 1e11), TEXT),
         max_size=9,
     ),
 )
 def test_lines_are_the_same(start: str, values: list[object]) -> None:
     fields = tuple(word for i, value in enumerate(values) for word in (f"n{i}", value))
-    try:
-        expected = quick.log_line(start, fields)
-        expected.encode()
-    except UnicodeEncodeError:
-        with pytest.raises(UnicodeEncodeError):
-            in_c.built().log_line(start, fields)
-        return
-    assert in_c.built().log_line(start, fields) == expected
+    assert in_c.built().log_line(start, fields) == quick.log_line(start, fields)
 
 
 def test_a_line_tells_what_there_is(either: ModuleType) -> None:
@@ -197,6 +194,7 @@ def test_a_line_tells_what_there_is(either: ModuleType) -> None:
     line = either.log_line("start", fields)
     assert line == "start a=é c=7 d=0.0001 e=12.0000 f=0.0000 g=1000000000000.0000\n"
     assert either.log_line("start", ("a", None)) == "start\n"
+    assert either.log_line("start", ("model", "whisper-\ud800")) == "start model=whisper-?\n"
     assert either.log_line("x" * 5000, ("a", "y" * 5000)) == f"{'x' * 5000} a={'y' * 5000}\n"
 
 
@@ -294,7 +292,9 @@ def test_nothing_is_left_behind(in_c_only: ModuleType) -> None:
             in_c_only.find(data, b"ab", 0, len(data))
             in_c_only.copied(data, 0, len(data))
             in_c_only.write_head(data, [(b"a", data)], b"x")
-            in_c_only.log_line("a", ("b", 1.5, "c", None, "d", 12345678, "e", "é" * 600))
+            in_c_only.log_line(
+                "a", ("b", 1.5, "c", None, "d", 12345678, "e", "é" * 600, "f", "\ud800")
+            )
             for wrong in ((data, [(b"a", "b")], b"x"), ("a", ("b", object()))):
                 with contextlib.suppress(TypeError):
                     (in_c_only.write_head if len(wrong) == 3 else in_c_only.log_line)(*wrong)

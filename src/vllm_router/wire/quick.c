@@ -514,11 +514,22 @@ static char *put_fixed(char *at, double number) {
     return put_digits(at, ticks / 10000, 1);
 }
 
-/* A field's text and its size; a number's is written into `room`. False with an exception set. */
+/* A field's text and its size; a number's is written into `room`, and what must be let go of with
+ * the text is put into `owned`. False with an exception set. */
 static int field_text(PyObject *field, char room[MOST_NUMBER_BYTES], const char **text,
-                      Py_ssize_t *size) {
+                      Py_ssize_t *size, PyObject **owned) {
+    *owned = NULL;
     if (PyUnicode_Check(field)) {
         *text = PyUnicode_AsUTF8AndSize(field, size);
+        if (*text == NULL && PyErr_ExceptionMatches(PyExc_UnicodeEncodeError)) {
+            /* Half a surrogate pair: no reason to lose the line. */
+            PyErr_Clear();
+            *owned = PyUnicode_AsEncodedString(field, "utf-8", "replace");
+            if (*owned != NULL) {
+                *text = PyBytes_AS_STRING(*owned);
+                *size = PyBytes_GET_SIZE(*owned);
+            }
+        }
         return *text != NULL;
     }
     char *const end = room + MOST_NUMBER_BYTES;
@@ -544,10 +555,10 @@ static PyObject *log_line(PyObject *module, PyObject *const *args, Py_ssize_t co
     }
     char stack[MOST_LINE_BYTES], room[MOST_NUMBER_BYTES];
     char *line = stack, *end = stack + sizeof stack;
-    PyObject *out = NULL;
+    PyObject *out = NULL, *owned;
     const char *text;
     Py_ssize_t size;
-    if (!field_text(args[0], room, &text, &size)) {
+    if (!field_text(args[0], room, &text, &size, &owned)) {
         return NULL;
     }
     Py_ssize_t used = 0;
@@ -572,17 +583,19 @@ static PyObject *log_line(PyObject *module, PyObject *const *args, Py_ssize_t co
         }
         memcpy(line + used, text, size);
         used += size;
+        Py_CLEAR(owned);
         if (i >= PyTuple_GET_SIZE(args[1])) {
             break;
         }
         line[used++] = i % 2 ? '=' : ' ';
-        if (!field_text(PyTuple_GET_ITEM(args[1], i), room, &text, &size)) {
+        if (!field_text(PyTuple_GET_ITEM(args[1], i), room, &text, &size, &owned)) {
             goto done;
         }
     }
     line[used++] = '\n';
     out = PyUnicode_DecodeUTF8(line, used, NULL);
 done:
+    Py_XDECREF(owned);
     if (line != stack) {
         PyMem_Free(line);
     }

@@ -37,7 +37,10 @@ def log_line(start: str, fields: tuple[object, ...]) -> str:
     Args:
         start: How it begins.
         fields: Names and values in turns; a name whose value is None is left out. Values are texts,
-            whole numbers, or numbers from 0 to 1e12, which get four decimals.
+            whole numbers of 64 bits, or numbers from 0 to 1e12, which get four decimals.
+
+    Returns:
+        The line with its end. Half a surrogate pair becomes a question mark.
     """
     line = start
     for name, value in zip(fields[::2], fields[1::2], strict=True):
@@ -46,7 +49,7 @@ def log_line(start: str, fields: tuple[object, ...]) -> str:
             line += f" {name}={ticks // 10_000}.{ticks % 10_000:04d}"
         elif value is not None:
             line += f" {name}={value}"
-    return line + "\n"
+    return (line + "\n").encode("utf-8", "replace").decode()
 
 
 def usual_parts(data: bytes | bytearray, delimiter: bytes, start: int, end: int) -> Parts | None:
