@@ -14,7 +14,7 @@ from enum import Enum, auto
 from functools import lru_cache
 from typing import Final
 
-from vllm_router.wire.quick import find, usual_parts
+from vllm_router.wire.quick import copied, find, usual_parts
 
 #: A part's headers: browsers and SDKs send about 150 bytes; python-multipart stops at 8 KiB too.
 MAX_PART_HEAD_BYTES: Final = 8 * 1024
@@ -280,7 +280,10 @@ class FormReader:
                 self._keep(data, at, found)
             self._close_part(self._shift + found)
             return found + len(delimiter)
-        self._carry = bytes(data[max(at, end - len(delimiter) + 1) : end])
+        # What may be the beginning of a boundary is looked at again with what follows.
+        tail = copied(data, max(at, end - len(delimiter) + 1), end)
+        start = tail.find(b"\r")
+        self._carry = tail[start:] if start >= 0 else b""
         if self._kept is not None:
             self._keep(data, at, end)
         return end
