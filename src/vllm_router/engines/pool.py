@@ -252,7 +252,7 @@ class _Order:
             at = self._at(engine, before)
             is_above = at == 0 or keys[at - 1] <= key
             if is_above and (at + 1 == len(keys) or key <= keys[at + 1]):
-                # It stays between its neighbours, as most do most of the time.
+                # Its place between its neighbours stays: nothing needs to be moved.
                 keys[at] = self._key_of[engine.index] = key
                 return
             keys.pop(at)

@@ -211,10 +211,10 @@ class FormReader:
         Raises:
             BadForm: The body breaks the rules or a bound.
         """
+        if not self._offset and self._read_whole(data, start, end):
+            return
         self._shift = self._offset - start
         self._offset += end - start
-        if self._shift == -start and self._read_whole(data, start, end):
-            return
         at = start
         while at < end:
             state = self._state
@@ -250,6 +250,7 @@ class FormReader:
             for name, filename, content_type, at, stop, value in found
         ]
         self._close_at = self._parts[-1].end
+        self._offset = end - start
         self._state = _END
         return True
 
