@@ -1,11 +1,11 @@
 """What the fleet's decisions cost: microseconds of CPU for one request, by engines and by queue.
 
-    python -m benchmarks.decision [POLICY...]
+    scripts/compiled .venv/bin/python -m benchmarks.decision [POLICY...]
 
-Two figures for each number of engines. A request: submit, assign and finish, with its share of
-everything that is done now and then. A decision: what one assignment costs while 10,000 tickets
-wait, whenever an engine has finished something. The least of several rounds counts, because the
-machine may be doing other things.
+Two figures for each number of engines. A request: take and finish, with its share of everything
+that is done now and then. A decision: what one assignment costs while 10,000 tickets wait, whenever
+an engine has finished something. The least of several rounds counts, because the machine may be
+doing other things.
 """
 
 import itertools
@@ -50,11 +50,11 @@ def per_request_us(count: int, policy: str) -> float:
         started = time.process_time()
         for number in range(_REQUESTS):
             now += 0.002
-            fleet.submit(ticket(Urgency.SHORT, now, number), now)
-            running += [each.charge for each in fleet.assign(now) if each.charge is not None]
+            charge = fleet.take(ticket(Urgency.SHORT, now, number), now)
+            if charge is not None:
+                running.append(charge)
             if len(running) > 20:
                 fleet.finish(running.pop(0), _OK, now)
-                fleet.assign(now)
         best = min(best, time.process_time() - started)
     return best / _REQUESTS * 1e6
 
