@@ -464,7 +464,8 @@ def test_what_may_not_wait_at_all_is_not_taken_either(driver):
 @settings(max_examples=60)
 @given(
     st.integers(1, 4),
-    st.sampled_from(sorted(POLICIES)),
+    # Looking for an engine twice, which two choices do by chance, comes to another one.
+    st.sampled_from(sorted(POLICIES.keys() - {"two-choices"})),
     st.lists(
         st.tuples(
             st.sampled_from(
@@ -476,7 +477,10 @@ def test_what_may_not_wait_at_all_is_not_taken_either(driver):
     ),
 )
 def test_work_taken_at_once_goes_where_the_queue_would_have_sent_it(count, policy, steps):
-    by_queue, at_once = (Driver(count, FleetSettings(max_windows=3, policy=policy)) for _ in "ab")
+    endless = FleetSettings(
+        max_windows=3, policy=policy, max_queue_audio_s=None, max_queue_wait_s=None
+    )
+    by_queue, at_once = Driver(count, endless), Driver(count, endless)
     running = {by_queue: [], at_once: []}
     for kind, which in steps:
         for fleet, charges in running.items():

@@ -1,7 +1,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.engines.parts import MODEL, lone_engine, ready_registry, ticket
 
@@ -70,6 +70,7 @@ def test_a_charge_that_took_no_time_had_what_was_there_at_that_moment() -> None:
 
 
 @given(STEPS, st.floats(0, 50))
+@example([(0.0, 6), (22.0, None), (0.0, 1), (1e-10, None)], 0.0)
 def test_whatever_is_charged_and_released_the_engine_holds_the_sum(
     steps: list[tuple[float, int | None]], elsewhere: float
 ) -> None:

@@ -1,7 +1,12 @@
 """Charging an engine with work and releasing it: the arithmetic of what is in flight."""
 
+from typing import Final
+
 from vllm_router.engines.engine import Engine
 from vllm_router.engines.work import Charge, Ticket
+
+# A mean over less is mostly rounding errors: an engine's window-seconds are a sum of days.
+_SHORTEST_S: Final = 0.001
 
 
 def charge(engine: Engine, ticket: Ticket, turn: int, now: float) -> Charge:
@@ -39,6 +44,6 @@ def release(held: Charge, engine: Engine, now: float) -> float:
         pool.load -= windows
         pool.drain.note(windows, now)
     lasted = now - held.started_at
-    if lasted <= 0.0:
+    if lasted < _SHORTEST_S:
         return float(engine.windows_in_flight + windows)
     return (engine.area - held.area_before) / lasted
