@@ -240,6 +240,11 @@ class Settings(BaseModel):
     max_attempts: int = _field(
         "Balancing", 3, "Engines that one upload may be given to before it fails.", ge=1, le=10
     )
+    engine_wait_s: Annotated[float, Field(ge=0, le=600)] = _field(
+        "Balancing",
+        5.0,
+        "Seconds that an upload waits where no engine is ready but one may be back any moment.",
+    )
 
     split: Literal["auto", "always", "off"] = _field(
         "Long audio",

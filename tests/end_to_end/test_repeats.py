@@ -1,11 +1,20 @@
 """What one engine fails at goes to another, as long as the client has seen nothing."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 
 import httpx
 import pytest
-from tests.routers import MODEL, RunningRouter, field, file, running_router, until
+from tests.routers import (
+    MODEL,
+    PATIENCE_S,
+    RunningRouter,
+    field,
+    file,
+    running_router,
+    until,
+)
 
 from vllm_router.local.serving import SimulatedHandle, serve_simulated
 from vllm_router.wire.sse import EventReader
@@ -81,6 +90,53 @@ async def test_another_engine_takes_what_one_refuses(engines: list[SimulatedHand
         answers = [await router.upload() for _ in range(4)]
         assert [answer.status_code for answer in answers] == [200] * 4
         assert await attempts(router, "unreachable") > 0
+
+
+async def test_an_upload_waits_for_an_engine_that_was_here_a_moment_ago(
+    engines: list[SimulatedHandle],
+) -> None:
+    [engine, *_] = engines
+    async with running_router(engine, engine_wait_s=PATIENCE_S) as router:
+        fleet = router.router.dispatcher.fleet
+        await engine.order(refuse=True)
+        await until(lambda: not fleet.is_ready())
+        uploads = [asyncio.create_task(router.upload()) for _ in range(3)]
+        long = [field("model", MODEL), file(silence(90.0))]
+        uploads.append(asyncio.create_task(router.upload(*long)))
+        await asyncio.sleep(0.3)
+        assert not any(upload.done() for upload in uploads)
+        await engine.restart()
+        assert [(await upload).status_code for upload in uploads] == [200] * 4
+
+
+async def test_what_the_last_engine_drops_waits_for_another_that_is_coming_back(
+    engines: list[SimulatedHandle],
+) -> None:
+    there, away = engines[:2]
+    async with running_router(there, away, engine_wait_s=PATIENCE_S) as router:
+        fleet = router.router.dispatcher.fleet
+        await away.order(refuse=True)
+        await until(lambda: sum(e.state.value == "ready" for e in fleet.engines()) == 1)
+        await there.order(reset_upload_at=0)
+        upload = asyncio.create_task(router.upload())
+        await until(lambda: len(there.log.audio()) == 1)
+        await away.restart()
+        answer = await upload
+        assert (answer.status_code, answer.headers["x-engine-id"]) == (200, away.url)
+
+
+async def test_where_every_engine_stays_away_the_wait_ends_in_a_503(
+    engines: list[SimulatedHandle],
+) -> None:
+    [engine, *_] = engines
+    async with running_router(engine, engine_wait_s=0.2) as router:
+        fleet = router.router.dispatcher.fleet
+        await engine.order(refuse=True)
+        await until(lambda: not fleet.is_ready())
+        answer = await router.upload()
+        assert answer.status_code == 503
+        assert answer.json()["error"]["code"] == "no_engine_ready"
+        assert int(answer.headers["retry-after"]) >= 1
 
 
 async def test_three_engines_are_tried_and_no_fourth(

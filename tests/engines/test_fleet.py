@@ -181,6 +181,23 @@ def test_models_are_those_of_engines_in_any_state_and_ready_those_of_ready_ones(
     assert not fleet.fleet.is_ready("m")
 
 
+def test_what_an_engine_failed_on_is_for_the_others(driver):
+    fleet = driver(2)
+    first, second = fleet.ids
+    work = fleet.ticket()
+    assert fleet.fleet.is_ready_for(work)
+    work.excluded.add(first)
+    assert fleet.fleet.is_ready_for(work)
+    for _ in range(3):
+        fleet.probe(second, ok=False)
+    assert not fleet.fleet.is_ready_for(work)
+    assert fleet.fleet.may_recover_for(work, fleet.now)
+    work.excluded.add(second)
+    assert not fleet.fleet.may_recover_for(work, fleet.now)
+    assert not fleet.fleet.is_ready_for(fleet.ticket(model="unheard"))
+    assert not fleet.fleet.may_recover_for(fleet.ticket(model="unheard"), fleet.now)
+
+
 def test_a_model_that_only_waiting_work_names_is_not_served(driver):
     fleet = driver(0)
     fleet.submit()

@@ -62,8 +62,8 @@ class Court:
     def probe(
         self, engine: Engine, *, ok: bool = True, is_timeout: bool = False, seconds: float = 0.1
     ) -> tuple[Transition, ...]:
-        result = ProbeResult(ok, seconds, self.now, None if ok else "refused")
-        return self.judge.probed(engine, result, is_timeout=is_timeout)
+        result = ProbeResult(ok, seconds, self.now, None if ok else "refused", is_timeout)
+        return self.judge.probed(engine, result)
 
 
 def ends(moves: tuple[Transition, ...]) -> list[str]:
@@ -334,8 +334,8 @@ def test_the_first_probe_decides_whether_a_new_engine_is_ready() -> None:
     registry.apply(Appeared(spec("bad")), 1.0)
     judge = Judge(registry, RetryBudget())
     good, bad = (registry.engines[EngineId(name)] for name in ("good", "bad"))
-    assert ends(judge.probed(good, ProbeResult(True, 0.1, 2.0), is_timeout=False)) == ["ready"]
-    (move,) = judge.probed(bad, ProbeResult(False, 0.1, 2.0), is_timeout=False)
+    assert ends(judge.probed(good, ProbeResult(True, 0.1, 2.0))) == ["ready"]
+    (move,) = judge.probed(bad, ProbeResult(False, 0.1, 2.0))
     assert move.after is EngineState.PROBING
     assert move.why == "probe failed: no reason given"
 
@@ -399,6 +399,43 @@ def test_a_probe_that_times_out_counts_when_no_client_was_answered_of_late() -> 
     court.now += 15.2
     court.probe(engine, ok=False, is_timeout=True, seconds=5.0)
     assert engine.failed_probes == 1, "the answer ended the row, and this began one"
+
+
+def test_an_engine_that_was_in_service_may_return_for_a_minute() -> None:
+    court = Court(2)
+    engine = court.engines[0]
+    assert not court.judge.may_return(engine, court.now), "it is here"
+    court.fail(engine, 3)
+    assert court.judge.may_return(engine, court.now)
+    for _ in range(3):
+        court.probe(engine, ok=False)
+    assert engine.state is EngineState.PROBING
+    assert court.judge.may_return(engine, court.now + 59.9)
+    assert not court.judge.may_return(engine, court.now + 60.0)
+
+
+@pytest.mark.parametrize("is_timeout", [False, True])
+def test_an_engine_that_is_new_may_come_unless_it_refuses(*, is_timeout: bool) -> None:
+    registry = empty_registry()
+    registry.apply(Appeared(spec("new")), 10.0)
+    new = registry.engines[EngineId("new")]
+    judge = Judge(registry, RetryBudget())
+    assert judge.may_return(new, 20.0), "it has not been asked yet"
+    judge.probed(new, ProbeResult(False, 10.0, 20.0, "no", is_timeout))
+    assert judge.may_return(new, 20.0) == is_timeout
+    assert not judge.may_return(new, 70.0)
+
+
+@pytest.mark.parametrize("event", [Event.FELL_ASLEEP, Event.DRAIN])
+def test_an_engine_its_operator_took_out_may_return_once_it_is_called_back(event: Event) -> None:
+    court = Court(1)
+    (engine,) = court.engines
+    court.registry.move(engine, event, court.now)
+    assert not court.judge.may_return(engine, court.now)
+    court.now += 3600.0
+    back = Event.WOKE if event is Event.FELL_ASLEEP else Event.RESUME
+    court.registry.move(engine, back, court.now)
+    assert court.judge.may_return(engine, court.now)
 
 
 def test_failed_probes_take_an_ejected_engine_to_probing() -> None:

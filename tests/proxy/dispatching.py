@@ -15,6 +15,7 @@ from vllm_router.engines.work import Charge, OutcomeKind, Ticket, Urgency
 from vllm_router.outbound.answer import Answer
 from vllm_router.outbound.call import Headers
 from vllm_router.proxy.dispatch import Dispatcher
+from vllm_router.proxy.engine_wait import EngineWait
 
 MODEL = "whisper"
 
@@ -85,10 +86,13 @@ def ready_dispatcher(
     notes: Notes | None = None,
     max_attempts: int = 3,
     now: Callable[[], float] = time.monotonic,
+    wait_s: float = 0.0,
     **settings: Any,
 ) -> Dispatcher:
     """Return a dispatcher over a fleet of ready engines."""
-    return Dispatcher(ready_fleet(count, now(), **settings), now, notes or Notes(), max_attempts)
+    fleet = ready_fleet(count, now(), **settings)
+    engine_wait = EngineWait(fleet, now, wait_s)
+    return Dispatcher(fleet, now, notes or Notes(), max_attempts, engine_wait)
 
 
 def ticket(audio_s: float = 3.0, **more: Any) -> Ticket:

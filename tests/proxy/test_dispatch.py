@@ -173,7 +173,7 @@ async def test_without_a_ready_engine_nothing_waits(notes: Notes) -> None:
         await dispatcher.slot(ticket(model="another"))
     assert refused.value.retry_after_s
     with pytest.raises(NoEngineReady):
-        dispatcher.admit(ticket(model="another"))
+        await dispatcher.admit(ticket(model="another"))
     assert is_idle(dispatcher)
 
 
@@ -186,7 +186,7 @@ async def test_a_full_queue_refuses_with_a_time(notes: Notes) -> None:
         await dispatcher.slot(ticket())
     assert refused.value.retry_after_s
     with pytest.raises(QueueIsFull):
-        dispatcher.admit(ticket())
+        await dispatcher.admit(ticket())
     dispatcher.finish(held, Outcome(OutcomeKind.OK))
     dispatcher.finish(await waiting, Outcome(OutcomeKind.OK))
     assert is_idle(dispatcher)

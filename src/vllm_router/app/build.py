@@ -40,6 +40,7 @@ from vllm_router.outbound.probe import EngineInquiry
 from vllm_router.outbound.upload import Spool
 from vllm_router.policy.quota import QuotaRules, Quotas
 from vllm_router.proxy.dispatch import Dispatcher
+from vllm_router.proxy.engine_wait import EngineWait
 from vllm_router.proxy.fanout import Fanout
 from vllm_router.proxy.means import Means, TranscriptionRules
 from vllm_router.proxy.relay import Relay
@@ -229,7 +230,8 @@ def build_router(
         return () if engine is None else engine.models
 
     observer = FleetObserver(metrics, stats, models_of, on_change)
-    dispatcher = Dispatcher(fleet, now, observer, settings.max_attempts)
+    engine_wait = EngineWait(fleet, now, settings.engine_wait_s)
+    dispatcher = Dispatcher(fleet, now, observer, settings.max_attempts, engine_wait)
     engine_key = settings.engine_api_key
     key = engine_key.get_secret_value() if engine_key is not None else None
     tls = None

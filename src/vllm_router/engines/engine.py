@@ -51,12 +51,14 @@ class ProbeResult:
         seconds: How long it took.
         at: When it ended, monotonic seconds.
         error: Why it failed, one sentence.
+        is_timeout: Whether it failed for being slow, which a busy or cold engine may be.
     """
 
     is_ok: bool
     seconds: float
     at: float
     error: str | None = None
+    is_timeout: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,7 @@ class Engine:
         cap: This router's own windows below which it takes short work now; 0: none.
         long_cap: The same for pieces of long audio.
         ready_since: When it last became ready; None: never.
+        out_since: When it was found, or was last in order (ready, asleep, draining).
         ejected_until: End of its present or last ejection, monotonic seconds.
         ejections: Ejections not yet forgiven.
         is_on_trial: Takes one request at a time until it has answered one well.

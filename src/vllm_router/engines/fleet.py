@@ -105,6 +105,22 @@ class Fleet:
             return model in pools and pools[model].states[EngineState.READY] > 0
         return any(pool.states[EngineState.READY] for pool in pools.values())
 
+    def is_ready_for(self, ticket: Ticket) -> bool:
+        """Whether an engine is ready that has not failed on the work."""
+        pool = self._registry.pools.get(ticket.model)
+        return pool is not None and any(
+            engine.state is EngineState.READY and engine_id not in ticket.excluded
+            for engine_id, engine in pool.members.items()
+        )
+
+    def may_recover_for(self, ticket: Ticket, now: float) -> bool:
+        """Whether an engine that is out and has not failed on the work may be ready any moment."""
+        pool = self._registry.pools.get(ticket.model)
+        return pool is not None and any(
+            engine_id not in ticket.excluded and self._judge.may_return(engine, now)
+            for engine_id, engine in pool.members.items()
+        )
+
     def waiting(self, model: str | None = None) -> int:
         """Return how many tickets wait, for a model or in all."""
         pools = self._registry.pools
@@ -169,9 +185,7 @@ class Fleet:
         engine = self.engine(engine_id)
         if engine is None:
             return ()
-        moves = self._judge.probed(
-            engine, ProbeResult(ok, seconds, now, error), is_timeout=is_timeout
-        )
+        moves = self._judge.probed(engine, ProbeResult(ok, seconds, now, error, is_timeout))
         if ok:
             self._doubt(engine, now)
         return moves

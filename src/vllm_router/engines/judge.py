@@ -17,6 +17,8 @@ _FAILURES: Final = frozenset(
     )
 )
 
+_OUT: Final = frozenset((EngineState.DISCOVERED, EngineState.PROBING, EngineState.EJECTED))
+
 # So many answers, with forgetting, before an engine's own usual latency is known.
 _KNOWN_AFTER: Final = 12.0
 
@@ -39,15 +41,13 @@ class Judge:
         self._rules = registry.settings.health
         self._budget = budget
 
-    def probed(
-        self, engine: Engine, result: ProbeResult, *, is_timeout: bool
-    ) -> tuple[Transition, ...]:
+    def probed(self, engine: Engine, result: ProbeResult) -> tuple[Transition, ...]:
         """Take the result of a probe in."""
         now = result.at
         if result.is_ok:
             return self._probe_passed(engine, result)
         began_at = now - result.seconds - self._rules.busy_grace_s
-        if is_timeout and engine.last_ok_at is not None and engine.last_ok_at >= began_at:
+        if result.is_timeout and engine.last_ok_at is not None and engine.last_ok_at >= began_at:
             # Busy is not dead: it has answered a client meanwhile.
             return ()
         engine.last_probe = result
@@ -73,6 +73,16 @@ class Judge:
             return self._registry.move(engine, Event.PROVED, now, "a probe passed after its time")
         self._registry.refresh(engine, now)
         return ()
+
+    def may_return(self, engine: Engine, now: float) -> bool:
+        """Whether an engine that is out may be ready again any moment, or for the first time.
+
+        One that refuses its first probe is not there yet; one that is slow to answer it is.
+        """
+        if engine.state not in _OUT or now - engine.out_since >= self._rules.comeback_s:
+            return False
+        probe = engine.last_probe
+        return engine.ready_since is not None or probe is None or probe.is_timeout
 
     def answered_well(self, engine: Engine, charge: Charge, now: float) -> tuple[Transition, ...]:
         """Take an answer in that shows the engine works."""

@@ -6,6 +6,7 @@ much it may take now and puts it where that belongs in its pools.
 
 import heapq
 from random import Random
+from typing import Final
 
 from vllm_router.engines.changes import Appeared, Change, Listing, Withdrawn
 from vllm_router.engines.engine import Engine, EngineId, EngineSpec, EngineState, Transition
@@ -18,6 +19,9 @@ from vllm_router.policy.balance import POLICIES
 from vllm_router.policy.queue import WorkQueue
 
 __all__ = ["FleetSettings", "Registry"]
+
+# Not out of order: in service, or kept from it by an operator.
+_IN_ORDER: Final = frozenset((EngineState.READY, EngineState.SLEEPING, EngineState.DRAINING))
 
 
 class Registry:
@@ -73,7 +77,7 @@ class Registry:
         if engine is None:
             self._indices += 1
             engine = Engine(spec, self._indices)
-            engine.area_at = now
+            engine.area_at = engine.out_since = now
             self.engines[spec.engine_id] = engine
             self.set_models(engine, spec.models or (), now)
             return ()
@@ -138,7 +142,7 @@ class Registry:
             self._weigh(pool, engine, +1)
         if after is EngineState.READY:
             self._enter_service(engine, now)
-        elif before is EngineState.READY:
+        elif before in _IN_ORDER:
             engine.out_since = now
         self.refresh(engine, now)
         return (Transition(engine.engine_id, before, after, why or event.value),)

@@ -23,6 +23,8 @@ class HealthRules:
         longest_ejection_s: Where the doubling ends (Envoy's `max_ejection_time`).
         forgiven_after_s: After so long without an ejection the next counts as the first again.
         slow_start_s: Time in which a returned engine grows from one window at a time to its limit.
+        comeback_s: An engine that has been out for less may be back any moment; past it something
+            is wrong that time alone will not mend.
         trial_pause_s: Wait between two trials of an engine that fails but may not be ejected.
         busy_grace_s: A probe that times out does not count when a live answer came this recently.
         outlier_factor: A latency so many times the engine's own usual one, and at the same time the
@@ -38,6 +40,7 @@ class HealthRules:
     longest_ejection_s: float = 300.0
     forgiven_after_s: float = 300.0
     slow_start_s: float = 10.0
+    comeback_s: float = 60.0
     trial_pause_s: float = 1.0
     busy_grace_s: float = 10.0
     outlier_factor: float = 10.0

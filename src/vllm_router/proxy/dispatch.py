@@ -44,6 +44,7 @@ from vllm_router.outbound.call import (
     NotConnected,
 )
 from vllm_router.outbound.upload import SpoolFailed
+from vllm_router.proxy.engine_wait import EngineWait
 
 log = logging.getLogger(__name__)
 
@@ -161,15 +162,22 @@ class Dispatcher:
         now: Monotonic seconds.
         observer: Is told.
         max_attempts: Engines that one piece of work may be given to.
+        engine_wait: Has work wait where no engine is ready.
     """
 
     def __init__(
-        self, fleet: Fleet, now: Callable[[], float], observer: Observer, max_attempts: int
+        self,
+        fleet: Fleet,
+        now: Callable[[], float],
+        observer: Observer,
+        max_attempts: int,
+        engine_wait: EngineWait,
     ) -> None:
         self.fleet = fleet
         self.now = now
         self._observer = observer
         self._max_attempts = max_attempts
+        self._engine_wait = engine_wait
         # None: who asked has not begun to wait yet, and finds an immediate decision in the second.
         self._waiting: dict[Ticket, asyncio.Future[Charge | Refusal] | None] = {}
         self._decided: dict[Ticket, Charge | Refusal] = {}
@@ -180,23 +188,25 @@ class Dispatcher:
         """Pieces of work in the queues."""
         return len(self._waiting)
 
-    def admit(self, ticket: Ticket) -> None:
+    async def admit(self, ticket: Ticket) -> None:
         """Ask for a long audio as a whole, before its pieces are asked for one by one.
 
         Raises:
             QueueIsFull: The queue takes no more.
             NoEngineReady: Nothing can take it now.
         """
-        self._require_ready(ticket.model)
+        await self._require_ready(ticket)
         try:
             self.fleet.admit(ticket, self.now())
         except QueueFull as e:
             raise QueueIsFull(e.reason, retry_after_s=e.retry_after_s) from e
 
-    def _require_ready(self, model: str) -> None:
-        if not self.fleet.is_ready(model):
+    async def _require_ready(self, ticket: Ticket) -> None:
+        if self.fleet.is_ready(ticket.model):
+            return
+        if not await self._engine_wait.is_back(ticket, self._engine_wait.until()):
             raise NoEngineReady(
-                f"No engine is ready for the model `{model}` now; try again soon.",
+                f"No engine is ready for the model `{ticket.model}` now; try again soon.",
                 retry_after_s=RETRY_AFTER_S,
             )
 
@@ -211,14 +221,16 @@ class Dispatcher:
             NoEngineReady: Nothing can take it now.
             EngineFailed: No engine is left on which it has not failed.
         """
-        now = self.now()
-        self._require_ready(ticket.model)
+        asked_at = now = self.now()
+        if not self.fleet.is_ready(ticket.model):
+            await self._require_ready(ticket)
+            now = self.now()
         charge = self.fleet.take(ticket, now)
         if charge is None:
             charge = await self._queued(ticket, now)
         if ticket.trace is not None:
-            ticket.trace.waited(now, charge.started_at, "given")
-        self._observer.waited(ticket, charge.started_at - now)
+            ticket.trace.waited(asked_at, charge.started_at, "given")
+        self._observer.waited(ticket, charge.started_at - asked_at)
         return charge
 
     async def _queued(self, ticket: Ticket, now: float) -> Charge:
@@ -300,6 +312,7 @@ class Dispatcher:
     def changed(self, transitions: Iterable[Transition]) -> None:
         """Pass engines' changes of state on; a change may free or strand what waits."""
         for transition in transitions:
+            self._engine_wait.changed(transition)
             self._observer.changed(transition)
 
     async def attempt(self, ticket: Ticket, send: Send) -> Attempt:
@@ -358,6 +371,7 @@ class Dispatcher:
         waited_s = 0.0
         doubted: EngineId | None = None
         shown: Attempt | None = None
+        until: float | None = None
         while True:
             asked_at = self.now()
             try:
@@ -366,6 +380,9 @@ class Dispatcher:
                 if shown is not None:
                     # There is no other engine to ask: what the only one said is all there is.
                     return shown
+                until = self._engine_wait.until() if until is None else until
+                if await self._engine_wait.is_back(ticket, until):
+                    continue
                 if not failures:
                     raise
                 raise _failed(failures, timeouts) from e

@@ -60,7 +60,7 @@ class LongAnswer:
             urgency=urgency,
             enqueued_at=now,
         )
-        means.dispatcher.admit(whole)
+        await means.dispatcher.admit(whole)
         headers = engine_headers(self._exchange, story.request_id, means.relay.engine_key)
         file = upload.file()
         try:
