@@ -149,6 +149,15 @@ def test_a_pod_with_any_part_replaced_is_read_or_refused(junk: Any, data: st.Dat
     assert all(isinstance(each, Candidate) for each in reading.candidates)
 
 
+@pytest.mark.parametrize("junk", [[], {}, 1, None])
+def test_a_condition_of_no_known_type_says_nothing(junk: Any) -> None:
+    item: Any = pod("a", readinessGates=[{"conditionType": junk}])
+    assert not read_pod(item, "http").candidates
+    item = pod("a")
+    item["status"]["conditions"].append({"type": junk, "status": "True"})
+    assert read_pod(item, "http").candidates
+
+
 @pytest.mark.parametrize(("written", "port"), [("8000", 8000), ("65535", 65535), ("http", "http")])
 def test_a_port_is_a_number_or_a_name(written: str, port: int | str) -> None:
     assert parse_port(written) == port

@@ -134,12 +134,12 @@ def _is_fit(pod: Mapping[str, Any], spec: Mapping[str, Any], status: Mapping[str
     if mapping(pod.get("metadata")).get("deletionTimestamp") or status.get("phase") != "Running":
         return False
     held = {
-        each.get("type")
+        text(each.get("type"))
         for each in mappings(status.get("conditions"))
         if each.get("status") == "True"
     }
     # The kubelet folds the gates into Ready, but only at its next sync.
-    gates = {each.get("conditionType") for each in mappings(spec.get("readinessGates"))}
+    gates = {text(each.get("conditionType")) for each in mappings(spec.get("readinessGates"))}
     return "Ready" in held and gates <= held
 
 
