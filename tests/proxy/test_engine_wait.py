@@ -125,6 +125,7 @@ async def test_who_leaves_while_waiting_leaves_nothing() -> None:
     probe(dispatcher, A, ok=False, times=PROBES)
     slot = asyncio.create_task(dispatcher.slot(ticket()))
     await a_moment()
+    assert dispatcher.waiting == 1
     slot.cancel()
     await asyncio.gather(slot, return_exceptions=True)
     probe(dispatcher, A, ok=True)

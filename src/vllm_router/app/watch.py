@@ -17,6 +17,7 @@ from random import Random
 
 from vllm_router.app.metrics import RouterMetrics
 from vllm_router.engines.engine import Engine, EngineId, EngineState, Transition
+from vllm_router.engines.states import OUT
 from vllm_router.outbound.call import (
     CallFailed,
     CallTimedOut,
@@ -39,7 +40,6 @@ MOMENT_S = 0.05
 #: Visits begin at multiples of this: waking up costs as much as a question.
 TICK_S = 0.05
 
-_OUT = frozenset({EngineState.DISCOVERED, EngineState.PROBING, EngineState.EJECTED})
 _NOT_PROBED = frozenset({EngineState.DRAINING, EngineState.SLEEPING})
 
 
@@ -152,7 +152,7 @@ class EngineWatch:
             # By the time it is listed again it is another engine.
             del self._watched[transition.engine_id]
             watched.stop()
-        elif transition.after in _OUT and watched.probe_at < math.inf:
+        elif transition.after in OUT and watched.probe_at < math.inf:
             moment_s = min(MOMENT_S, self._settings.probe_interval_s)
             watched.probe_at = min(watched.probe_at, self._loop.time() + moment_s)
             self._schedule(watched)
@@ -223,7 +223,7 @@ class EngineWatch:
 
     def _probe_interval_s(self, watched: _Watched) -> float:
         interval_s = self._settings.probe_interval_s
-        if watched.engine.state in _OUT:
+        if watched.engine.state in OUT:
             return min(OUT_INTERVAL_S, interval_s)
         first_s, watched.first_s = watched.first_s, None
         return interval_s if first_s is None else first_s

@@ -4,7 +4,7 @@ from typing import Final
 
 from vllm_router.engines.engine import Engine, EngineState, ProbeResult, Transition
 from vllm_router.engines.registry import Registry
-from vllm_router.engines.states import Event
+from vllm_router.engines.states import OUT, Event
 from vllm_router.engines.work import Charge, Outcome, OutcomeKind
 from vllm_router.policy.retry import RetryBudget
 
@@ -16,8 +16,6 @@ _FAILURES: Final = frozenset(
         OutcomeKind.TIMEOUT,
     )
 )
-
-_OUT: Final = frozenset((EngineState.DISCOVERED, EngineState.PROBING, EngineState.EJECTED))
 
 # So many answers, with forgetting, before an engine's own usual latency is known.
 _KNOWN_AFTER: Final = 12.0
@@ -79,7 +77,7 @@ class Judge:
 
         One that refuses its first probe is not there yet; one that is slow to answer it is.
         """
-        if engine.state not in _OUT or now - engine.out_since >= self._rules.comeback_s:
+        if engine.state not in OUT or now - engine.out_since >= self._rules.comeback_s:
             return False
         probe = engine.last_probe
         return engine.ready_since is not None or probe is None or probe.is_timeout

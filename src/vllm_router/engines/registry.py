@@ -6,22 +6,18 @@ much it may take now and puts it where that belongs in its pools.
 
 import heapq
 from random import Random
-from typing import Final
 
 from vllm_router.engines.changes import Appeared, Change, Listing, Withdrawn
 from vllm_router.engines.engine import Engine, EngineId, EngineSpec, EngineState, Transition
 from vllm_router.engines.pool import Pool
 from vllm_router.engines.room import give_room
 from vllm_router.engines.settings import FleetSettings
-from vllm_router.engines.states import TRANSITIONS, Event
+from vllm_router.engines.states import OUT, TRANSITIONS, Event
 from vllm_router.engines.work import Ticket
 from vllm_router.policy.balance import POLICIES
 from vllm_router.policy.queue import WorkQueue
 
 __all__ = ["FleetSettings", "Registry"]
-
-# Not out of order: in service, or kept from it by an operator.
-_IN_ORDER: Final = frozenset((EngineState.READY, EngineState.SLEEPING, EngineState.DRAINING))
 
 
 class Registry:
@@ -142,7 +138,7 @@ class Registry:
             self._weigh(pool, engine, +1)
         if after is EngineState.READY:
             self._enter_service(engine, now)
-        elif before in _IN_ORDER:
+        elif before not in OUT:
             engine.out_since = now
         self.refresh(engine, now)
         return (Transition(engine.engine_id, before, after, why or event.value),)

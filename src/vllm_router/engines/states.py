@@ -38,6 +38,9 @@ class Event(StrEnum):
     EMPTIED = "withdrawn and nothing in flight"
 
 
+#: Not in service, and for no operator's wish: it comes back by itself, or not at all.
+OUT: Final = frozenset((EngineState.DISCOVERED, EngineState.PROBING, EngineState.EJECTED))
+
 _ALIVE: Final = (
     EngineState.DISCOVERED,
     EngineState.PROBING,

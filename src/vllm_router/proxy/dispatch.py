@@ -185,8 +185,8 @@ class Dispatcher:
 
     @property
     def waiting(self) -> int:
-        """Pieces of work in the queues."""
-        return len(self._waiting)
+        """Pieces of work in the queues, or waiting for an engine to come back."""
+        return len(self._waiting) + len(self._engine_wait)
 
     async def admit(self, ticket: Ticket) -> None:
         """Ask for a long audio as a whole, before its pieces are asked for one by one.

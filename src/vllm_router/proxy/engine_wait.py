@@ -30,6 +30,9 @@ class EngineWait:
         self._wait_s = wait_s
         self._waiting: dict[asyncio.Future[None], None] = {}
 
+    def __len__(self) -> int:
+        return len(self._waiting)
+
     def until(self) -> float:
         """Return until when work may wait that begins to wait now, monotonic seconds."""
         return self._now() + self._wait_s
@@ -54,7 +57,6 @@ class EngineWait:
     def changed(self, transition: Transition) -> None:
         """Take a change of an engine in: one that is ready, or one whose first probe has failed."""
         if transition.after is EngineState.READY or transition.before is EngineState.DISCOVERED:
-            waiting, self._waiting = self._waiting, {}
-            for change in waiting:
+            for change in self._waiting:
                 if not change.done():
                     change.set_result(None)
