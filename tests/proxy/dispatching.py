@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from random import Random
 from typing import Any, cast
 
 from vllm_router.engines.changes import Listing
-from vllm_router.engines.engine import EngineId, EngineSpec, Transition
+from vllm_router.engines.engine import Engine, EngineId, EngineSpec, Transition
 from vllm_router.engines.fleet import Fleet
 from vllm_router.engines.settings import FleetSettings
 from vllm_router.engines.work import Charge, OutcomeKind, Ticket, Urgency
 from vllm_router.outbound.answer import Answer
-from vllm_router.outbound.call import Headers
+from vllm_router.outbound.call import CallFailed, Headers
+from vllm_router.outbound.upload import SpoolFailed
 from vllm_router.proxy.dispatch import Dispatcher
 from vllm_router.proxy.engine_wait import EngineWait
 
 MODEL = "whisper"
+
+Send = Callable[[Engine], Awaitable[Answer]]
 
 
 class Connection:
@@ -99,3 +103,23 @@ def ticket(audio_s: float = 3.0, **more: Any) -> Ticket:
     """Return a short piece of work."""
     model = more.pop("model", MODEL)
     return Ticket("r", model, audio_s, 1, Urgency.SHORT, time.monotonic(), **more)
+
+
+def sending(*results: Answer | CallFailed | SpoolFailed) -> tuple[Send, list[EngineId]]:
+    """Return what answers call after call, and the engines it was called for."""
+    left = list(results)
+    called: list[EngineId] = []
+
+    async def send(engine: Engine) -> Answer:
+        called.append(engine.engine_id)
+        await asyncio.sleep(0)
+        result = left.pop(0)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    return send, called
+
+
+def is_idle(dispatcher: Dispatcher) -> bool:
+    return all(not e.in_flight for e in dispatcher.fleet.engines()) and not dispatcher.waiting

@@ -1,10 +1,18 @@
 import asyncio
-from collections.abc import Awaitable, Callable
 
 import pytest
-from tests.proxy.dispatching import MODEL, Notes, answer, is_given_back, ready_dispatcher, ticket
+from tests.proxy.dispatching import (
+    MODEL,
+    Notes,
+    answer,
+    is_given_back,
+    is_idle,
+    ready_dispatcher,
+    sending,
+    ticket,
+)
 
-from vllm_router.engines.engine import Engine, EngineId
+from vllm_router.engines.engine import Engine
 from vllm_router.engines.work import Outcome, OutcomeKind
 from vllm_router.errors import (
     EngineFailed,
@@ -22,34 +30,11 @@ from vllm_router.outbound.call import (
     NotConnected,
 )
 from vllm_router.outbound.upload import SpoolFailed
-from vllm_router.proxy.dispatch import Dispatcher
-
-Send = Callable[[Engine], Awaitable[Answer]]
 
 
 @pytest.fixture
 def notes() -> Notes:
     return Notes()
-
-
-def sending(*results: Answer | CallFailed | SpoolFailed) -> tuple[Send, list[EngineId]]:
-    """Return what answers call after call, and the engines it was called for."""
-    left = list(results)
-    called: list[EngineId] = []
-
-    async def send(engine: Engine) -> Answer:
-        called.append(engine.engine_id)
-        await asyncio.sleep(0)
-        result = left.pop(0)
-        if isinstance(result, Exception):
-            raise result
-        return result
-
-    return send, called
-
-
-def is_idle(dispatcher: Dispatcher) -> bool:
-    return all(not e.in_flight for e in dispatcher.fleet.engines()) and not dispatcher.waiting
 
 
 async def test_an_answer_is_held_until_its_attempt_is_closed_once(notes: Notes) -> None:

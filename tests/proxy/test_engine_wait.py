@@ -2,13 +2,20 @@ import asyncio
 import time
 
 import pytest
-from tests.proxy.dispatching import MODEL, Notes, answer, ready_dispatcher, ticket
+from tests.proxy.dispatching import (
+    MODEL,
+    Notes,
+    answer,
+    is_idle,
+    ready_dispatcher,
+    sending,
+    ticket,
+)
 
 from vllm_router.engines.changes import Appeared
-from vllm_router.engines.engine import Engine, EngineId, EngineSpec, EngineState
+from vllm_router.engines.engine import EngineId, EngineSpec, EngineState
 from vllm_router.engines.work import Outcome, OutcomeKind
 from vllm_router.errors import EngineFailed, NoEngineReady
-from vllm_router.outbound.answer import Answer
 from vllm_router.outbound.call import ConnectionBroke
 from vllm_router.proxy.dispatch import Dispatcher
 
@@ -78,17 +85,9 @@ async def test_nothing_waits_for_engines_that_were_never_there() -> None:
 
 async def test_what_an_engine_broke_off_waits_for_another() -> None:
     """Two engines, one of them out: the other dies with the upload in its hands."""
-    notes = Notes()
-    dispatcher = ready_dispatcher(2, notes, wait_s=30.0)
+    dispatcher = ready_dispatcher(2, wait_s=30.0)
     probe(dispatcher, B, ok=False, times=PROBES)
-    called: list[EngineId] = []
-
-    async def send(engine: Engine) -> Answer:
-        called.append(engine.engine_id)
-        if engine.engine_id == A:
-            raise ConnectionBroke("reset")
-        return answer()
-
+    send, called = sending(ConnectionBroke("reset"), answer())
     attempt = asyncio.create_task(dispatcher.attempt(ticket(), send))
     await a_moment()
     assert called == [A]
@@ -102,22 +101,14 @@ async def test_what_an_engine_broke_off_waits_for_another() -> None:
 async def test_what_no_other_engine_takes_in_time_has_failed() -> None:
     dispatcher = ready_dispatcher(2, wait_s=0.05)
     probe(dispatcher, B, ok=False, times=PROBES)
-
-    async def send(engine: Engine) -> Answer:
-        raise ConnectionBroke("reset")
-
     with pytest.raises(EngineFailed, match="a: reset"):
-        await dispatcher.attempt(ticket(), send)
+        await dispatcher.attempt(ticket(), sending(ConnectionBroke("reset"))[0])
 
 
 async def test_the_only_engines_failure_is_told_at_once() -> None:
     dispatcher = ready_dispatcher(1, wait_s=3600.0)
-
-    async def send(engine: Engine) -> Answer:
-        raise ConnectionBroke("reset")
-
     with pytest.raises(EngineFailed):
-        await dispatcher.attempt(ticket(), send)
+        await dispatcher.attempt(ticket(), sending(ConnectionBroke("reset"))[0])
 
 
 async def test_who_leaves_while_waiting_leaves_nothing() -> None:
@@ -132,5 +123,4 @@ async def test_who_leaves_while_waiting_leaves_nothing() -> None:
     await a_moment()
     (engine,) = dispatcher.fleet.engines()
     assert engine.state is EngineState.READY
-    assert not engine.in_flight
-    assert not dispatcher.waiting
+    assert is_idle(dispatcher)

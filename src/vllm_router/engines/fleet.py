@@ -109,16 +109,14 @@ class Fleet:
         """Whether an engine is ready that has not failed on the work."""
         pool = self._registry.pools.get(ticket.model)
         return pool is not None and any(
-            engine.state is EngineState.READY and engine_id not in ticket.excluded
-            for engine_id, engine in pool.members.items()
+            engine.state is EngineState.READY for engine in pool.untried(ticket)
         )
 
     def may_recover_for(self, ticket: Ticket, now: float) -> bool:
         """Whether an engine that is out and has not failed on the work may be ready any moment."""
         pool = self._registry.pools.get(ticket.model)
         return pool is not None and any(
-            engine_id not in ticket.excluded and self._judge.may_return(engine, now)
-            for engine_id, engine in pool.members.items()
+            self._judge.may_return(engine, now) for engine in pool.untried(ticket)
         )
 
     def waiting(self, model: str | None = None) -> int:

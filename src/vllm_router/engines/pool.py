@@ -217,9 +217,14 @@ class Pool:
         return not any(
             engine.state is EngineState.READY
             or (engine.state is EngineState.EJECTED and engine.ejected_until <= now + 5.0)
-            for engine_id, engine in self.members.items()
-            if engine_id not in ticket.excluded
+            for engine in self.untried(ticket)
         )
+
+    def untried(self, ticket: Ticket) -> Iterator[Engine]:
+        """Yield the members that have not failed on a ticket."""
+        for engine_id, engine in self.members.items():
+            if engine_id not in ticket.excluded:
+                yield engine
 
     def draw(self) -> float:
         """Return a random number in [0, 1)."""

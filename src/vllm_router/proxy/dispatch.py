@@ -202,8 +202,6 @@ class Dispatcher:
             raise QueueIsFull(e.reason, retry_after_s=e.retry_after_s) from e
 
     async def _require_ready(self, ticket: Ticket) -> None:
-        if self.fleet.is_ready(ticket.model):
-            return
         if not await self._engine_wait.is_back(ticket, self._engine_wait.until()):
             raise NoEngineReady(
                 f"No engine is ready for the model `{ticket.model}` now; try again soon.",
