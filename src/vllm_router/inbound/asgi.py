@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from vllm_router.inbound.exchange import Exchange, Headers
+from vllm_router.inbound.exchange import AnswerBody, Exchange, Headers
 
 Message = MutableMapping[str, Any]
 ASGIApp = Callable[
@@ -54,6 +54,7 @@ async def serve_asgi(app: ASGIApp, exchange: Exchange, body: bytes, root_path: s
     }
     messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
     started: list[tuple[int, Headers]] = []
+    writing: list[AnswerBody] = []
 
     async def receive() -> Message:
         if messages:
@@ -74,10 +75,11 @@ async def serve_asgi(app: ASGIApp, exchange: Exchange, body: bytes, root_path: s
             if not more:
                 exchange.respond(status, headers, data)
                 return
-            exchange.begin(status, headers)
-        exchange.write(data)
-        await exchange.drain()
+            writing.append(exchange.begin(status, headers))
+        answer = writing[0]
+        answer.write(data)
+        await answer.drain()
         if not more:
-            exchange.end()
+            answer.end()
 
     await app(scope, receive, send)

@@ -173,7 +173,7 @@ async def pass_on(exchange: Exchange, attempt: Attempt) -> None:
     is_events = answer.header(b"content-type").startswith(b"text/event-stream")
     # Events have no length told: one that says what went wrong may take others' place.
     has_length = length.isdigit() and not is_events
-    exchange.begin(answer.status, headers, int(length) if has_length else None)
+    body = exchange.begin(answer.status, headers, int(length) if has_length else None)
     held = b""
     try:
         async for chunk in answer.chunks():
@@ -182,17 +182,17 @@ async def pass_on(exchange: Exchange, attempt: Attempt) -> None:
                 chunk = held + chunk
                 end = complete_bytes(chunk) if len(chunk) < MAX_EVENT_BYTES else len(chunk)
                 chunk, held = chunk[:end], chunk[end:]
-            exchange.write(chunk)
-            await exchange.drain()
+            body.write(chunk)
+            await body.drain()
     except CallFailed as e:
         if not is_events:
             raise
         # A stream of events can say what became of it.
-        exchange.write(encode(error_event(f"The engine broke off: {e}.", code="engine_failed")))
-        exchange.end()
+        body.write(encode(error_event(f"The engine broke off: {e}.", code="engine_failed")))
+        body.end()
         raise
-    exchange.write(held)
-    exchange.end()
+    body.write(held)
+    body.end()
 
 
 class Relay:

@@ -146,8 +146,10 @@ class WholeAnswer:
 
         attempt = await self._attempt(edits, read)
         if attempt.answer.status != 200:
-            if stream is not None and stream.is_begun:
-                raise await _refusal(attempt)
+            if stream is not None:
+                if stream.is_begun:
+                    raise await _refusal(attempt)
+                stream.give_way()
             await self._pass_on(attempt)
             return attempt, None
         attempt.close(OutcomeKind.OK)
@@ -213,6 +215,7 @@ class WholeAnswer:
                 if not attempt.answer.header(b"content-type").startswith(b"text/event-stream"):
                     if stream.is_begun:
                         raise await _refusal(attempt)
+                    stream.give_way()
                     await self._pass_on(attempt)
                     return
                 stream.set_header(b"x-engine-id", attempt.engine_id.encode())
