@@ -45,6 +45,7 @@ HOT = (
     "policy/balance/*.py",
     "proxy/dispatch.py",
     "proxy/facts.py",
+    "proxy/headers.py",
     "proxy/intake.py",
     "proxy/means.py",
     "proxy/relay.py",

@@ -21,8 +21,9 @@ from vllm_router.outbound.upload import Upload
 from vllm_router.proxy.dispatch import Attempt
 from vllm_router.proxy.events import EventStream
 from vllm_router.proxy.facts import RequestFacts
+from vllm_router.proxy.headers import engine_headers
 from vllm_router.proxy.means import Means, known_length, require_words
-from vllm_router.proxy.relay import UploadBody, engine_headers, pass_on, understood
+from vllm_router.proxy.relay import UploadBody, pass_on, understood
 from vllm_router.proxy.story import Story
 from vllm_router.proxy.wish import StreamFormat, Wish
 from vllm_router.wire.formats import (
