@@ -25,6 +25,9 @@ class Wire:
     def now(self) -> float:
         return 7.0
 
+    def date_line(self, now: float) -> bytes:
+        return b"date: today\r\n"
+
     def write(self, data: bytes) -> None:
         self.sent += data
 
@@ -55,7 +58,8 @@ def test_a_whole_answer_has_its_length_and_the_headers_of_every_answer() -> None
     one.extra.append((b"x-request-id", b"r1"))
     one.respond(200, [(b"x-a", b"b")], b"words")
     assert wire.sent == (
-        b"HTTP/1.1 200 OK\r\nx-a: b\r\nx-request-id: r1\r\ncontent-length: 5\r\n\r\nwords"
+        b"HTTP/1.1 200 OK\r\nx-a: b\r\nx-request-id: r1\r\ndate: today\r\n"
+        b"content-length: 5\r\n\r\nwords"
     )
 
 
@@ -83,7 +87,7 @@ def test_chunks_are_sent_where_they_are_known_and_nothing_for_nothing() -> None:
     body = one.begin(200, [])
     body.write(b"words")
     body.end()
-    assert wire.sent == b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nwords"
+    assert wire.sent == b"HTTP/1.1 200 OK\r\ndate: today\r\nconnection: close\r\n\r\nwords"
 
 
 def test_a_begun_answer_has_one_writer() -> None:

@@ -45,7 +45,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("vllm_router")
 
-UPLOAD_ROUTES: Final = {f"/v1/audio/{task.value}": task for task in Task}
+UPLOAD_ROUTES: Final = {
+    f"/v1/audio/{task.value}{slash}": task for task in Task for slash in ("", "/")
+}
 #: nginx's status for a client that left; it is only ever seen in metrics and logs.
 CLIENT_LEFT: Final = 499
 #: What an engine that was ready becomes when its answers or its probes fail.
@@ -148,7 +150,7 @@ class RouterService:
         exchange.extra = [(b"x-request-id", request_id.encode())]
         if head.method != "POST":
             exchange.extra.append((b"allow", b"POST"))
-            raise MethodNotAllowed(f"Send the audio to {path} with POST.")
+            raise MethodNotAllowed(f"Send the audio to /v1/audio/{task.value} with POST.")
         if self.is_refusing:
             raise ShuttingDown("The router is shutting down; try again.", retry_after_s=1)
         if not self._keys.is_open:

@@ -123,14 +123,14 @@ class Exchange:
         if self.status is not None:
             raise RuntimeError("an exchange has one answer")
         self.status = status
-        self.first_byte_at = self._connection.now()
+        self.first_byte_at = now = self._connection.now()
         keep_alive = self._connection.may_keep_alive(self)
-        rest = b""
+        rest = self._connection.date_line(now)
         if length is not None:
             if status not in _NO_BODY:
-                rest = b"content-length: %d\r\n" % length
+                rest += b"content-length: %d\r\n" % length
         elif is_chunked:
-            rest = b"transfer-encoding: chunked\r\n"
+            rest += b"transfer-encoding: chunked\r\n"
         else:
             # HTTP/1.0 knows no chunks: the end of the connection is the end of the body.
             keep_alive = False
