@@ -26,6 +26,7 @@ SRC = Path(__file__).resolve().parent.parent / "src"
 HOT = (
     "app/access.py",
     "app/access_log.py",
+    "app/cors.py",
     "app/metrics.py",
     "app/service.py",
     "app/stats.py",
