@@ -213,7 +213,8 @@ class EngineSaid(RouterError):
 
     def __init__(self, status: int, answer: bytes) -> None:
         if not is_for_clients(status):
-            status, answer = 502, b""
+            words = f"The engine answered {status}, which says nothing of the upload."
+            status, answer = 502, words.encode()
         said = read_engine_error(status, answer)
         super().__init__(said.message[:1000], param=said.param)
         self.status = status

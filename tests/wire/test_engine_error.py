@@ -6,7 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_router.wire.engine_error import MAX_SENTENCE_CHARS, is_for_clients, read_engine_error
+from vllm_router.wire.engine_error import (
+    MAX_SENTENCE_CHARS,
+    is_for_clients,
+    plain_sentence,
+    read_engine_error,
+)
 
 GENERAL = "The engine refused the upload with status 422."
 
@@ -110,3 +115,12 @@ JSON = st.recursive(
 @given(st.binary(max_size=400) | JSON.map(lambda value: json.dumps(value).encode()))
 def test_any_answer_gives_openais_shape(answer: bytes) -> None:
     told(answer)
+
+
+@given(st.text())
+def test_a_plain_sentence_is_one_short_line(text: str) -> None:
+    words = plain_sentence(text)
+    if words is not None:
+        assert words == " ".join(text.split())
+        assert 0 < len(words) <= MAX_SENTENCE_CHARS
+        assert words.isprintable()

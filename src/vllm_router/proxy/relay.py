@@ -149,7 +149,8 @@ async def _pass_refusal_on(exchange: Exchange, attempt: Attempt) -> None:
     status = answer.status
     if not is_for_clients(status):
         attempt.close(OutcomeKind.BAD_STATUS, f"it answered {status}")
-        raise EngineFailed(f"{attempt.engine_id} answered {status}, which is not for its clients.")
+        words = f"{attempt.engine_id} answered {status}, which says nothing of the upload."
+        raise EngineFailed(words)
     try:
         said = await answer.read(MAX_REFUSAL_BYTES)
     except CallFailed:

@@ -67,7 +67,7 @@ def read_engine_error(status: int, answer: bytes) -> EngineError:
         said: JsonObject = read_object(answer)
     except BadJson:
         text = answer[: 4 * MAX_SENTENCE_CHARS + 1].decode("utf-8", "replace")
-        return _made(_sentence(text) or _general(status), usual_type, None, "engine_refused")
+        return _made(plain_sentence(text) or _general(status), usual_type, None, "engine_refused")
     error = said.get("error")
     inner = error if isinstance(error, Mapping) else said
     message = inner.get("message")
@@ -79,7 +79,7 @@ def read_engine_error(status: int, answer: bytes) -> EngineError:
             return EngineError(message, kind, param, answer, True)
         # Of one kind with the shape, so its words are the engine's own to choose.
         is_alike = inner is error or said.get("object") == "error"
-        words = message if is_alike else _sentence(message)
+        words = message if is_alike else plain_sentence(message)
     else:
         words = _other_words(said)
     return _made(
@@ -88,6 +88,16 @@ def read_engine_error(status: int, answer: bytes) -> EngineError:
         param,
         code if isinstance(code, str | int) else "engine_refused",
     )
+
+
+def plain_sentence(text: str) -> str | None:
+    """Return an engine's text on one line if it can be shown to a client, None if not."""
+    words = " ".join(text.split())
+    if not words or len(words) > MAX_SENTENCE_CHARS:
+        return None
+    if not words.isprintable() or "\ufffd" in words or words[0] in "{[" or _UNFIT.search(words):
+        return None
+    return words
 
 
 def _made(message: str, kind: str, param: str | None, code: str | int) -> EngineError:
@@ -101,7 +111,7 @@ def _other_words(said: JsonObject) -> str | None:
         value = said.get(name)
         if isinstance(value, list):
             value = "; ".join(_detail(each) for each in value[:_MAX_DETAILS])
-        if isinstance(value, str) and (words := _sentence(value)):
+        if isinstance(value, str) and (words := plain_sentence(value)):
             return words
     return None
 
@@ -114,16 +124,6 @@ def _detail(each: JsonValue) -> str:
     # The first part says that it is in the body.
     names = [str(part) for part in place[1:]] if isinstance(place, list) else []
     return f"{'.'.join(names)}: {words}" if names else str(words or "")
-
-
-def _sentence(text: str) -> str | None:
-    """Return a text on one line if it can be shown to a client, None if not."""
-    words = " ".join(text.split())
-    if not words or len(words) > MAX_SENTENCE_CHARS:
-        return None
-    if not words.isprintable() or "\ufffd" in words or words[0] in "{[" or _UNFIT.search(words):
-        return None
-    return words
 
 
 def _usual_type(status: int) -> str:
