@@ -26,6 +26,7 @@ SRC = Path(__file__).resolve().parent.parent / "src"
 HOT = (
     "app/access.py",
     "app/access_log.py",
+    "app/cors.py",
     "app/metrics.py",
     "app/service.py",
     "app/stats.py",
@@ -45,6 +46,7 @@ HOT = (
     "policy/balance/*.py",
     "proxy/dispatch.py",
     "proxy/facts.py",
+    "proxy/headers.py",
     "proxy/intake.py",
     "proxy/means.py",
     "proxy/relay.py",

@@ -7,8 +7,9 @@ business.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -58,6 +59,31 @@ def _paired(value: Any) -> Any:
     return tuple(pairs)
 
 
+_ORIGIN: Final = re.compile(r"([a-z][a-z0-9+.-]*)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
+_USUAL_PORTS: Final = {"http": ":80", "https": ":443"}
+
+
+def _origins(value: Any) -> Any:
+    """Read "*" or origins as browsers write them: lower case, no path, no usual port."""
+    origins = _listed(value)
+    if not isinstance(origins, tuple) or origins == ("*",):
+        return origins
+    if "*" in origins:
+        raise ValueError("'*' allows every origin; give it alone or leave it out")
+    return tuple(_origin(origin) for origin in origins)
+
+
+def _origin(text: str) -> str:
+    found = _ORIGIN.fullmatch(text.lower())
+    if found is None:
+        raise ValueError(
+            f"'{text}' is not an origin such as https://app.example.org or http://localhost:3000, "
+            "with neither a path nor a slash at its end"
+        )
+    scheme, host, port = found.groups()
+    return f"{scheme}://{host}" + ("" if port in (None, _USUAL_PORTS.get(scheme)) else port)
+
+
 def _limit(value: Any) -> Any:
     if value in ("auto", None):
         return "auto"
@@ -74,6 +100,7 @@ def _is_http_url(text: str) -> bool:
 
 Listed = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 Keys = Annotated[tuple[SecretStr, ...], BeforeValidator(_listed)]
+Origins = Annotated[tuple[str, ...], BeforeValidator(_origins)]
 Aliases = Annotated[tuple[tuple[str, str], ...], BeforeValidator(_paired)]
 Seconds = Annotated[float, Field(gt=0, le=7 * 86400, allow_inf_nan=False)]
 
@@ -284,6 +311,13 @@ class Settings(BaseModel):
     )
     admin_key: SecretStr | None = _field(
         "Access", None, "Key for draining engines; those routes are closed without one.", "KEY"
+    )
+    cors_origins: Origins = _field(
+        "Access",
+        ("*",),
+        "Origins whose pages may use the router from a browser, such as https://app.example.org; "
+        "'*' allows all, an empty value none.",
+        "ORIGIN,ORIGIN",
     )
     key_max_audio_s: Annotated[float, Field(gt=0)] | None = _field(
         "Access", None, "Audio seconds that one key may have in flight."

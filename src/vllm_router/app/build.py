@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from vllm_router.app.access import Holder, KeyFile, KeyRing, digest
 from vllm_router.app.access_log import AccessLog
+from vllm_router.app.cors import Cors
 from vllm_router.app.gauges import StateCollector
 from vllm_router.app.metrics import RouterMetrics
 from vllm_router.app.operations import Operations
@@ -324,6 +325,7 @@ def build_router(
     if settings.access_log and settings.log_level in ("debug", "info"):
         access_log = AccessLog(settings.log_format, sys.stderr)
     disk_bytes = int(settings.spool_max_mb * MIB * share)
+    cors = Cors(settings.cors_origins)
     service = RouterService(
         app=routes,
         root_path=settings.root_path,
@@ -333,6 +335,7 @@ def build_router(
         limits=Limits(int(settings.max_upload_mb * MIB), disk_bytes),
         aliases=dict(settings.static_aliases),
         keys=keys,
+        cors=cors,
         quotas=Quotas(quota_rules),
         metrics=metrics,
         access_log=access_log,
@@ -346,7 +349,9 @@ def build_router(
         settings.client_body_timeout_s,
     )
     # Of the size of an upload's blocks, so that it can become one.
-    listener = Listener(service, patience, settings.max_connections, BLOCK_BYTES)
+    listener = Listener(
+        service, patience, settings.max_connections, BLOCK_BYTES, cors.early_headers
+    )
     metrics.registry.register(
         StateCollector(
             fleet,

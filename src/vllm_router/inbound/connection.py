@@ -196,6 +196,10 @@ class Connection(asyncio.BufferedProtocol):
         """Return the service's clock."""
         return self._service.now()
 
+    def date_line(self, now: float) -> bytes:
+        """Return the Date header; see `Listener.date_line`."""
+        return self._listener.date_line(now)
+
     def write(self, data: bytes) -> None:
         """Send bytes to the client."""
         self._transport.write(data)
@@ -477,6 +481,7 @@ class Connection(asyncio.BufferedProtocol):
         """Answer an error to what cannot even be called a request."""
         head = RequestHead("GET", "", b"", b"", [], None, False, False, "1.1")
         self._exchange = Exchange(self, head, self.now())
+        self._exchange.extra = list(self._listener.early_headers)
         self.will_close = True
         self._exchange.refuse(error)
         self._finish()
