@@ -103,7 +103,7 @@ async def test_alone_the_page_is_the_processs_own(operations: Operations) -> Non
 async def test_an_order_that_is_none_is_refused(
     operations: Operations, order: dict[str, Any]
 ) -> None:
-    with pytest.raises(ValueError, match="(?i)order"):
+    with pytest.raises(ValueError, match=r"(?i)order"):
         await operations.answer_sibling(order)
     [engine] = operations.fleet.engines()
     assert engine.state.value == "discovered"

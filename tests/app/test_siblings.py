@@ -96,3 +96,25 @@ async def test_any_json_is_a_question_or_refused(tmp_path: Path, question: Any) 
         answer = await reader.read()
         writer.close()
     assert answer == (b"9\n0 heard x" if isinstance(question, dict) else b"")
+
+
+async def test_an_answer_that_fails_for_a_fault_of_our_own_is_told_and_the_next_is_given(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[dict[str, Any]] = []
+    told: list[Exception] = []
+
+    async def broken_at_first(question: dict[str, Any]) -> bytes:
+        if not asked:
+            asked.append(question)
+            raise ZeroDivisionError
+        return await answer_by("0", asked, question)
+
+    async with Siblings(tmp_path, 0, 2, told.append).listening(broken_at_first):
+        assert await Siblings(tmp_path, 1, 2).ask_all({"ask": "it"}) == []
+        assert await Siblings(tmp_path, 1, 2).ask_all({"ask": "it"}) == [b"0 heard it"]
+    assert [type(error) for error in told] == [ZeroDivisionError]
+    asked.clear()
+    async with Siblings(tmp_path, 0, 2).listening(broken_at_first):
+        assert await Siblings(tmp_path, 1, 2).ask_all({"ask": "it"}) == []
+    assert "ZeroDivisionError" in caplog.text

@@ -29,6 +29,10 @@ MAX_ANSWER_BYTES = 256 * 1024 * 1024
 Answerer = Callable[[dict[str, Any]], Awaitable[bytes]]
 
 
+def _only_log(error: Exception) -> None:
+    log.error("a sibling's question could not be answered", exc_info=error)
+
+
 class Siblings:
     """One worker's way to the others.
 
@@ -36,12 +40,20 @@ class Siblings:
         folder: Where the sockets are.
         index: This worker's number, from 0.
         count: How many there are.
+        failed: Told of an answer that failed for a fault of our own.
     """
 
-    def __init__(self, folder: Path, index: int, count: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        index: int,
+        count: int,
+        failed: Callable[[Exception], object] | None = None,
+    ) -> None:
         self._folder = folder
         self._index = index
         self._count = count
+        self._failed = failed or _only_log
 
     def _path(self, index: int) -> Path:
         return self._folder / f"worker-{index}.sock"
@@ -62,6 +74,8 @@ class Siblings:
                     await writer.drain()
             except (TimeoutError, OSError, ValueError, RecursionError) as e:
                 log.warning("a sibling's question could not be answered: %s", e)
+            except Exception as e:
+                self._failed(e)
             finally:
                 writer.close()
 
