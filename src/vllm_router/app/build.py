@@ -181,6 +181,11 @@ def build_tracing(
     return tracing.build_tracing(settings.otel_endpoint, settings.otel_sample_ratio, now, failed)
 
 
+def _whole_part(bound: int, share: float) -> int:
+    """Return a process's part of a count, rounded down, so that the parts are never more."""
+    return max(1, int(bound * share + 1e-6))
+
+
 def _part(bound: float | None, share: float) -> float | None:
     return None if bound is None else bound * share
 
@@ -356,7 +361,8 @@ def build_router(
         settings.client_body_timeout_s,
     )
     # Of the size of an upload's blocks, so that it can become one.
-    listener = Listener(service, patience, settings.max_connections, BLOCK_BYTES)
+    max_connections = _whole_part(settings.max_connections, share)
+    listener = Listener(service, patience, max_connections, BLOCK_BYTES)
     metrics.registry.register(
         StateCollector(
             fleet,

@@ -204,6 +204,8 @@ def _fair_listener(router: Router, listening: socket.socket, worker: Worker) -> 
         Board(worker.folder, worker.index, worker.count),
         worker.folder,
         worker.index,
+        router.listener.max_connections,
+        partial(router.background.failed, Loop.HANDOVER),
     )
 
 
