@@ -86,6 +86,22 @@ def test_hedging_is_off_auto_or_seconds(written: Any, value: Any) -> None:
         {"hedge_after": "never"},
         {"split": "sometimes"},
         {"no_such_setting": 1},
+        {"max_connections": 0},
+        {"max_connections": 10**9},
+        {"workers": 4, "max_connections": 3},
+        *(
+            {field: value}
+            for field in (
+                "max_upload_mb",
+                "spool_memory_mb",
+                "spool_max_mb",
+                "max_queue_audio_s",
+                "max_audio_s",
+                "key_max_audio_s",
+                "key_audio_s_per_minute",
+            )
+            for value in ("inf", "nan", "1e308", "-1", 0)
+        ),
     ],
 )
 def test_what_is_out_of_bounds_is_refused(values: dict[str, Any]) -> None:
