@@ -39,7 +39,7 @@ between values. Each refusal names the value and the way out.
   (list (printf "%s.keda.prometheusAddress" $at) $group.keda.prometheusAddress (printf "^$|%s" $isUrl) "a URL such as http://prometheus.monitoring:9090")
   (list (printf "%s.pdb.maxUnavailable" $at) (toString $group.pdb.maxUnavailable) "^[0-9]+%?$" "a number or a percentage such as 25%")) -}}
 {{- range $group.audioPackages -}}
-{{- $forms = append $forms (list (printf "%s.audioPackages" $at) . "^[A-Za-z0-9._-]+==[^\\s=]+$" "a package at one version, such as av==18.1.0") -}}
+{{- $forms = append $forms (list (printf "%s.audioPackages" $at) . "^[A-Za-z0-9._-]+==[^\\s=]+$" "a package at one version, such as av==17.0.1") -}}
 {{- end -}}
 {{- end -}}
 {{- range $name, $monitor := dict "serviceMonitor" .Values.monitoring.serviceMonitor "podMonitor" .Values.monitoring.podMonitor -}}
