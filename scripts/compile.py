@@ -43,6 +43,7 @@ HOT = (
     "outbound/upload.py",
     "policy/[!_]*.py",
     "policy/balance/*.py",
+    "proxy/call_watch.py",
     "proxy/dispatch.py",
     "proxy/facts.py",
     "proxy/intake.py",

@@ -229,7 +229,11 @@ def build_router(
         engine = fleet.engine(engine_id)
         return () if engine is None else engine.models
 
-    observer = FleetObserver(metrics, stats, models_of, on_change)
+    def on_suspicion(engine_id: EngineId) -> None:
+        for watch in watches:
+            watch.look(engine_id)
+
+    observer = FleetObserver(metrics, stats, models_of, on_change, on_suspicion)
     engine_wait = EngineWait(fleet, now, settings.engine_wait_s)
     dispatcher = Dispatcher(fleet, now, observer, settings.max_attempts, engine_wait)
     engine_key = settings.engine_api_key

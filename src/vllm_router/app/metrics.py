@@ -108,7 +108,7 @@ class RouterMetrics:
         )
         self.hedges = Counter(
             "vllm_router_hedges",
-            "Short uploads sent to a second engine, by which answered first.",
+            "Work given to a second engine too, for taking long, by which answered first.",
             ["winner"],
             registry=registry,
         )

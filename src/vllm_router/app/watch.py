@@ -157,6 +157,13 @@ class EngineWatch:
             watched.probe_at = min(watched.probe_at, self._loop.time() + moment_s)
             self._schedule(watched)
 
+    def look(self, engine_id: EngineId) -> None:
+        """Probe an engine now: it may hang."""
+        watched = self._watched.get(engine_id)
+        if watched is not None and watched.probe_at < math.inf:
+            watched.probe_at = self._loop.time()
+            self._schedule(watched)
+
     def _schedule(self, watched: _Watched) -> None:
         due = min(watched.probe_at, watched.read_at)
         if self._group is None or due == math.inf:

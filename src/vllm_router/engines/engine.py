@@ -100,6 +100,8 @@ class Engine:
         is_on_trial: Takes one request at a time until it has answered one well.
         is_warm: Has grown to its full limit since it came back.
         is_withdrawn: Discovery no longer names it.
+        suspected_at: When a call to it was found overdue, monotonic seconds; None: it has answered,
+            or passed a probe, since.
     """
 
     __slots__ = (
@@ -139,6 +141,7 @@ class Engine:
         "spec",
         "state",
         "stats",
+        "suspected_at",
         "trial_at",
         "turn",
         "windows_in_flight",
@@ -180,6 +183,7 @@ class Engine:
         self.is_warm = True
         self.trial_at = 0.0
         self.is_withdrawn = False
+        self.suspected_at: float | None = None
         self.held_for: object | None = None
         self.area = 0.0
         self.area_at = 0.0

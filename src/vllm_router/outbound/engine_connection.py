@@ -199,7 +199,9 @@ class EngineConnection(asyncio.Protocol):
         )
         if self._is_head_done and not self._is_complete:
             words = "the engine broke off in its answer"
-        self._fail(ConnectionBroke(words))
+        # Of an answer that comes whole, the head says that the work has been done.
+        is_at_work = self._is_sent and (not self._is_head_done or self._is_event_stream)
+        self._fail(ConnectionBroke(words, is_at_work=is_at_work))
 
     def eof_received(self) -> bool:
         """Close: an engine that ends its side has no more to say."""

@@ -21,6 +21,7 @@ from vllm_router.engines.work import OutcomeKind, Ticket, WorkTrace, windows_of
 from vllm_router.errors import (
     EngineFailed,
     EngineSaid,
+    EnginesDied,
     EngineTooSlow,
     NoEngineReady,
     RouterError,
@@ -273,9 +274,12 @@ class Fanout:
                 enqueued_at=audio.enqueued_at,
                 is_admitted=True,
                 trace=trace,
+                deaths=piece.deaths,
             )
             try:
                 attempt = await self._dispatcher.attempt(ticket, send)
+            except EnginesDied:
+                raise
             except (EngineFailed, EngineTooSlow, NoEngineReady):
                 if patience_s is None:
                     raise

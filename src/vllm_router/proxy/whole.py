@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from vllm_router.engines.engine import Engine
 from vllm_router.engines.work import OutcomeKind, Ticket, windows_of
-from vllm_router.errors import EngineFailed, RouterError
+from vllm_router.errors import EngineFailed, EnginesDied, RouterError
 from vllm_router.inbound.exchange import Exchange
 from vllm_router.outbound.answer import Answer
 from vllm_router.outbound.call import (
@@ -206,6 +206,8 @@ class WholeAnswer:
             while True:
                 try:
                     attempt = await self._attempt(after=before)
+                except EnginesDied:
+                    raise
                 except EngineFailed as e:
                     if before is None:
                         raise
