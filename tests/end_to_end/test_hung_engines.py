@@ -1,6 +1,7 @@
 """An engine's process that is stopped, not killed, costs its clips a few seconds and no more."""
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -11,9 +12,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import pytest
-from tests.routers import MODEL, RunningRouter, running_router, until
+from tests.routers import MODEL, RunningRouter, field, file, running_router, until
 
 from vllm_router.engines.engine import EngineState
+from vllm_router.local.serving import serve_simulated
+from vllm_router.proxy.dispatch import SILENCE_S
+from vllm_router.wire.sse import EventReader
+from vllm_router.wire.wav import silence
 
 #: What a clip may take besides the wait until it is overdue: the second engine's answer, and a
 #: loaded machine.
@@ -94,6 +99,33 @@ async def test_a_router_that_has_just_started_waits_a_little_longer(
         hung.stop()
         assert await twelve(router) < rules.unknown_floor_s + rules.recheck_s + ANSWER_S
         hung.go_on()
+
+
+async def test_a_stream_that_has_begun_goes_on_elsewhere_when_its_engine_is_taken_out() -> None:
+    async with (
+        serve_simulated(MODEL, time_scale=1000) as a,
+        serve_simulated(MODEL, time_scale=1000) as b,
+        running_router(a, b) as router,
+    ):
+        # Whoever gets it says its first words and stops.
+        for engine in (a, b):
+            await engine.order(hang="body")
+        stream = [field("model", MODEL), field("stream", "true"), file(silence(20.0))]
+        began = time.monotonic()
+        waiting = asyncio.create_task(router.upload(*stream))
+        fleet = router.router.dispatcher.fleet
+        await until(lambda: any(engine.in_flight for engine in fleet.engines()))
+        hung, well = (a, b) if a.log.audio() else (b, a)
+        await well.order()
+        await asyncio.sleep(0.5)
+        await hung.order(hang="body", health_status=500)
+        answer = await waiting
+        events = [json.loads(event.data) for event in EventReader().feed(answer.content)]
+        assert events[-1]["type"] == "transcript.text.done"
+        told = "".join(e["delta"] for e in events if e["type"] == "transcript.text.delta")
+        assert told.strip() == events[-1]["text"].strip()
+        assert time.monotonic() - began < SILENCE_S + ANSWER_S
+        assert well.log.audio()
 
 
 async def test_the_work_of_an_engine_that_fails_its_probes_is_moved(

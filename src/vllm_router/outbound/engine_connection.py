@@ -433,6 +433,10 @@ class EngineConnection(asyncio.Protocol):
         before, self._unsent_bytes = self._unsent_bytes, self._transport.get_write_buffer_size()
         return deadlines.write_s if self._unsent_bytes < before else 0.0
 
+    def break_off(self, words: str) -> None:
+        """End the call that is under way as if the engine had broken off."""
+        self._fail(ConnectionBroke(words))
+
     def release(self) -> None:
         """Give the connection back for the next call, or cut it if this one is not over."""
         self._disarm()

@@ -56,6 +56,9 @@ _MAX_TIMEOUTS: Final = 2
 #: too many if it is the upload.
 DEADLY: Final = 2
 RETRY_AFTER_S: Final = 5.0
+#: A stream that begins to stand still when its engine is taken out has stopped for good after this.
+#: Between two events of a live one a segment is heard, a second or two on a full engine.
+SILENCE_S: Final = 5.0
 
 _KINDS: Final[dict[type[CallFailed], OutcomeKind]] = {
     NotConnected: OutcomeKind.UNREACHABLE,
@@ -166,7 +169,23 @@ class Attempt:
         if self._charge.is_released:
             return
         self.answer.close()
+        self._dispatcher.closed(self)
         self._dispatcher.finish(self._charge, Outcome(kind, self.first_byte_s, None, detail))
+
+    def check_silence(self, arrivals: int) -> None:
+        """Break a stream off that has stood still since so many arrivals, its engine being out.
+
+        One that goes on is let be, and looked at again: it may be the engine's last words. So is
+        one whose client is slow to take what has come.
+        """
+        engine, answer = self._charge.engine, self.answer
+        if engine is None or engine.state not in TAKEN_OUT:
+            return
+        if answer.is_awaited and answer.arrivals == arrivals:
+            answer.break_off("it was taken out and says nothing more")
+            return
+        loop = asyncio.get_running_loop()
+        loop.call_later(SILENCE_S, self.check_silence, answer.arrivals)
 
 
 class Dispatcher:
@@ -193,6 +212,7 @@ class Dispatcher:
         self._observer = observer
         self._max_attempts = max_attempts
         self._engine_wait = engine_wait
+        self._streams: dict[Attempt, None] = {}
         self._calls = CallWatch(fleet, now, observer, max_attempts, self._attempt)
         # None: who asked has not begun to wait yet, and finds an immediate decision in the second.
         self._waiting: dict[Ticket, asyncio.Future[Charge | Refusal] | None] = {}
@@ -323,6 +343,10 @@ class Dispatcher:
         if self._waiting:
             self.pump()
 
+    def closed(self, attempt: Attempt) -> None:
+        """Note that an attempt's answer is over."""
+        self._streams.pop(attempt, None)
+
     def changed(self, transitions: Iterable[Transition]) -> None:
         """Pass engines' changes of state on; a change may free, strand or move work."""
         for transition in transitions:
@@ -330,6 +354,11 @@ class Dispatcher:
             self._observer.changed(transition)
             if transition.after in TAKEN_OUT:
                 self._calls.taken_out(transition.engine_id)
+                for attempt in self._streams:
+                    if attempt.engine_id == transition.engine_id:
+                        loop = asyncio.get_running_loop()
+                        arrivals = attempt.answer.arrivals
+                        loop.call_later(SILENCE_S, attempt.check_silence, arrivals)
 
     async def attempt(self, ticket: Ticket, send: Send) -> Attempt:
         """Get an engine's answer to a piece of work, from another engine where one fails.
@@ -378,7 +407,10 @@ class Dispatcher:
                 if doubted is not None:
                     first = Outcome(OutcomeKind.BAD_STATUS, None, None, "500 where others had none")
                     self.changed(self.fleet.blame(doubted, first, self.now()))
-                return Attempt(self, charge, answer, waited_s)
+                attempt = Attempt(self, charge, answer, waited_s)
+                if answer.body is None:
+                    self._streams[attempt] = None
+                return attempt
             ticket.excluded.add(charge.engine_id)
             if call.second is not None:
                 # Another engine has the work already: its answer is this one's next.
@@ -386,10 +418,10 @@ class Dispatcher:
                     answer.close()
                 self._note(tries, charge, kind, failure)
                 self.finish(charge, Outcome(kind, None, None, failure))
-                attempt = await self._second(call)
-                if attempt is not None:
-                    attempt.waited_s += waited_s
-                    return attempt
+                second = await self._second(call)
+                if second is not None:
+                    second.waited_s += waited_s
+                    return second
                 self._require_repeat(ticket, tries)
                 continue
             self._note(tries, charge, kind, failure)
