@@ -39,12 +39,13 @@ Says = Callable[[Heard], Awaitable[Reply]]
 
 
 @contextlib.asynccontextmanager
-async def parrot(says: Says) -> AsyncIterator[str]:
+async def parrot(says: Says, lets_in: Callable[[], bool] = lambda: True) -> AsyncIterator[str]:
     """Serve; yields the URL.
 
     Args:
         says: Returns a status and an object for JSON, or the bytes of a whole HTTP answer; may
             raise Dies.
+        lets_in: Whether the key presented is taken.
     """
     uploads = 0
     tasks: set[asyncio.Task[None]] = set()
@@ -52,6 +53,8 @@ async def parrot(says: Says) -> AsyncIterator[str]:
 
     async def reply(method: str, path: str, headers: dict[str, str], body: bytes) -> Reply:
         nonlocal uploads
+        if path.startswith("/v1/") and not lets_in():
+            return 401, {"error": "Unauthorized"}
         if path == "/v1/models":
             return 200, {"object": "list", "data": [{"id": MODEL, "object": "model"}]}
         if not path.startswith("/v1/audio/"):

@@ -52,6 +52,7 @@ class ProbeResult:
         at: When it ended, monotonic seconds.
         error: Why it failed, one sentence.
         is_timeout: Whether it failed for being slow, which a busy or cold engine may be.
+        is_denied: Whether the engine does not let the router in.
     """
 
     is_ok: bool
@@ -59,6 +60,7 @@ class ProbeResult:
     at: float
     error: str | None = None
     is_timeout: bool = False
+    is_denied: bool = False
 
 
 @dataclass(frozen=True, slots=True)

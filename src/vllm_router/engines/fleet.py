@@ -179,12 +179,15 @@ class Fleet:
         error: str | None,
         is_timeout: bool,
         now: float,
+        *,
+        is_denied: bool = False,
     ) -> tuple[Transition, ...]:
         """Note the result of a probe that has just ended."""
         engine = self.engine(engine_id)
         if engine is None:
             return ()
-        moves = self._judge.probed(engine, ProbeResult(ok, seconds, now, error, is_timeout))
+        result = ProbeResult(ok, seconds, now, error, is_timeout, is_denied)
+        moves = self._judge.probed(engine, result)
         if ok:
             self._doubt(engine, now)
         return moves
@@ -369,7 +372,7 @@ class Fleet:
         )
 
     def suspect(self, charge: Charge, now: float) -> None:
-        """Note that a call is overdue; its engine is to be probed now.
+        """Note that a call is overdue, or was denied; its engine is to be probed now.
 
         Until it has passed, or has answered, it gets new work only where no other engine can.
         """

@@ -13,6 +13,7 @@ _FAILURES: Final = frozenset(
         OutcomeKind.UNREACHABLE,
         OutcomeKind.RESET,
         OutcomeKind.BAD_STATUS,
+        OutcomeKind.DENIED,
         OutcomeKind.TIMEOUT,
     )
 )
@@ -56,8 +57,10 @@ class Judge:
         why = f"probe failed: {result.error or 'no reason given'}"
         if engine.state is EngineState.DISCOVERED:
             return self._registry.move(engine, Event.PROBE_FAILED, now, why)
-        # Two witnesses, a client's call and a probe, are enough where others can do the work.
-        strikes = 1 if is_suspected and self._is_spared(engine) else self._rules.strikes
+        # Two witnesses, a client's call and a probe, are enough where others can do the work. To be
+        # denied is no accident that would pass.
+        is_enough = result.is_denied or (is_suspected and self._is_spared(engine))
+        strikes = 1 if is_enough else self._rules.strikes
         if engine.failed_probes < strikes:
             self._registry.refresh(engine, now)
             return ()

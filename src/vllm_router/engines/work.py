@@ -113,6 +113,7 @@ class OutcomeKind(StrEnum):
     UNREACHABLE = "unreachable"
     RESET = "reset"
     BAD_STATUS = "bad_status"  # 502, 503, 504, or a 500 that another engine did not repeat
+    DENIED = "denied"  # 401, 403, a redirect: the router is set up wrongly for it, or it for us
     TIMEOUT = "timeout"
     OVERTAKEN = "overtaken"  # overdue, and another engine that was asked later has answered
     CLIENT_LEFT = "client_left"

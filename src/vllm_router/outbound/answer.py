@@ -120,3 +120,12 @@ class Chunks:
             raise StopAsyncIteration
         self._is_begun = True
         return whole
+
+
+def denial(status: int) -> str | None:
+    """Return what to do about an answer that says how the router is set up, None for any other."""
+    if status in (401, 403):
+        return "check --engine-api-key"
+    if 300 <= status < 400:
+        return "it redirects; give the engine's own address"
+    return None

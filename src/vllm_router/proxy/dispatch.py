@@ -34,7 +34,7 @@ from vllm_router.errors import (
     RouterError,
     SpoolFull,
 )
-from vllm_router.outbound.answer import Answer
+from vllm_router.outbound.answer import Answer, denial
 from vllm_router.outbound.call import (
     BadAnswer,
     CallFailed,
@@ -336,6 +336,9 @@ class Dispatcher:
         if charge.is_released:
             return
         now = self.now()
+        if outcome.kind is OutcomeKind.DENIED:
+            self.fleet.suspect(charge, now)
+            self._observer.suspected(charge.engine_id)
         self._observer.attempted(charge, outcome.kind, now - charge.started_at)
         if charge.ticket.trace is not None:
             charge.ticket.trace.finished(charge.engine_id, outcome)
@@ -588,6 +591,10 @@ def _judge(answer: Answer) -> tuple[OutcomeKind, str]:
     status = answer.status
     if status in _REPEATED:
         return OutcomeKind.BAD_STATUS, f"it answered {status}"
+    why = denial(status) if status >= 300 else None
+    if why is not None:
+        # It says how the router is set up, which is not the client's business.
+        return OutcomeKind.DENIED, f"it answered {status}: {why}"
     if status == 500:
         return OutcomeKind.UNDECIDED, "it answered 500"
     if status >= 400:
