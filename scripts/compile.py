@@ -45,6 +45,7 @@ HOT = (
     "policy/balance/*.py",
     "proxy/call_watch.py",
     "proxy/dispatch.py",
+    "proxy/empty.py",
     "proxy/facts.py",
     "proxy/intake.py",
     "proxy/means.py",

@@ -16,6 +16,7 @@ FAILURES = [
     OutcomeKind.UNREACHABLE,
     OutcomeKind.RESET,
     OutcomeKind.BAD_STATUS,
+    OutcomeKind.DENIED,
     OutcomeKind.TIMEOUT,
 ]
 

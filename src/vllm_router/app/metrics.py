@@ -30,7 +30,7 @@ LAG_BUCKETS: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
 
 #: Statuses that every model can be expected to answer with at some time.
 STATUSES: Final = ("200", "429", "499", "502", "503", "504")
-PIECE_OUTCOMES: Final = ("heard", "silent", "missing", "halved")
+PIECE_OUTCOMES: Final = ("heard", "silent", "missing", "halved", "empty")
 #: Of a hedged upload: the engine that it was sent to first, or second.
 HEDGE_WINNERS: Final = ("first", "second")
 
@@ -124,6 +124,12 @@ class RouterMetrics:
             ["outcome"],
             registry=registry,
         )
+        self.empty_transcripts = Counter(
+            "vllm_router_empty_transcripts",
+            "Answers without a word to audio with sound in it.",
+            ["model"],
+            registry=registry,
+        )
         self.key_requests = Counter(
             "vllm_router_key_requests",
             "Requests answered, by the name of the key presented.",
@@ -173,6 +179,7 @@ class RouterMetrics:
             self.attempts.labels(engine_id, kind.value)
         for model in models:
             self.audio_seconds.labels(model)
+            self.empty_transcripts.labels(model)
             for task in Task:
                 for status in STATUSES:
                     self.requests.labels(model, task.value, status)

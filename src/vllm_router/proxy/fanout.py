@@ -81,7 +81,8 @@ class Fanout:
         decoder: Cuts.
         spool: Holds pieces until they have been heard.
         counted: Told what became of each piece: "heard", "silent", "missing";
-            and "halved" for each that was heard again.
+            and "halved" for each that was heard again, "empty" for each that was heard, has
+            sound in it, and gave no word.
     """
 
     def __init__(
@@ -217,6 +218,8 @@ class Fanout:
                 audio.heard_leader(None)
         self._counted("heard")
         transcript = await self._without_loops(audio, piece, trace, transcript)
+        if piece.speech and not transcript.text.strip():
+            self._counted("empty")
         return Heard(piece.start_s, piece.end_s, transcript, piece.speech)
 
     async def _without_loops(

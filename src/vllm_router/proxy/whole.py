@@ -19,6 +19,7 @@ from vllm_router.outbound.call import (
 )
 from vllm_router.outbound.upload import Upload
 from vllm_router.proxy.dispatch import Attempt
+from vllm_router.proxy.empty import is_empty
 from vllm_router.proxy.events import EventStream
 from vllm_router.proxy.facts import RequestFacts
 from vllm_router.proxy.means import Means, known_length, require_words
@@ -101,7 +102,14 @@ class WholeAnswer:
 
     async def passed_through(self) -> None:
         """Pass the engine's answer on as it is."""
-        await self._pass_on(await self._attempt())
+        attempt = await self._attempt()
+        if is_empty(attempt.answer):
+            self._look_for_sound()
+        await self._pass_on(attempt)
+
+    def _look_for_sound(self) -> None:
+        if self._means.rules.split != "off":
+            self._means.empty.look(self._upload, self._facts, self._story)
 
     async def _pass_on(self, attempt: Attempt) -> None:
         try:
@@ -152,6 +160,8 @@ class WholeAnswer:
             return attempt, None
         attempt.close(OutcomeKind.OK)
         transcript = heard[-1]
+        if not transcript.text.strip():
+            self._look_for_sound()
         require_words(wish, transcript)
         if transcript.usage is None and transcript.duration_s is not None:
             transcript = joined([transcript], transcript.duration_s)
@@ -223,6 +233,8 @@ class WholeAnswer:
                 if detail is None:
                     if translator.state is StreamState.FAILED:
                         self._story.error = EngineFailed.code
+                    elif not translator.told.strip():
+                        self._look_for_sound()
                     stream.end()
                     return
                 told = translator.told
