@@ -3,4 +3,5 @@
 ARG VLLM=0.32.0
 FROM docker.io/vllm/vllm-openai:v${VLLM}
 ARG VLLM
-RUN uv pip install --system --no-cache "vllm[audio]==${VLLM}"
+# PyAV 17.1 to 18 crash on eight channels of PCM in MOV and CAF, and the engine with them.
+RUN uv pip install --system --no-cache "vllm[audio]==${VLLM}" "av!=17.1.*,!=18.*"

@@ -54,6 +54,8 @@ KINDS: dict[str, tuple[str, list[str]]] = {
         ["-c:a", "aac", "-movflags", "+dash+global_sidx", "-frag_duration", "1000000"],
     ),
     "mov_pcm": ("mov", ["-c:a", "pcm_s16le"]),
+    # PyAV 17.1 to 18 crash on it.
+    "mov_surround_71": ("mov", ["-c:a", "pcm_s16le", "-ac", "8", "-ar", "8000"]),
     "alac": ("m4a", ["-c:a", "alac", "-ar", "44100"]),
     "webm_opus": ("webm", ["-c:a", "libopus", "-b:a", "32k"]),
     "webm_vorbis": ("webm", ["-c:a", "libvorbis"]),

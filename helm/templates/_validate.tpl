@@ -60,7 +60,7 @@ between values. Each refusal names the value and the way out.
 {{- end -}}
 {{- $forms = append $forms (list (printf "%s.keda.authenticationRef" $at) $group.keda.authenticationRef (printf "^$|%s" $isDomain) $aName) -}}
 {{- range $group.audioPackages -}}
-{{- $forms = append $forms (list (printf "%s.audioPackages" $at) . "^[A-Za-z0-9._-]+==[^\\s=]+$" "a package at one version, such as av==18.1.0") -}}
+{{- $forms = append $forms (list (printf "%s.audioPackages" $at) . "^[A-Za-z0-9._-]+==[^\\s=]+$" "a package at one version, such as av==17.0.1") -}}
 {{- end -}}
 {{- end -}}
 {{- range $name, $monitor := dict "serviceMonitor" .Values.monitoring.serviceMonitor "podMonitor" .Values.monitoring.podMonitor -}}

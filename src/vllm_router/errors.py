@@ -167,6 +167,18 @@ class EngineFailed(RouterError):
     code = "engine_failed"
 
 
+class EnginesDied(EngineFailed):
+    """Two engines ended while they worked on the same upload.
+
+    It may be what ended them, so nobody should send it again: the official SDKs, which repeat every
+    502, heed `x-should-retry`.
+    """
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """Return the headers that belong to the error besides its content type."""
+        return [(b"x-should-retry", b"false")]
+
+
 class NoEngineReady(RouterError):
     """The model is known, but no engine can take it now."""
 

@@ -33,9 +33,16 @@ def metrics() -> RouterMetrics:
 
 
 @pytest.fixture
-def observer(metrics: RouterMetrics, seen: list[Transition]) -> FleetObserver:
+def suspects() -> list[EngineId]:
+    return []
+
+
+@pytest.fixture
+def observer(
+    metrics: RouterMetrics, seen: list[Transition], suspects: list[EngineId]
+) -> FleetObserver:
     stats = RequestStats(60, lambda: 0.0)
-    return FleetObserver(metrics, stats, lambda engine_id: ("m",), seen.append)
+    return FleetObserver(metrics, stats, lambda engine_id: ("m",), seen.append, suspects.append)
 
 
 def value(metrics: RouterMetrics, name: str, **labels: str) -> float | None:

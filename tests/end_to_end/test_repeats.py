@@ -52,18 +52,19 @@ async def attempts(router: RunningRouter, outcome: str) -> float:
 
 
 @pytest.mark.parametrize(
-    ("fault", "outcome"),
+    ("fault", "outcome", "bad"),
     [
-        ({"reset_upload_at": 0}, "reset"),
-        ({"reset_upload_at": 1000}, "reset"),
-        ({"cut_answer_at": 0}, "reset"),
-        ({"cut_answer_at": 10}, "reset"),
-        ({"cut_answer_at": 150, "cut_by": "close"}, "reset"),
-        ({"garbage": True}, "reset"),
-        ({"bad_body": True}, "reset"),
-        ({"status": 502}, "bad_status"),
-        ({"status": 503}, "bad_status"),
-        ({"status": 504}, "bad_status"),
+        # Two engines that end before they answer are as many as one upload may end.
+        ({"reset_upload_at": 0}, "reset", 1),
+        ({"reset_upload_at": 1000}, "reset", 1),
+        ({"cut_answer_at": 0}, "reset", 1),
+        ({"cut_answer_at": 10}, "reset", 1),
+        ({"cut_answer_at": 150, "cut_by": "close"}, "reset", 2),
+        ({"garbage": True}, "reset", 2),
+        ({"bad_body": True}, "reset", 2),
+        ({"status": 502}, "bad_status", 2),
+        ({"status": 503}, "bad_status", 2),
+        ({"status": 504}, "bad_status", 2),
     ],
 )
 async def test_another_engine_takes_what_one_fails_at(
@@ -71,12 +72,13 @@ async def test_another_engine_takes_what_one_fails_at(
     engines: list[SimulatedHandle],
     fault: dict[str, object],
     outcome: str,
+    bad: int,
 ) -> None:
-    for bad in engines[:2]:
-        await bad.order(**fault)
+    for engine in engines[:bad]:
+        await engine.order(**fault)
     answers = [await router.upload() for _ in range(4)]
     assert [answer.status_code for answer in answers] == [200] * 4
-    good = {engine.url for engine in engines[2:]}
+    good = {engine.url for engine in engines[bad:]}
     assert {answer.headers["x-engine-id"] for answer in answers} <= good
     assert await attempts(router, outcome) > 0
     assert (await router.metrics())["vllm_router_retries_total"] > 0
@@ -226,9 +228,9 @@ async def test_a_stream_that_breaks_off_everywhere_ends_in_an_error_event(
         events = [json.loads(event.data) for event in EventReader().feed(answer.content)]
         assert events[0]["type"] == "transcript.text.delta"
         assert events[-1]["error"]["code"] == "engine_failed"
-        assert "broke off" in events[-1]["error"]["message"]
-        # As many as any upload is given to.
-        assert tried(engines) == 3
+        assert "An engine ended" in events[-1]["error"]["message"]
+        # As many as any upload may end.
+        assert tried(engines) == 2
 
 
 async def test_a_stream_that_breaks_off_on_the_only_engine_says_so(

@@ -525,3 +525,110 @@ def test_work_taken_at_once_goes_where_the_queue_would_have_sent_it(count, polic
         ]
         assert told[0] == told[1]
         assert by_queue.fleet.waiting() == at_once.fleet.waiting()
+
+
+def quick(fleet: Driver, rounds: int = 60) -> None:
+    """Let every engine show that a window takes it half a second."""
+    for _ in range(rounds):
+        charges = [fleet.start() for _ in fleet.ids]
+        fleet.now += 0.5
+        for charge in charges:
+            fleet.end(charge)
+
+
+def test_a_call_is_overdue_after_seconds_on_a_quick_engine_that_is_known(driver):
+    fleet = driver(2)
+    quick(fleet)
+    charge = fleet.start()
+    rules = fleet.fleet.settings.suspicion
+    at = fleet.fleet.overdue_at(charge, fleet.now)
+    assert at - charge.started_at <= rules.factor * 0.6
+    # What it is given after that makes it slower.
+    for _ in range(30):
+        fleet.start()
+    assert fleet.fleet.overdue_at(charge, fleet.now) > at
+
+
+def test_an_unknown_engine_is_measured_by_its_peers(driver):
+    fleet = driver(2)
+    known, cold = (fleet.fleet.engine(each) for each in fleet.ids)
+    before = cold.curve.window_s(1.0)
+    for number in range(60):
+        known.curve.learn(1.0, 3.0, fleet.now + number / 10)
+    known.last_ok_at = fleet.now
+    charges = [fleet.start() for _ in fleet.ids]
+    charge = next(each for each in charges if each.engine is cold)
+    after_s = fleet.fleet.overdue_at(charge, fleet.now) - fleet.now
+    assert after_s >= fleet.fleet.settings.suspicion.unknown_factor * 2.5
+    assert before < 1.0
+
+
+def test_a_cold_fleet_is_given_its_time_until_one_engine_answers(driver):
+    fleet = driver(2)
+    rules = fleet.fleet.settings.suspicion
+    charges = [fleet.start() for _ in fleet.ids]
+    began = fleet.now
+    fleet.now += 20.0
+    assert fleet.fleet.overdue_at(charges[0], fleet.now) > fleet.now
+    fleet.end(charges[1])
+    assert fleet.fleet.overdue_at(charges[0], fleet.now) <= fleet.now
+    fleet.now = began + rules.stall_s
+    assert fleet.fleet.overdue_at(charges[0], fleet.now) <= fleet.now
+
+
+def test_what_is_released_is_never_overdue(driver):
+    fleet = driver(1)
+    charge = fleet.start()
+    fleet.end(charge)
+    assert fleet.fleet.overdue_at(charge, fleet.now) == float("inf")
+
+
+def test_a_suspected_engine_gets_nothing_new_until_its_probe_passes(driver):
+    fleet = driver(2)
+    charge = fleet.start()
+    fleet.fleet.suspect(charge, fleet.now)
+    others = [fleet.start() for _ in range(4)]
+    assert charge.engine_id not in {other.engine_id for other in others}
+    fleet.probe(charge.engine_id)
+    assert charge.engine_id in {fleet.start().engine_id for _ in range(4)}
+
+
+def test_where_all_engines_are_suspected_all_get_work(driver):
+    fleet = driver(2)
+    charges = [fleet.start() for _ in fleet.ids]
+    for charge in charges:
+        fleet.fleet.suspect(charge, fleet.now)
+    fleet.now += 2.0
+    assert {fleet.start().engine_id for _ in range(4)} == set(fleet.ids)
+
+
+@pytest.mark.parametrize("slower", [4.0, 8.0])
+def test_an_engine_that_slows_down_is_not_lost_but_comes_to_be_known_as_slow(driver, slower):
+    """Its late answers are never seen, for others are quicker: what they cost at least is learned.
+
+    Four times slower is a throttled GPU; ten times is one that has fallen off the bus.
+    """
+    fleet = driver(2)
+    quick(fleet)
+    slow = fleet.ids[0]
+    overtaken = 0
+    for _ in range(400):
+        charge = fleet.start()
+        if charge.engine_id != slow:
+            fleet.now += 0.5
+            fleet.end(charge)
+        elif fleet.fleet.overdue_at(charge, fleet.now) - fleet.now > 0.5 * slower:
+            fleet.now += 0.5 * slower
+            fleet.end(charge)
+        else:
+            fleet.now = fleet.fleet.overdue_at(charge, fleet.now) + 0.5
+            fleet.fleet.suspect(charge, fleet.now)
+            fleet.probe(slow)
+            fleet.end(charge, OutcomeKind.OVERTAKEN)
+            overtaken += 1
+        for each in fleet.ids:
+            fleet.probe(each)
+    assert overtaken == 0 if slower <= 4.0 else overtaken <= 40
+    engine = fleet.fleet.engine(slow)
+    assert fleet.state(slow) == "ready"
+    assert engine.ejections <= 6

@@ -16,6 +16,7 @@ FAILURES = [
     OutcomeKind.UNREACHABLE,
     OutcomeKind.RESET,
     OutcomeKind.BAD_STATUS,
+    OutcomeKind.DENIED,
     OutcomeKind.TIMEOUT,
 ]
 
@@ -490,3 +491,73 @@ def test_never_more_than_half_are_ejected_and_ready_engines_get_work_again_in_ti
             assert engine.cap >= 1.0
             court.answer(engine)
             assert not engine.is_on_trial
+
+
+def known(engine: Engine) -> None:
+    """Let an engine show how quick it is."""
+    for number in range(40):
+        engine.curve.learn(1.0, 0.4, 50.0 + number)
+
+
+def test_being_overtaken_three_times_without_an_answer_takes_a_known_engine_out() -> None:
+    court = Court(2)
+    known(court.engines[0])
+    charges = [court.charge(court.engines[0]) for _ in range(3)]
+    court.now += 4.0
+    moves = [
+        move
+        for charge in charges
+        for move in court.judge.overtaken(court.engines[0], charge, 4.0, court.now)
+    ]
+    assert [move.after for move in moves] == [EngineState.EJECTED]
+    assert court.engines[0].last_error == "no answer for 4.0 s, and another engine gave it"
+
+
+def test_being_overtaken_says_nothing_of_a_cold_engine_nor_of_one_that_answers_others() -> None:
+    court = Court(4)
+    cold, slow = court.engines[:2]
+    known(slow)
+    for engine in (cold, slow):
+        charges = [court.charge(engine) for _ in range(5)]
+        if engine is slow:
+            court.answer(slow)
+        court.now += 4.0
+        for charge in charges:
+            assert court.judge.overtaken(engine, charge, 4.0, court.now) == ()
+        assert not engine.failed_answers
+
+
+def test_one_failed_probe_takes_a_suspected_engine_out_and_its_work_may_be_repeated() -> None:
+    court = Court(2)
+    engine = court.engines[0]
+    court.answer(engine)
+    court.charge(engine)
+    engine.suspected_at = court.now
+    result = ProbeResult(False, 0.1, court.now, "no answer", is_timeout=True)
+    [move] = court.judge.probed(engine, result)
+    assert move.after is EngineState.PROBING
+    assert court.budget.spend(court.now)
+    assert not court.budget.spend(court.now)
+    # It starts anew when it comes back.
+    assert engine.suspected_at is None
+
+
+def test_suspicion_takes_out_no_more_than_half_by_a_single_probe() -> None:
+    court = Court(3)
+    for engine in court.engines:
+        engine.suspected_at = court.now
+        court.judge.probed(engine, ProbeResult(False, 0.1, court.now, "no", is_timeout=True))
+    states = [engine.state for engine in court.engines]
+    assert states.count(EngineState.PROBING) == 1
+
+
+@pytest.mark.parametrize("by_answer", [True, False])
+def test_an_answer_or_a_passed_probe_clears_a_suspicion(*, by_answer: bool) -> None:
+    court = Court(2)
+    engine = court.engines[0]
+    engine.suspected_at = court.now
+    if by_answer:
+        court.answer(engine)
+    else:
+        court.judge.probed(engine, ProbeResult(True, 0.1, court.now))
+    assert engine.suspected_at is None

@@ -95,3 +95,13 @@ def test_whatever_is_charged_and_released_the_engine_holds_the_sum(
         assert engine.audio_s_in_flight == sum(charge.audio_s for charge in mine)
         assert engine.load == pytest.approx(engine.windows_in_flight + elsewhere)
         assert pool.load == pytest.approx(engine.load)
+
+
+def test_the_mean_since_a_charge_counts_what_came_and_went_meanwhile() -> None:
+    _, (engine,) = ready_registry(1)
+    held = load.charge(engine, ticket(windows=2), 1, 10.0)
+    assert load.mean(held, engine, 10.0) == engine.load
+    other = load.charge(engine, ticket(windows=4), 2, 11.0)
+    load.release(other, engine, 12.0)
+    engine.elsewhere = 3.0
+    assert math.isclose(load.mean(held, engine, 14.0), (2 * 4 + 4 * 1) / 4 + 3.0)

@@ -58,7 +58,7 @@ ENGINE = "router.discovery.static.engines"
         ("engines.groups.Big.model=m", '"Big" is not a group\'s name'),
         ("engines.groups.a.model=m,engines.groups.a.cache.size=30GB", "is not a size such as 30Gi"),
         ("engines.groups.a.model=m,engines.groups.a.cache.type=existingClaim", "name the claim"),
-        ("engines.groups.a.model=m,engines.groups.a.audioPackages[0]=av", "such as av==18.1.0"),
+        ("engines.groups.a.model=m,engines.groups.a.audioPackages[0]=av", "such as av==17.0.1"),
         ("engines.groups.a.keda.minReplicas=0", "minReplicas: Must be greater than or equal to 1"),
         (
             "engines.groups.a.model=m,engines.groups.a.keda.enabled=true",

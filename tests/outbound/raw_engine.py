@@ -65,6 +65,12 @@ class RawEngine:
     connections: int = 0
     gone: int = 0
     errors: list[BaseException] = field(default_factory=list)
+    server: asyncio.Server | None = None
+
+    def close(self) -> None:
+        """Listen no longer."""
+        assert self.server is not None
+        self.server.close()
 
     @property
     def origin(self) -> Origin:
@@ -122,6 +128,7 @@ async def raw_engine(*scripts: Script) -> AsyncIterator[RawEngine]:
         task.add_done_callback(peers.discard)
 
     server = await asyncio.start_server(accept, "127.0.0.1", 0, limit=1 << 16)
+    engine.server = server
     engine.port = server.sockets[0].getsockname()[1]
     try:
         yield engine

@@ -1,9 +1,12 @@
 """An answer in the hands of whoever asked for it."""
 
+import asyncio
+
 import pytest
 from tests.outbound.calls import call
 from tests.outbound.raw_engine import http_client, raw_engine, saying
 
+from vllm_router.outbound.answer import denial
 from vllm_router.outbound.call import BadAnswer, ConnectionBroke
 
 
@@ -39,3 +42,25 @@ async def test_a_large_answer_is_streamed_and_may_be_read_within_bounds() -> Non
         with pytest.raises(BadAnswer, match="larger"):
             await answer.read(1_000_000)
         answer.close()
+
+
+async def test_a_stream_that_is_broken_off_fails_for_who_waits_for_more() -> None:
+    data = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n"
+    async with raw_engine(saying(data)) as engine, http_client() as client:
+        answer = await call(client, engine.origin)
+        assert await answer.next_chunk()
+        assert (answer.arrivals, answer.is_awaited) == (1, False)
+        waiting = asyncio.ensure_future(answer.next_chunk())
+        await asyncio.sleep(0.01)
+        assert answer.is_awaited
+        answer.break_off("it was taken out")
+        with pytest.raises(ConnectionBroke, match="it was taken out") as error:
+            await waiting
+        assert not error.value.is_at_work
+        answer.close()
+        answer.break_off("twice")
+
+
+def test_only_what_speaks_of_access_is_a_denial() -> None:
+    denied = {status for status in range(100, 600) if denial(status) is not None}
+    assert denied == {401, 403, *range(300, 400)}

@@ -61,6 +61,12 @@ def test_every_kind_sounds_as_ffmpeg_has_it(kind: str, audio_folder: Path) -> No
     assert likeness > (0.9 if "surround" in kind else 0.99)
 
 
+def test_eight_channels_of_pcm_in_caf_are_decoded(audio_folder: Path) -> None:
+    options = ["-c:a", "pcm_s16be", "-ac", "8", "-ar", "8000"]
+    path = make(audio_folder / "surround_71.caf", 3.3, options)
+    assert len(samples_of(path)) == pytest.approx(3.3 * 16_000, abs=1700)
+
+
 @pytest.mark.parametrize("container", ["wav", "flac", "webm", "ogg"])
 def test_what_came_through_a_pipe_is_whole(container: str, audio_folder: Path) -> None:
     path = piped(audio_folder / f"samples_{container}", container, 3, [])

@@ -99,6 +99,46 @@ async def test_a_connection_is_used_again_and_a_stale_one_is_no_failure() -> Non
         assert engine.connections == 2
 
 
+async def test_an_engine_that_ends_on_a_connection_used_before_was_at_work() -> None:
+    """Not stale: nobody is there to take the request again."""
+
+    async def once(peer: Peer) -> None:
+        await peer.request()
+        await peer.say(OK)
+        await peer.request()
+        engine.close()
+        peer.reset()
+
+    async with raw_engine(once) as engine, http_client() as client:
+        (await call(client, engine.origin)).close()
+        with pytest.raises(ConnectionBroke) as error:
+            await call(client, engine.origin)
+        assert error.value.is_at_work
+
+
+@pytest.mark.parametrize(
+    ("said", "is_at_work"),
+    [
+        (b"", True),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nbeg", False),
+        (b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n", True),
+    ],
+)
+async def test_an_answer_that_comes_whole_says_that_the_work_was_done(
+    said: bytes, is_at_work: bool
+) -> None:
+    async with raw_engine(saying(said, then="reset")) as engine, http_client() as client:
+
+        async def take_all() -> None:
+            answer = await call(client, engine.origin)
+            async for _ in answer.chunks():
+                pass
+
+        with pytest.raises(ConnectionBroke) as error:
+            await take_all()
+        assert error.value.is_at_work is is_at_work
+
+
 async def test_a_connection_that_breaks_after_its_first_byte_is_a_failure() -> None:
     async def script(peer: Peer) -> None:
         await peer.request()

@@ -54,6 +54,25 @@ async def test_a_key_that_is_refused_is_named(client: HttpClient) -> None:
             await inquiry.models(engine.url)
 
 
+@pytest.mark.parametrize("status", [401, 403, 302, 308])
+async def test_who_is_not_let_in_learns_it_without_a_transcription(
+    client: HttpClient, status: int
+) -> None:
+    async with raw_engine(saying(answer(status))) as engine:
+        probe = await EngineInquiry(client, "k", 20).access(url(engine))
+        assert probe.is_denied
+        assert str(status) in (probe.error or "")
+
+
+@pytest.mark.parametrize("status", [200, 404, 500])
+async def test_whatever_else_is_wrong_with_its_list_an_engine_has_let_the_router_in(
+    client: HttpClient, status: int
+) -> None:
+    async with raw_engine(saying(answer(status))) as engine:
+        probe = await EngineInquiry(client, "k", 20).access(url(engine))
+        assert (probe.error, probe.is_denied) == (None, False)
+
+
 async def test_an_engine_that_hangs_is_slow_and_one_that_is_gone_is_not(
     client: HttpClient,
 ) -> None:

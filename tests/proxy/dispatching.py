@@ -52,6 +52,7 @@ class Notes:
         self.waits = 0
         self.repeats = 0
         self.hedges: list[bool] = []
+        self.suspects: list[EngineId] = []
         self.transitions: list[Transition] = []
 
     def attempted(self, charge: Charge, outcome: OutcomeKind, seconds: float) -> None:
@@ -65,6 +66,9 @@ class Notes:
 
     def hedged(self, *, is_won: bool) -> None:
         self.hedges.append(is_won)
+
+    def suspected(self, engine_id: EngineId) -> None:
+        self.suspects.append(engine_id)
 
     def changed(self, transition: Transition) -> None:
         self.transitions.append(transition)

@@ -31,21 +31,30 @@ class Heard:
     number: int
 
 
+class Dies(Exception):
+    """Raised by what an engine should say: its process ends, and every connection with it."""
+
+
 Says = Callable[[Heard], Awaitable[Reply]]
 
 
 @contextlib.asynccontextmanager
-async def parrot(says: Says) -> AsyncIterator[str]:
+async def parrot(says: Says, lets_in: Callable[[], bool] = lambda: True) -> AsyncIterator[str]:
     """Serve; yields the URL.
 
     Args:
-        says: Returns a status and an object for JSON, or the bytes of a whole HTTP answer.
+        says: Returns a status and an object for JSON, or the bytes of a whole HTTP answer; may
+            raise Dies.
+        lets_in: Whether the key presented is taken.
     """
     uploads = 0
     tasks: set[asyncio.Task[None]] = set()
+    writers: set[asyncio.StreamWriter] = set()
 
     async def reply(method: str, path: str, headers: dict[str, str], body: bytes) -> Reply:
         nonlocal uploads
+        if path.startswith("/v1/") and not lets_in():
+            return 401, {"error": "Unauthorized"}
         if path == "/v1/models":
             return 200, {"object": "list", "data": [{"id": MODEL, "object": "model"}]}
         if not path.startswith("/v1/audio/"):
@@ -63,6 +72,7 @@ async def parrot(says: Says) -> AsyncIterator[str]:
         task = asyncio.current_task()
         assert task is not None
         tasks.add(task)
+        writers.add(writer)
         try:
             while True:
                 first, *lines = (
@@ -80,8 +90,13 @@ async def parrot(says: Says) -> AsyncIterator[str]:
                 writer.write(head.encode() + b"Content-Length: %d\r\n\r\n" % len(data) + data)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
+        except Dies:
+            server.close()
+            for each in writers:
+                each.transport.abort()
         finally:
             writer.close()
+            writers.discard(writer)
             tasks.discard(task)
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)

@@ -43,6 +43,7 @@ from vllm_router.outbound.probe import EngineInquiry
 from vllm_router.outbound.upload import Spool
 from vllm_router.policy.quota import QuotaRules, Quotas
 from vllm_router.proxy.dispatch import Dispatcher
+from vllm_router.proxy.empty import EmptyTranscripts
 from vllm_router.proxy.engine_wait import EngineWait
 from vllm_router.proxy.fanout import Fanout
 from vllm_router.proxy.means import Means, TranscriptionRules
@@ -243,7 +244,11 @@ def build_router(
         engine = fleet.engine(engine_id)
         return () if engine is None else engine.models
 
-    observer = FleetObserver(metrics, stats, models_of, on_change)
+    def on_suspicion(engine_id: EngineId) -> None:
+        for watch in watches:
+            watch.look(engine_id)
+
+    observer = FleetObserver(metrics, stats, models_of, on_change, on_suspicion)
     engine_wait = EngineWait(fleet, now, settings.engine_wait_s)
     dispatcher = Dispatcher(fleet, now, observer, settings.max_attempts, engine_wait)
     engine_key = settings.engine_api_key
@@ -317,11 +322,15 @@ def build_router(
     def count_piece(outcome: str) -> None:
         metrics.pieces.labels(outcome).inc()
 
+    def count_empty(model: str) -> None:
+        metrics.empty_transcripts.labels(model).inc()
+
+    fanout = Fanout(dispatcher, relay, decoder, pieces, count_piece)
     transcriber = Transcriber(
         Means(
             dispatcher,
             relay,
-            Fanout(dispatcher, relay, decoder, pieces, count_piece),
+            fanout,
             TranscriptionRules(
                 split=settings.split,
                 split_longer_than_s=settings.split_longer_than_s,
@@ -333,6 +342,7 @@ def build_router(
                 if settings.session_key
                 else None,
             ),
+            EmptyTranscripts(fanout.speech, count_empty),
         )
     )
     access_log = None

@@ -31,7 +31,7 @@ LAG_BUCKETS: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
 
 #: Statuses that every model can be expected to answer with at some time.
 STATUSES: Final = ("200", "429", "499", "502", "503", "504")
-PIECE_OUTCOMES: Final = ("heard", "silent", "missing", "halved")
+PIECE_OUTCOMES: Final = ("heard", "silent", "missing", "halved", "empty")
 #: Of a hedged upload: the engine that it was sent to first, or second.
 HEDGE_WINNERS: Final = ("first", "second")
 
@@ -109,7 +109,7 @@ class RouterMetrics:
         )
         self.hedges = Counter(
             "vllm_router_hedges",
-            "Short uploads sent to a second engine, by which answered first.",
+            "Work given to a second engine too, for taking long, by which answered first.",
             ["winner"],
             registry=registry,
         )
@@ -123,6 +123,12 @@ class RouterMetrics:
             "vllm_router_pieces",
             "Pieces of long audio, by what became of them.",
             ["outcome"],
+            registry=registry,
+        )
+        self.empty_transcripts = Counter(
+            "vllm_router_empty_transcripts",
+            "Answers without a word to audio with sound in it.",
+            ["model"],
             registry=registry,
         )
         self.key_requests = Counter(
@@ -186,6 +192,7 @@ class RouterMetrics:
             self.attempts.labels(engine_id, kind.value)
         for model in models:
             self.audio_seconds.labels(model)
+            self.empty_transcripts.labels(model)
             for task in Task:
                 for status in STATUSES:
                     self.requests.labels(model, task.value, status)

@@ -299,6 +299,7 @@ class FleetObserver:
         stats: What engines answered of late.
         models: Tells which models an engine serves.
         on_change: Called for each transition, so that who watches an engine can look at once.
+        on_suspicion: Called for an engine that may hang, for the same reason.
     """
 
     def __init__(
@@ -307,11 +308,13 @@ class FleetObserver:
         stats: RequestStats,
         models: Callable[[EngineId], Iterable[str]],
         on_change: Callable[[Transition], None],
+        on_suspicion: Callable[[EngineId], None],
     ) -> None:
         self._metrics = metrics
         self._stats = stats
         self._models = models
         self._on_change = on_change
+        self._on_suspicion = on_suspicion
         self._attempts: dict[tuple[EngineId, OutcomeKind], Count] = {}
         self._waits: dict[tuple[str, Urgency], Spread] = {}
         self._done: dict[EngineId, tuple[Count, Count]] = {}
@@ -351,8 +354,12 @@ class FleetObserver:
         self._metrics.retries.inc()
 
     def hedged(self, *, is_won: bool) -> None:
-        """Short work was sent to a second engine too, which answered first or not."""
+        """Work was sent to a second engine too, which answered first or not."""
         self._metrics.hedges.labels("second" if is_won else "first").inc()
+
+    def suspected(self, engine_id: EngineId) -> None:
+        """A call to an engine is overdue."""
+        self._on_suspicion(engine_id)
 
     def changed(self, transition: Transition) -> None:
         """An engine has changed its state."""

@@ -23,7 +23,7 @@ from vllm_router.outbound.call import (
     CallFailed,
     CallTimedOut,
 )
-from vllm_router.outbound.probe import EngineInquiry, Probe
+from vllm_router.outbound.probe import Denied, EngineInquiry, Probe
 from vllm_router.proxy.dispatch import Dispatcher
 
 log = logging.getLogger(__name__)
@@ -161,6 +161,13 @@ class EngineWatch:
             watched.probe_at = min(watched.probe_at, self._loop.time() + moment_s)
             self._schedule(watched)
 
+    def look(self, engine_id: EngineId) -> None:
+        """Probe an engine now: it may hang."""
+        watched = self._watched.get(engine_id)
+        if watched is not None and watched.probe_at < math.inf:
+            watched.probe_at = self._loop.time()
+            self._schedule(watched)
+
     def _schedule(self, watched: _Watched) -> None:
         due = min(watched.probe_at, watched.read_at)
         if self._group is None or due == math.inf:
@@ -250,7 +257,13 @@ class EngineWatch:
         now = self._now()
         self._metrics.probe_seconds.labels(engine.engine_id).observe(now - started)
         moves = self._fleet.observe_probe(
-            engine.engine_id, probe.error is None, now - started, probe.error, probe.is_timeout, now
+            engine.engine_id,
+            probe.error is None,
+            now - started,
+            probe.error,
+            probe.is_timeout,
+            now,
+            is_denied=probe.is_denied,
         )
         self._dispatcher.changed(moves)
         self._dispatcher.pump()
@@ -261,8 +274,17 @@ class EngineWatch:
             try:
                 models = await self._inquiry.models(url)
             except CallFailed as e:
-                return Probe(str(e), is_timeout=isinstance(e, CallTimedOut))
+                return Probe(
+                    str(e),
+                    is_timeout=isinstance(e, CallTimedOut),
+                    is_denied=isinstance(e, Denied),
+                )
             self._fleet.observe_models(engine.engine_id, models, self._now())
+        elif engine.state is not EngineState.READY or engine.suspected_at is not None:
+            # Not at each probe: it costs as much as one, and uploads that are denied tell as well.
+            probe = await self._inquiry.access(url)
+            if probe.error is not None:
+                return probe
         if not self._settings.by_transcribing:
             return await self._inquiry.health(url)
         if not engine.models:

@@ -52,6 +52,7 @@ class ProbeResult:
         at: When it ended, monotonic seconds.
         error: Why it failed, one sentence.
         is_timeout: Whether it failed for being slow, which a busy or cold engine may be.
+        is_denied: Whether the engine does not let the router in.
     """
 
     is_ok: bool
@@ -59,6 +60,7 @@ class ProbeResult:
     at: float
     error: str | None = None
     is_timeout: bool = False
+    is_denied: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,8 @@ class Engine:
         is_on_trial: Takes one request at a time until it has answered one well.
         is_warm: Has grown to its full limit since it came back.
         is_withdrawn: Discovery no longer names it.
+        suspected_at: When a call to it was found overdue, monotonic seconds; None: it has answered,
+            or passed a probe, since.
     """
 
     __slots__ = (
@@ -139,6 +143,7 @@ class Engine:
         "spec",
         "state",
         "stats",
+        "suspected_at",
         "trial_at",
         "turn",
         "windows_in_flight",
@@ -180,6 +185,7 @@ class Engine:
         self.is_warm = True
         self.trial_at = 0.0
         self.is_withdrawn = False
+        self.suspected_at: float | None = None
         self.held_for: object | None = None
         self.area = 0.0
         self.area_at = 0.0

@@ -7,6 +7,7 @@ drives the fleet calls it after `submit`, `finish` and every observation, and at
 Bounds: O(log n) in engines and waiting tickets for submit, one assignment, withdraw and finish.
 """
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from random import Random
@@ -178,12 +179,15 @@ class Fleet:
         error: str | None,
         is_timeout: bool,
         now: float,
+        *,
+        is_denied: bool = False,
     ) -> tuple[Transition, ...]:
         """Note the result of a probe that has just ended."""
         engine = self.engine(engine_id)
         if engine is None:
             return ()
-        moves = self._judge.probed(engine, ProbeResult(ok, seconds, now, error, is_timeout))
+        result = ProbeResult(ok, seconds, now, error, is_timeout, is_denied)
+        moves = self._judge.probed(engine, result)
         if ok:
             self._doubt(engine, now)
         return moves
@@ -291,6 +295,13 @@ class Fleet:
                 self._learn(engine, windows + engine.elsewhere, seconds, now)
         elif outcome.kind is OutcomeKind.CLIENT_FAULT:
             moves = self._judge.answered_well(engine, charge, now)
+        elif outcome.kind is OutcomeKind.OVERTAKEN:
+            seconds = now - charge.started_at
+            moves = self._judge.overtaken(engine, charge, seconds, now)
+            if self.settings.suspicion.is_known(engine.curve.answers):
+                # It would have taken at least as long. Not learned, a slow engine would stay a
+                # suspect for ever: none of its answers would come to be seen.
+                self._learn(engine, windows + engine.elsewhere, seconds, now)
         elif is_failure(outcome):
             moves = self._judge.answered_badly(engine, charge.started_at, outcome, now)
         if engine.is_withdrawn:
@@ -328,12 +339,54 @@ class Fleet:
             return ()
         return self._judge.answered_badly(engine, now, outcome, now)
 
+    def overdue_at(self, charge: Charge, now: float) -> float:
+        """Return when an unanswered call is overdue, by its engine's present speed and load.
+
+        Monotonic seconds; in the past if it is. To be asked again then: the load may have grown.
+        """
+        engine = charge.engine
+        if engine is None:
+            return math.inf
+        rules, curve = self.settings.suspicion, engine.curve
+        lasted_s = now - charge.started_at
+        usual_s = curve.window_s(max(engine.load, load.mean(charge, engine, now)))
+        is_known = rules.is_known(curve.answers)
+        if not is_known:
+            # What is assumed of an engine is relative to its peers.
+            peers_s = [self._usual_s(pool, now) for pool in engine.pools]
+            peer_s = max((each for each in peers_s if each is not None), default=0.0)
+            usual_s = max(usual_s, usual_s / curve.window_s(1.0) * peer_s)
+        # An engine may do an upload's windows one after the other.
+        after_s = rules.overdue_after_s(usual_s * charge.windows, curve.answers)
+        if not is_known and lasted_s >= after_s and not self._others_answer(engine, charge):
+            after_s = max(after_s, min(lasted_s + rules.recheck_s, rules.stall_s))
+        return charge.started_at + after_s
+
+    def _others_answer(self, engine: Engine, charge: Charge) -> bool:
+        """Whether another engine for the same model has answered well since a call began."""
+        return any(
+            other.last_ok_at is not None and other.last_ok_at >= charge.started_at
+            for pool in engine.pools
+            for other in pool.members.values()
+            if other is not engine
+        )
+
+    def suspect(self, charge: Charge, now: float) -> None:
+        """Note that a call is overdue, or was denied; its engine is to be probed now.
+
+        Until it has passed, or has answered, it gets new work only where no other engine can.
+        """
+        engine = charge.engine
+        if engine is not None and engine.suspected_at is None:
+            engine.suspected_at = now
+            self._registry.refresh(engine, now)
+
     def may_retry(self, now: float) -> bool:
         """Whether one more attempt is within the retry budget; it is counted if so."""
         return self._budget.spend(now)
 
     def hedge_delay_s(self) -> float | None:
-        """Return how long after its start an unanswered short request is hedged; None: not now.
+        """Return how long after its charge an unanswered short request is hedged; None: not now.
 
         A hedge is a second ticket for the same request with the first engine excluded. Whichever
         answers first is used, the other is finished as cancelled.

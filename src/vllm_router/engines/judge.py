@@ -13,6 +13,7 @@ _FAILURES: Final = frozenset(
         OutcomeKind.UNREACHABLE,
         OutcomeKind.RESET,
         OutcomeKind.BAD_STATUS,
+        OutcomeKind.DENIED,
         OutcomeKind.TIMEOUT,
     )
 )
@@ -45,7 +46,9 @@ class Judge:
         if result.is_ok:
             return self._probe_passed(engine, result)
         began_at = now - result.seconds - self._rules.busy_grace_s
-        if result.is_timeout and engine.last_ok_at is not None and engine.last_ok_at >= began_at:
+        is_suspected = engine.suspected_at is not None
+        has_answered = engine.last_ok_at is not None and engine.last_ok_at >= began_at
+        if result.is_timeout and has_answered and not is_suspected:
             # Busy is not dead: it has answered a client meanwhile.
             return ()
         engine.last_probe = result
@@ -54,23 +57,45 @@ class Judge:
         why = f"probe failed: {result.error or 'no reason given'}"
         if engine.state is EngineState.DISCOVERED:
             return self._registry.move(engine, Event.PROBE_FAILED, now, why)
-        if engine.failed_probes < self._rules.strikes:
+        # Two witnesses, a client's call and a probe, are enough where others can do the work. To be
+        # denied is no accident that would pass.
+        is_enough = result.is_denied or (is_suspected and self._is_spared(engine))
+        strikes = 1 if is_enough else self._rules.strikes
+        if engine.failed_probes < strikes:
             self._registry.refresh(engine, now)
             return ()
+        if engine.state is EngineState.READY:
+            self._budget.grant(engine.in_flight, now)
         return self._registry.move(
             engine, Event.PROBES_FAILED, now, f"{engine.failed_probes} in a row: {why}"
+        )
+
+    def _is_spared(self, engine: Engine) -> bool:
+        """Whether no more than half of the engines are out without this one."""
+        return all(
+            self._rules.may_eject(
+                pool.states[EngineState.EJECTED] + pool.states[EngineState.PROBING],
+                len(pool.members),
+            )
+            for pool in engine.pools
         )
 
     def _probe_passed(self, engine: Engine, result: ProbeResult) -> tuple[Transition, ...]:
         now = result.at
         engine.last_probe = result
         engine.failed_probes = 0
+        self._clear(engine, now)
         if engine.state is not EngineState.EJECTED:
             return self._registry.move(engine, Event.PROBE_PASSED, now)
         if now >= engine.ejected_until:
             return self._registry.move(engine, Event.PROVED, now, "a probe passed after its time")
         self._registry.refresh(engine, now)
         return ()
+
+    def _clear(self, engine: Engine, now: float) -> None:
+        if engine.suspected_at is not None:
+            engine.suspected_at = None
+            self._registry.refresh(engine, now)
 
     def may_return(self, engine: Engine, now: float) -> bool:
         """Whether an engine that is out may be ready again any moment, or for the first time.
@@ -86,6 +111,8 @@ class Judge:
         """Take an answer in that shows the engine works."""
         engine.last_ok_at = now
         engine.failed_probes = engine.failed_answers = 0
+        if engine.suspected_at is not None:
+            self._clear(engine, now)
         if engine.ejections and engine.state is EngineState.READY:
             self._forgive(engine, now)
         if not engine.is_on_trial or charge.started_at < engine.trial_at:
@@ -125,6 +152,22 @@ class Judge:
         engine.last_error = f"an answer took {seconds:.1f} s"
         why = f"{engine.slow_answers} answers in a row took far too long, the last {seconds:.1f} s"
         return self._take_out(engine, why, now)
+
+    def overtaken(
+        self, engine: Engine, charge: Charge, seconds: float, now: float
+    ) -> tuple[Transition, ...]:
+        """Take in that another engine, asked later, was quicker than an overdue call.
+
+        It counts against an engine that has answered nothing meanwhile. One that has answers other
+        calls, and is only slow; and how slow a cold one may be is not known.
+        """
+        is_silent = engine.last_ok_at is None or engine.last_ok_at < charge.started_at
+        rules = self._registry.settings.suspicion
+        if not is_silent or not rules.is_known(engine.curve.answers):
+            return ()
+        detail = f"no answer for {seconds:.1f} s, and another engine gave it"
+        outcome = Outcome(OutcomeKind.OVERTAKEN, None, None, detail)
+        return self.answered_badly(engine, charge.started_at, outcome, now)
 
     def answered_badly(
         self, engine: Engine, started_at: float, outcome: Outcome, now: float

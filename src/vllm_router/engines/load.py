@@ -26,6 +26,15 @@ def charge(engine: Engine, ticket: Ticket, turn: int, now: float) -> Charge:
     return Charge(ticket, engine.spec.engine_id, now, windows, ticket.audio_s, engine, engine.area)
 
 
+def mean(held: Charge, engine: Engine, now: float) -> float:
+    """Return the windows in service on an engine, other routers' included, since a charge."""
+    lasted = now - held.started_at
+    if lasted < _SHORTEST_S:
+        return engine.load
+    area = engine.area + engine.windows_in_flight * (now - engine.area_at)
+    return (area - held.area_before) / lasted + engine.elsewhere
+
+
 def release(held: Charge, engine: Engine, now: float) -> float:
     """Take a charge's windows off its engine.
 

@@ -132,6 +132,7 @@ class Registry:
         for pool in engine.pools:
             self._weigh(pool, engine, -1)
         engine.state = after
+        engine.suspected_at = None
         for pool in engine.pools:
             pool.states[before] -= 1
             pool.states[after] += 1
@@ -191,7 +192,7 @@ class Registry:
             self.wake_at(engine.trial_at, engine)
             return False
         if engine.state is EngineState.READY:
-            return True
+            return engine.suspected_at is None or self._is_needed(engine, now)
         # After its time an ejected engine is tried with a live request, once a probe has passed.
         probe = engine.last_probe
         if engine.state is not EngineState.EJECTED or probe is None or not probe.is_ok:
@@ -203,6 +204,21 @@ class Registry:
             return False
         engine.is_on_trial = True
         return True
+
+    def _is_needed(self, engine: Engine, now: float) -> bool:
+        """Whether an engine under suspicion must take new work, for want of one that is not.
+
+        Its probe is under way: a live engine passes it within milliseconds, and what would be given
+        to a hung one until the probe fails would only have to be moved.
+        """
+        for pool in engine.pools:
+            if not any(
+                other.state is EngineState.READY and other.suspected_at is None
+                for other in pool.members.values()
+            ):
+                return True
+        self.wake_at(now + self.settings.suspicion.recheck_s, engine)
+        return False
 
     def wake_at(self, at: float, engine: Engine) -> None:
         """Refresh an engine at a later time."""

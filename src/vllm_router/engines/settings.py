@@ -5,6 +5,7 @@ from typing import Literal
 
 from vllm_router.policy.health import HealthRules
 from vllm_router.policy.limit import LimitRules
+from vllm_router.policy.suspicion import SuspicionRules
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ class FleetSettings:
         retry_floor_per_s: Repeats per second that are always allowed.
         health: When engines are taken out.
         limits: How the learned limits are used.
+        suspicion: When an unanswered call is overdue.
     """
 
     policy: str = "least-loaded"
@@ -40,3 +42,4 @@ class FleetSettings:
     retry_floor_per_s: float = 3.0
     health: HealthRules = field(default_factory=HealthRules)
     limits: LimitRules = field(default_factory=LimitRules)
+    suspicion: SuspicionRules = field(default_factory=SuspicionRules)

@@ -49,6 +49,8 @@ class Ticket:
         enqueued_at: Monotonic seconds at which the request came; kept over repeats.
         session_key: Requests of one key like to meet the same engine; None: no preference.
         excluded: Engines that it has already failed on.
+        deaths: Engines that died while they held it; shared by all tickets for the same audio. With
+            one death it is suspect, and on one engine at a time; with two it has failed for good.
         is_admitted: Past the door: neither refused for the queue's length nor for its own wait.
         queued_at: When it last joined the queue, monotonic seconds.
         waited_s: Seconds it has waited in the queue, over all its repeats.
@@ -65,6 +67,7 @@ class Ticket:
     enqueued_at: float
     session_key: str | None = None
     excluded: set[EngineId] = field(default_factory=set)
+    deaths: list[EngineId] = field(default_factory=list)
     is_admitted: bool = False
     queued_at: float = 0.0
     waited_s: float = 0.0
@@ -110,7 +113,9 @@ class OutcomeKind(StrEnum):
     UNREACHABLE = "unreachable"
     RESET = "reset"
     BAD_STATUS = "bad_status"  # 502, 503, 504, or a 500 that another engine did not repeat
+    DENIED = "denied"  # 401, 403, a redirect: the router is set up wrongly for it, or it for us
     TIMEOUT = "timeout"
+    OVERTAKEN = "overtaken"  # overdue, and another engine that was asked later has answered
     CLIENT_LEFT = "client_left"
     CANCELLED = "cancelled"
 

@@ -20,9 +20,11 @@ class Answer:
         status: HTTP status.
         headers: Lower-case names and values, in order.
         body: The whole body; None when it is streamed by `chunks`.
+        arrivals: Times that bytes of a streamed body were taken.
+        is_awaited: Whether somebody waits for more of them now.
     """
 
-    __slots__ = ("_connection", "body", "headers", "status")
+    __slots__ = ("_connection", "arrivals", "body", "headers", "is_awaited", "status")
 
     def __init__(
         self, connection: EngineConnection, status: int, headers: Headers, body: bytes | None
@@ -31,6 +33,8 @@ class Answer:
         self.status = status
         self.headers = headers
         self.body = body
+        self.arrivals = 0
+        self.is_awaited = False
 
     def header(self, name: bytes) -> bytes:
         """Return a header's value by its lower-case name, empty if it is not there."""
@@ -53,7 +57,12 @@ class Answer:
         """Return the next bytes of a streamed body, empty at its end; errors as `chunks`."""
         if self._connection is None:
             raise ConnectionBroke("the answer was closed")
-        return await self._connection.next_chunk()
+        self.is_awaited = True
+        try:
+            return await self._connection.next_chunk()
+        finally:
+            self.is_awaited = False
+            self.arrivals += 1
 
     async def read(self, limit_bytes: int = MAX_READ_BYTES) -> bytes:
         """Return the body whole.
@@ -72,6 +81,11 @@ class Answer:
                     raise BadAnswer(f"the engine's answer is larger than {limit_bytes} bytes")
             self.body = b"".join(parts)
         return self.body
+
+    def break_off(self, words: str) -> None:
+        """Let whoever waits for more of a streamed body get ConnectionBroke; nothing if closed."""
+        if self._connection is not None:
+            self._connection.break_off(words)
 
     def close(self) -> None:
         """Give the connection back, or cut it if the answer was not taken to its end.
@@ -106,3 +120,12 @@ class Chunks:
             raise StopAsyncIteration
         self._is_begun = True
         return whole
+
+
+def denial(status: int) -> str | None:
+    """Return what to do about an answer that says how the router is set up, None for any other."""
+    if status in (401, 403):
+        return "check --engine-api-key"
+    if 300 <= status < 400:
+        return "it redirects; give the engine's own address"
+    return None

@@ -19,7 +19,16 @@ class NotConnected(CallFailed):
 
 
 class ConnectionBroke(CallFailed):
-    """The engine broke the connection before its answer was complete."""
+    """The engine broke the connection before its answer was complete.
+
+    Attributes:
+        is_at_work: Whether it had the whole upload and was not done with it. If so, the upload may
+            be what ended it.
+    """
+
+    def __init__(self, words: str, *, is_at_work: bool = False) -> None:
+        super().__init__(words)
+        self.is_at_work = is_at_work
 
 
 class BadAnswer(CallFailed):

@@ -199,7 +199,9 @@ class EngineConnection(asyncio.Protocol):
         )
         if self._is_head_done and not self._is_complete:
             words = "the engine broke off in its answer"
-        self._fail(ConnectionBroke(words))
+        # Of an answer that comes whole, the head says that the work has been done.
+        is_at_work = self._is_sent and (not self._is_head_done or self._is_event_stream)
+        self._fail(ConnectionBroke(words, is_at_work=is_at_work))
 
     def eof_received(self) -> bool:
         """Close: an engine that ends its side has no more to say."""
@@ -430,6 +432,10 @@ class EngineConnection(asyncio.Protocol):
             return self._last_arrival + deadlines.read_s - self._loop.time()
         before, self._unsent_bytes = self._unsent_bytes, self._transport.get_write_buffer_size()
         return deadlines.write_s if self._unsent_bytes < before else 0.0
+
+    def break_off(self, words: str) -> None:
+        """End the call that is under way as if the engine had broken off."""
+        self._fail(ConnectionBroke(words))
 
     def release(self) -> None:
         """Give the connection back for the next call, or cut it if this one is not over."""

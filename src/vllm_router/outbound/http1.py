@@ -90,13 +90,21 @@ class HttpClient:
         rest = b"content-length: %d\r\n\r\n" % body.size_bytes if has_length else b"\r\n"
         head = write_head(start, headers, rest)
         connection = self._take(origin)
+        broke: ConnectionBroke | None = None
         if connection is not None:
             try:
                 return await connection.call(head, body, deadlines, whole_bytes)
-            except ConnectionBroke:
+            except ConnectionBroke as e:
                 if not connection.is_stale:
                     raise
-        connection = await self._connect(origin, deadlines.connect_s)
+                broke = e
+        try:
+            connection = await self._connect(origin, deadlines.connect_s)
+        except NotConnected:
+            if broke is None:
+                raise
+            # The connection was not closed for its age: the engine ended, holding the request.
+            raise broke from None
         return await connection.call(head, body, deadlines, whole_bytes)
 
     def _take(self, origin: Origin) -> EngineConnection | None:

@@ -11,7 +11,7 @@ import asyncio
 import json
 from dataclasses import dataclass
 
-from vllm_router.outbound.answer import Answer
+from vllm_router.outbound.answer import Answer, denial
 from vllm_router.outbound.call import (
     BytesBody,
     CallFailed,
@@ -40,10 +40,16 @@ class Probe:
     Attributes:
         error: One sentence, or None if the engine is well.
         is_timeout: Whether it failed for being slow, which a busy engine may be.
+        is_denied: Whether the engine does not let the router in, by its key or by its address.
     """
 
     error: str | None
     is_timeout: bool = False
+    is_denied: bool = False
+
+
+class Denied(CallFailed):
+    """The engine does not let the router in."""
 
 
 class EngineInquiry:
@@ -107,8 +113,9 @@ class EngineInquiry:
             return Probe(str(e), is_timeout=True)
         except CallFailed as e:
             return Probe(str(e))
-        if answer.status in (401, 403):
-            return Probe(f"it answered {answer.status}: check --engine-api-key")
+        why = denial(answer.status)
+        if why is not None:
+            return Probe(f"it answered {answer.status}: {why}", is_denied=True)
         if answer.status != 200:
             return Probe(f"it answered {answer.status} to {path.decode()}")
         return Probe(None)
@@ -117,14 +124,30 @@ class EngineInquiry:
         """Return the models that an engine says it serves.
 
         Raises:
+            Denied: It does not let the router in.
             CallFailed: It does not say.
         """
         answer = await self._ask(url, b"GET", b"/v1/models")
-        if answer.status in (401, 403):
-            raise CallFailed(f"it answered {answer.status} to /v1/models: check --engine-api-key")
+        why = denial(answer.status)
+        if why is not None:
+            raise Denied(f"it answered {answer.status} to /v1/models: {why}")
         if answer.status != 200 or answer.body is None:
             raise CallFailed(f"it answered {answer.status} to /v1/models")
         return read_models(answer.body)
+
+    async def access(self, url: str) -> Probe:
+        """Find out whether an engine lets the router in, where its models are known anyway.
+
+        `/health` needs no key. What else is wrong with the list of models is not looked at.
+        """
+        try:
+            answer = await self._ask(url, b"GET", b"/v1/models")
+        except CallFailed as e:
+            return Probe(str(e), is_timeout=isinstance(e, CallTimedOut))
+        why = denial(answer.status)
+        if why is None:
+            return Probe(None)
+        return Probe(f"it answered {answer.status} to /v1/models: {why}", is_denied=True)
 
     async def stats(self, url: str) -> EngineStats:
         """Return an engine's load, from its /metrics.

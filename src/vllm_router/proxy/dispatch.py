@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Final, Protocol
 
-from vllm_router.engines.engine import Engine, EngineId, Transition
+from vllm_router.engines.engine import EngineId, Transition
 from vllm_router.engines.fleet import Fleet
 from vllm_router.engines.work import (
     Charge,
@@ -24,18 +23,18 @@ from vllm_router.engines.work import (
     QueueFull,
     Refusal,
     Ticket,
-    Urgency,
 )
 from vllm_router.errors import (
     EngineFailed,
     EngineSaid,
+    EnginesDied,
     EngineTooSlow,
     NoEngineReady,
     QueueIsFull,
     RouterError,
     SpoolFull,
 )
-from vllm_router.outbound.answer import Answer
+from vllm_router.outbound.answer import Answer, denial
 from vllm_router.outbound.call import (
     BadAnswer,
     CallFailed,
@@ -44,6 +43,7 @@ from vllm_router.outbound.call import (
     NotConnected,
 )
 from vllm_router.outbound.upload import SpoolFailed
+from vllm_router.proxy.call_watch import TAKEN_OUT, Call, CallWatch, Reason, Send, Tries
 from vllm_router.proxy.engine_wait import EngineWait
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,13 @@ log = logging.getLogger(__name__)
 _REPEATED: Final = frozenset({502, 503, 504})
 #: A hung engine takes its whole deadline each time: once more elsewhere, not twice.
 _MAX_TIMEOUTS: Final = 2
+#: Engines that one upload may end. One may have ended for reasons of its own; a third would be one
+#: too many if it is the upload.
+DEADLY: Final = 2
 RETRY_AFTER_S: Final = 5.0
+#: A stream that begins to stand still when its engine is taken out has stopped for good after this.
+#: Between two events of a live one a segment is heard, a second or two on a full engine.
+SILENCE_S: Final = 5.0
 
 _KINDS: Final[dict[type[CallFailed], OutcomeKind]] = {
     NotConnected: OutcomeKind.UNREACHABLE,
@@ -60,8 +66,6 @@ _KINDS: Final[dict[type[CallFailed], OutcomeKind]] = {
     BadAnswer: OutcomeKind.RESET,
     CallTimedOut: OutcomeKind.TIMEOUT,
 }
-
-Send = Callable[[Engine], Awaitable[Answer]]
 
 
 class Observer(Protocol):
@@ -77,7 +81,10 @@ class Observer(Protocol):
         """A ticket goes to a further engine."""
 
     def hedged(self, *, is_won: bool) -> None:
-        """Short work was sent to a second engine too, which answered first or not."""
+        """Work was sent to a second engine too, which answered first or not."""
+
+    def suspected(self, engine_id: EngineId) -> None:
+        """A call to an engine is overdue: it should be probed now."""
 
     def changed(self, transition: Transition) -> None:
         """An engine has changed its state."""
@@ -93,10 +100,19 @@ class Attempt:
         engine_id: The engine.
         answer: Its answer; may still be streaming.
         first_byte_s: Seconds from the charge to the answer.
+        has_died: Whether the engine ended in the midst of its answer.
         waited_s: Seconds spent in the queue, for all attempts together.
     """
 
-    __slots__ = ("_charge", "_dispatcher", "answer", "engine_id", "first_byte_s", "waited_s")
+    __slots__ = (
+        "_charge",
+        "_dispatcher",
+        "answer",
+        "engine_id",
+        "first_byte_s",
+        "has_died",
+        "waited_s",
+    )
 
     def __init__(
         self, dispatcher: Dispatcher, charge: Charge, answer: Answer, waited_s: float
@@ -106,6 +122,7 @@ class Attempt:
         self.answer = answer
         self.engine_id = charge.engine_id
         self.waited_s = waited_s
+        self.has_died = False
         self.first_byte_s = dispatcher.now() - charge.started_at
 
     @property
@@ -130,6 +147,7 @@ class Attempt:
         if error is None:
             self.close(self.kind)
         elif isinstance(error, CallFailed):
+            self.has_died = isinstance(error, ConnectionBroke) and error.is_at_work
             self.close(OutcomeKind.RESET, str(error))
         else:
             self.close(OutcomeKind.CLIENT_LEFT)
@@ -151,7 +169,23 @@ class Attempt:
         if self._charge.is_released:
             return
         self.answer.close()
+        self._dispatcher.closed(self)
         self._dispatcher.finish(self._charge, Outcome(kind, self.first_byte_s, None, detail))
+
+    def check_silence(self, arrivals: int) -> None:
+        """Break a stream off that has stood still since so many arrivals, its engine being out.
+
+        One that goes on is let be, and looked at again: it may be the engine's last words. So is
+        one whose client is slow to take what has come.
+        """
+        engine, answer = self._charge.engine, self.answer
+        if engine is None or engine.state not in TAKEN_OUT:
+            return
+        if answer.is_awaited and answer.arrivals == arrivals:
+            answer.break_off("it was taken out and says nothing more")
+            return
+        loop = asyncio.get_running_loop()
+        loop.call_later(SILENCE_S, self.check_silence, answer.arrivals)
 
 
 class Dispatcher:
@@ -178,6 +212,8 @@ class Dispatcher:
         self._observer = observer
         self._max_attempts = max_attempts
         self._engine_wait = engine_wait
+        self._streams: dict[Attempt, None] = {}
+        self._calls = CallWatch(fleet, now, observer, max_attempts, self._attempt)
         # None: who asked has not begun to wait yet, and finds an immediate decision in the second.
         self._waiting: dict[Ticket, asyncio.Future[Charge | Refusal] | None] = {}
         self._decided: dict[Ticket, Charge | Refusal] = {}
@@ -300,6 +336,9 @@ class Dispatcher:
         if charge.is_released:
             return
         now = self.now()
+        if outcome.kind is OutcomeKind.DENIED:
+            self.fleet.suspect(charge, now)
+            self._observer.suspected(charge.engine_id)
         self._observer.attempted(charge, outcome.kind, now - charge.started_at)
         if charge.ticket.trace is not None:
             charge.ticket.trace.finished(charge.engine_id, outcome)
@@ -307,17 +346,28 @@ class Dispatcher:
         if self._waiting:
             self.pump()
 
+    def closed(self, attempt: Attempt) -> None:
+        """Note that an attempt's answer is over."""
+        self._streams.pop(attempt, None)
+
     def changed(self, transitions: Iterable[Transition]) -> None:
-        """Pass engines' changes of state on; a change may free or strand what waits."""
+        """Pass engines' changes of state on; a change may free, strand or move work."""
         for transition in transitions:
             self._engine_wait.changed(transition)
             self._observer.changed(transition)
+            if transition.after in TAKEN_OUT:
+                self._calls.taken_out(transition.engine_id)
+                for attempt in self._streams:
+                    if attempt.engine_id == transition.engine_id:
+                        loop = asyncio.get_running_loop()
+                        arrivals = attempt.answer.arrivals
+                        loop.call_later(SILENCE_S, attempt.check_silence, arrivals)
 
     async def attempt(self, ticket: Ticket, send: Send) -> Attempt:
         """Get an engine's answer to a piece of work, from another engine where one fails.
 
-        Short work that takes unusually long is sent to a second engine as well, where that is asked
-        for; the answer that comes first counts.
+        Work that takes unusually long, or whose engine is taken out, is given to a second engine as
+        well (`call_watch`); the answer that comes first counts.
 
         Args:
             ticket: The work.
@@ -327,45 +377,12 @@ class Dispatcher:
             The attempt that got an answer for the client; the caller closes it.
 
         Raises:
+            EnginesDied: Two engines ended while they worked on it.
             RouterError: It could not be had.
         """
-        delay_s = self.fleet.hedge_delay_s() if ticket.urgency is Urgency.SHORT else None
-        if delay_s is None:
-            return await self._attempt(ticket, send)
-        return await self._hedged(ticket, send, delay_s)
+        return await self._attempt(ticket, send, Tries())
 
-    async def _hedged(self, ticket: Ticket, send: Send, delay_s: float) -> Attempt:
-        tried: set[EngineId] = set()
-
-        async def noted(engine: Engine) -> Answer:
-            tried.add(engine.engine_id)
-            return await send(engine)
-
-        loop = asyncio.get_running_loop()
-        first = winner = loop.create_task(self._attempt(ticket, noted))
-        running = [first]
-        try:
-            await asyncio.wait(running, timeout=delay_s)
-            # Work that still waits for an engine gains nothing from waiting twice.
-            if not first.done() and tried and self.fleet.may_hedge():
-                hedge = replace(ticket, excluded=ticket.excluded | tried, place=0)
-                second = loop.create_task(self._attempt(hedge, send))
-                running.append(second)
-                winner = await _first_good(first, second)
-                self._observer.hedged(is_won=winner is second)
-            # Shielded: a client that leaves now must not lose what is to be given back.
-            return await asyncio.shield(winner)
-        except asyncio.CancelledError:
-            _give_up(winner)
-            raise
-        finally:
-            for task in running:
-                if task is not winner:
-                    _give_up(task)
-
-    async def _attempt(self, ticket: Ticket, send: Send) -> Attempt:
-        failures: list[str] = []
-        timeouts = 0
+    async def _attempt(self, ticket: Ticket, send: Send, tries: Tries) -> Attempt:
         waited_s = 0.0
         doubted: EngineId | None = None
         shown: Attempt | None = None
@@ -381,24 +398,37 @@ class Dispatcher:
                 until = self._engine_wait.until() if until is None else until
                 if await self._engine_wait.is_back(ticket, until):
                     continue
-                if not failures:
+                if not tries.failures:
                     raise
-                raise _failed(failures, timeouts) from e
+                raise _failed(ticket, tries) from e
             waited_s += charge.started_at - asked_at
-            answer, kind, failure = await self._once(charge, send)
+            call = self._calls.begin(charge, send, tries)
+            answer, kind, failure = await self._once(call)
             if answer is not None and not failure:
+                if call.second is not None:
+                    self._settle(call, is_won=False)
                 if doubted is not None:
                     first = Outcome(OutcomeKind.BAD_STATUS, None, None, "500 where others had none")
                     self.changed(self.fleet.blame(doubted, first, self.now()))
-                return Attempt(self, charge, answer, waited_s)
-            failures.append(f"{charge.engine_id}: {failure}")
+                attempt = Attempt(self, charge, answer, waited_s)
+                if answer.body is None:
+                    self._streams[attempt] = None
+                return attempt
             ticket.excluded.add(charge.engine_id)
-            timeouts += kind is OutcomeKind.TIMEOUT
-            may_repeat = (
-                len(failures) < self._max_attempts
-                and timeouts < _MAX_TIMEOUTS
-                and self.fleet.may_retry(self.now())
-            )
+            if call.second is not None:
+                # Another engine has the work already: its answer is this one's next.
+                if answer is not None:
+                    answer.close()
+                self._note(tries, charge, kind, failure)
+                self.finish(charge, Outcome(kind, None, None, failure))
+                second = await self._second(call)
+                if second is not None:
+                    second.waited_s += waited_s
+                    return second
+                self._require_repeat(ticket, tries)
+                continue
+            self._note(tries, charge, kind, failure)
+            may_repeat = self._may_repeat(ticket, tries)
             if answer is not None:
                 if kind is OutcomeKind.UNDECIDED and (doubted is not None or not may_repeat):
                     # Two engines say the same: it is the upload, and the client sees their answer.
@@ -409,9 +439,60 @@ class Dispatcher:
                 answer.close()
             self.finish(charge, Outcome(kind, None, None, failure))
             if not may_repeat:
-                raise _failed(failures, timeouts)
-            log.info("request %s goes to another engine: %s", ticket.request_id, failures[-1])
-            self._observer.repeated(ticket)
+                raise _failed(ticket, tries)
+            self._repeat(ticket, tries)
+
+    def _note(self, tries: Tries, charge: Charge, kind: OutcomeKind, failure: str) -> None:
+        tries.failures.append(f"{charge.engine_id}: {failure}")
+        tries.timeouts += kind is OutcomeKind.TIMEOUT
+
+    def _may_repeat(self, ticket: Ticket, tries: Tries) -> bool:
+        return (
+            tries.started < self._max_attempts
+            and tries.timeouts < _MAX_TIMEOUTS
+            and len(ticket.deaths) < DEADLY
+            # An upload that may be deadly waits for what its other call comes to.
+            and not (ticket.deaths and tries.running)
+            and self.fleet.may_retry(self.now())
+        )
+
+    def _require_repeat(self, ticket: Ticket, tries: Tries) -> None:
+        if not self._may_repeat(ticket, tries):
+            raise _failed(ticket, tries)
+        self._repeat(ticket, tries)
+
+    def _repeat(self, ticket: Ticket, tries: Tries) -> None:
+        log.info("request %s goes to another engine: %s", ticket.request_id, tries.failures[-1])
+        self._observer.repeated(ticket)
+
+    async def _second(self, call: Call) -> Attempt | None:
+        """Return what came of a call's second; None: it has failed too.
+
+        Raises:
+            EnginesDied: The upload is on no account to be repeated.
+        """
+        second = call.second
+        assert second is not None
+        try:
+            # Shielded: a client that leaves now must not lose what is to be given back.
+            attempt = await asyncio.shield(second)
+        except asyncio.CancelledError:
+            _give_up(second)
+            raise
+        except EnginesDied:
+            raise
+        except RouterError:
+            return None
+        self._settle(call, is_won=True)
+        return attempt
+
+    def _settle(self, call: Call, *, is_won: bool) -> None:
+        """End the race of a call with its second."""
+        assert call.second is not None
+        if not is_won:
+            _give_up(call.second)
+        if call.reason is not Reason.OUT:
+            self._observer.hedged(is_won=is_won)
 
     def may_go_on(self, attempt: Attempt, failures: int) -> bool:
         """Whether work whose answer broke off midway may go to a further engine; counted if so.
@@ -421,7 +502,14 @@ class Dispatcher:
         Args:
             attempt: The one that broke off.
             failures: Engines that broke off so far, this one included.
+
+        Raises:
+            EnginesDied: Two engines ended while they worked on it.
         """
+        if attempt.has_died:
+            attempt.ticket.deaths.append(attempt.engine_id)
+            if len(attempt.ticket.deaths) >= DEADLY:
+                raise _deadly(attempt.ticket)
         if failures >= self._max_attempts or not self.fleet.may_retry(self.now()):
             return False
         ticket, engine_id = attempt.ticket, attempt.engine_id
@@ -430,38 +518,44 @@ class Dispatcher:
         self._observer.repeated(ticket)
         return True
 
-    async def _once(self, charge: Charge, send: Send) -> tuple[Answer | None, OutcomeKind, str]:
+    async def _once(self, call: Call) -> tuple[Answer | None, OutcomeKind, str]:
         """Make one call; return its answer, what it says of the engine, and its failure if any."""
+        charge = call.charge
         engine = charge.engine
         assert engine is not None
         try:
-            answer = await send(engine)
+            answer = await call.send(engine)
         except CallFailed as e:
+            self._calls.end(call)
+            if isinstance(e, ConnectionBroke) and e.is_at_work:
+                charge.ticket.deaths.append(charge.engine_id)
             return None, _KINDS[type(e)], str(e)
         except asyncio.CancelledError:
+            self._calls.end(call)
+            if call.was_recalled():
+                assert call.recalled_as is not None
+                is_out = call.second is None
+                words = "it was taken out" if is_out else "another engine answered meanwhile"
+                return None, call.recalled_as, words
+            if call.second is not None:
+                _give_up(call.second)
             self.finish(charge, Outcome(OutcomeKind.CLIENT_LEFT))
             raise
         except SpoolFailed as e:
+            self._calls.end(call)
+            if call.second is not None:
+                _give_up(call.second)
             self.finish(charge, Outcome(OutcomeKind.CANCELLED))
             words = f"The upload cannot be read back: {e}."
             raise SpoolFull(words, retry_after_s=1) from e
         except BaseException:
+            self._calls.end(call)
+            if call.second is not None:
+                _give_up(call.second)
             self.finish(charge, Outcome(OutcomeKind.CANCELLED))
             raise
+        self._calls.end(call)
         return answer, *_judge(answer)
-
-
-async def _first_good(
-    first: asyncio.Task[Attempt], second: asyncio.Task[Attempt]
-) -> asyncio.Task[Attempt]:
-    """Return the task that is done first, unless it failed and the other may yet succeed."""
-    await asyncio.wait((first, second), return_when=asyncio.FIRST_COMPLETED)
-    done, other = (first, second) if first.done() else (second, first)
-    if done.exception() is not None:
-        await asyncio.wait((other,))
-        if other.exception() is None:
-            return other
-    return done
 
 
 def _give_up(task: asyncio.Task[Attempt]) -> None:
@@ -475,11 +569,21 @@ def _give_back(task: asyncio.Task[Attempt]) -> None:
         task.result().close(OutcomeKind.CANCELLED)
 
 
-def _failed(failures: list[str], timeouts: int) -> RouterError:
-    words = "; ".join(failures)
-    if timeouts == len(failures):
+def _failed(ticket: Ticket, tries: Tries) -> RouterError:
+    words = "; ".join(tries.failures)
+    if len(ticket.deaths) >= DEADLY:
+        return _deadly(ticket)
+    if tries.timeouts == len(tries.failures):
         return EngineTooSlow(f"No engine answered in time ({words}).")
     return EngineFailed(f"Every engine that was tried failed ({words}).")
+
+
+def _deadly(ticket: Ticket) -> EnginesDied:
+    names = ", then ".join(ticket.deaths[:DEADLY])
+    return EnginesDied(
+        f"An engine ended while it worked on this upload, and so did a second one ({names}). It is "
+        "not tried again, for it may be what ended them. Convert the audio to another format."
+    )
 
 
 def _judge(answer: Answer) -> tuple[OutcomeKind, str]:
@@ -487,6 +591,10 @@ def _judge(answer: Answer) -> tuple[OutcomeKind, str]:
     status = answer.status
     if status in _REPEATED:
         return OutcomeKind.BAD_STATUS, f"it answered {status}"
+    why = denial(status) if status >= 300 else None
+    if why is not None:
+        # It says how the router is set up, which is not the client's business.
+        return OutcomeKind.DENIED, f"it answered {status}: {why}"
     if status == 500:
         return OutcomeKind.UNDECIDED, "it answered 500"
     if status >= 400:

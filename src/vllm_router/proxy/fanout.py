@@ -21,6 +21,7 @@ from vllm_router.engines.work import OutcomeKind, Ticket, WorkTrace, windows_of
 from vllm_router.errors import (
     EngineFailed,
     EngineSaid,
+    EnginesDied,
     EngineTooSlow,
     NoEngineReady,
     RouterError,
@@ -80,7 +81,8 @@ class Fanout:
         decoder: Cuts.
         spool: Holds pieces until they have been heard.
         counted: Told what became of each piece: "heard", "silent", "missing";
-            and "halved" for each that was heard again.
+            and "halved" for each that was heard again, "empty" for each that was heard, has
+            sound in it, and gave no word.
     """
 
     def __init__(
@@ -216,6 +218,8 @@ class Fanout:
                 audio.heard_leader(None)
         self._counted("heard")
         transcript = await self._without_loops(audio, piece, trace, transcript)
+        if piece.speech and not transcript.text.strip():
+            self._counted("empty")
         return Heard(piece.start_s, piece.end_s, transcript, piece.speech)
 
     async def _without_loops(
@@ -273,9 +277,12 @@ class Fanout:
                 enqueued_at=audio.enqueued_at,
                 is_admitted=True,
                 trace=trace,
+                deaths=piece.deaths,
             )
             try:
                 attempt = await self._dispatcher.attempt(ticket, send)
+            except EnginesDied:
+                raise
             except (EngineFailed, EngineTooSlow, NoEngineReady):
                 if patience_s is None:
                     raise

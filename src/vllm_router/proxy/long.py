@@ -46,6 +46,8 @@ class LongAnswer:
         self._parts: list[Transcript] = []
         self._speech: list[Span] = []
         self._missing: list[Heard] = []
+        self._sound_s = 0.0
+        self._has_words = False
 
     async def run(self, upload: Upload) -> None:
         """Answer it."""
@@ -82,6 +84,8 @@ class LongAnswer:
                 await self._whole(audio)
         finally:
             os.close(file)
+        if self._sound_s and not self._has_words and not self._missing:
+            means.empty.note(facts, story, self._sound_s)
 
     async def _whole(self, audio: LongAudio) -> None:
         length_s = await self._means.fanout.hear(audio, self._keep)
@@ -113,6 +117,8 @@ class LongAnswer:
             self._missing.append(heard)
         if heard.transcript is None:
             return None
+        self._sound_s += sum(span.end_s - span.start_s for span in heard.speech)
+        self._has_words = self._has_words or bool(heard.transcript.text.strip())
         require_words(self._wish, heard.transcript)
         if self._wish.needs_times:
             return snapped(heard.transcript, heard.speech)

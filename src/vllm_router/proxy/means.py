@@ -14,6 +14,7 @@ from vllm_router.engines.work import Urgency
 from vllm_router.errors import UnsupportedValue
 from vllm_router.inbound.exchange import Exchange
 from vllm_router.proxy.dispatch import Dispatcher
+from vllm_router.proxy.empty import EmptyTranscripts
 from vllm_router.proxy.facts import RequestFacts, Task
 from vllm_router.proxy.fanout import Fanout
 from vllm_router.proxy.relay import Relay
@@ -72,6 +73,7 @@ class Means:
         relay: Carries uploads.
         fanout: Has long audio heard by all engines.
         rules: How it is done.
+        empty: Counts answers without a word to audio with sound.
         wall_clock: Unix seconds, for vLLM's events.
     """
 
@@ -79,6 +81,7 @@ class Means:
     relay: Relay
     fanout: Fanout
     rules: TranscriptionRules
+    empty: EmptyTranscripts
     wall_clock: Callable[[], float] = time.time
 
     def urgency(self, facts: RequestFacts, wish: Wish) -> Urgency:

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from vllm_router.engines.engine import Engine
 from vllm_router.engines.work import OutcomeKind, Ticket, windows_of
-from vllm_router.errors import EngineFailed, RouterError
+from vllm_router.errors import EngineFailed, EnginesDied, RouterError
 from vllm_router.inbound.exchange import Exchange
 from vllm_router.outbound.answer import Answer
 from vllm_router.outbound.call import (
@@ -19,6 +19,7 @@ from vllm_router.outbound.call import (
 )
 from vllm_router.outbound.upload import Upload
 from vllm_router.proxy.dispatch import Attempt
+from vllm_router.proxy.empty import is_empty
 from vllm_router.proxy.events import EventStream
 from vllm_router.proxy.facts import RequestFacts
 from vllm_router.proxy.headers import engine_headers
@@ -102,7 +103,14 @@ class WholeAnswer:
 
     async def passed_through(self) -> None:
         """Pass the engine's answer on as it is."""
-        await self._pass_on(await self._attempt())
+        attempt = await self._attempt()
+        if is_empty(attempt.answer):
+            self._look_for_sound()
+        await self._pass_on(attempt)
+
+    def _look_for_sound(self) -> None:
+        if self._means.rules.split != "off":
+            self._means.empty.look(self._upload, self._facts, self._story)
 
     async def _pass_on(self, attempt: Attempt) -> None:
         try:
@@ -155,6 +163,8 @@ class WholeAnswer:
             return attempt, None
         attempt.close(OutcomeKind.OK)
         transcript = heard[-1]
+        if not transcript.text.strip():
+            self._look_for_sound()
         require_words(wish, transcript)
         if transcript.usage is None and transcript.duration_s is not None:
             transcript = joined([transcript], transcript.duration_s)
@@ -209,6 +219,8 @@ class WholeAnswer:
             while True:
                 try:
                     attempt = await self._attempt(after=before)
+                except EnginesDied:
+                    raise
                 except EngineFailed as e:
                     if before is None:
                         raise
@@ -225,6 +237,8 @@ class WholeAnswer:
                 if detail is None:
                     if translator.state is StreamState.FAILED:
                         self._story.error = EngineFailed.code
+                    elif not translator.told.strip():
+                        self._look_for_sound()
                     stream.end()
                     return
                 told = translator.told
