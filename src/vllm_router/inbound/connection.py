@@ -503,7 +503,8 @@ class Connection(asyncio.BufferedProtocol):
         """Release what the request held and have it noted, once."""
         exchange, self._exchange = self._exchange, None
         intake, self._intake = self._intake, None
-        self._small = self._chunks = None
+        # A view of a buffer that nothing was read into would keep it from being used again.
+        self._small = self._chunks = self._direct = None
         self._left = 0
         if intake is not None:
             intake.close()
