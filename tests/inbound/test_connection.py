@@ -113,6 +113,19 @@ async def test_a_client_that_asks_first_is_told_to_go_on() -> None:
         assert (await one.answer())[1] == b"hello"
 
 
+@pytest.mark.parametrize(
+    ("path", "length", "status"), [("/refused", 5, b"400"), ("/a", 2_000_000, b"413")]
+)
+async def test_a_client_that_is_refused_is_not_told_to_go_on(
+    path: str, length: int, status: bytes
+) -> None:
+    async with serving() as served, client(served.port) as one:
+        one.send(post(path, b"", b"Expect: 100-continue", length=length))
+        rest = await one.rest()
+        assert rest.startswith(b"HTTP/1.1 " + status)
+        assert rest.count(b"HTTP/1.1") == 1
+
+
 # --- answers
 
 
