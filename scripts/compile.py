@@ -61,6 +61,7 @@ HOT = (
     "wire/duration.py",
     "wire/exposition.py",
     "wire/multipart.py",
+    "wire/told_seconds.py",
     "wire/trouble.py",
     "wire/wav.py",
 )

@@ -56,6 +56,8 @@ KINDS: dict[str, tuple[str, list[str]]] = {
     "mov_pcm": ("mov", ["-c:a", "pcm_s16le"]),
     # PyAV 17.1 to 18 crash on it.
     "mov_surround_71": ("mov", ["-c:a", "pcm_s16le", "-ac", "8", "-ar", "8000"]),
+    "aiff": ("aiff", ["-c:a", "pcm_s16be", "-ar", "44100", "-ac", "2"]),
+    "aiff_c": ("aiff", ["-c:a", "pcm_s16le", "-ar", "16000"]),
     "alac": ("m4a", ["-c:a", "alac", "-ar", "44100"]),
     "webm_opus": ("webm", ["-c:a", "libopus", "-b:a", "32k"]),
     "webm_vorbis": ("webm", ["-c:a", "libvorbis"]),

@@ -8,6 +8,7 @@ import httpx
 import pytest
 from tests.end_to_end.engines import engines_beside
 from tests.end_to_end.processes import router_process
+from tests.proxy.parrots import Heard, Reply, parrot, verbose
 from tests.routers import MODEL, TRANSCRIPTIONS, field, file, running_router, until
 
 from vllm_router.local.serving import serve_simulated
@@ -60,6 +61,32 @@ async def test_a_key_has_its_share_of_audio_per_minute() -> None:
         assert refused.json()["error"]["code"] == "rate_limit_exceeded"
         assert 1 <= int(refused.headers["retry-after"]) <= 60
         assert (await upload("b", 8)).status_code == 200
+
+
+@pytest.mark.parametrize("response_format", ["json", "verbose_json", "srt"])
+async def test_a_charge_is_corrected_by_what_the_engine_has_heard(response_format: str) -> None:
+    """From its bytes alone it would pass for 40 s."""
+    said = {**verbose("words", end_s=18.8), "usage": {"type": "duration", "seconds": 19}}
+
+    async def says(heard: Heard) -> Reply:
+        return 200, said
+
+    async with (
+        parrot(says) as url,
+        running_router(url, api_key="a", key_audio_s_per_minute=60, split="off") as router,
+    ):
+
+        async def upload() -> int:
+            parts = [
+                field("model", MODEL),
+                field("response_format", response_format),
+                file(b"nothing known" * 25_000, "a.xyz"),
+            ]
+            return (await router.upload(*parts, Authorization="Bearer a")).status_code
+
+        assert [await upload() for _ in range(3)] == [200, 200, 429]
+        metrics = await router.metrics()
+        assert 37 < metrics['vllm_router_key_audio_seconds_total{key="key-1"}'] < 39
 
 
 async def test_a_key_has_its_share_of_audio_in_flight() -> None:

@@ -48,6 +48,39 @@ def test_one_keys_use_is_nothing_to_another() -> None:
     assert quotas.take("b", 10, 0) is None
 
 
+def test_what_was_charged_too_much_may_be_sent_after_all() -> None:
+    quotas = Quotas(QuotaRules(per_minute_s=600))
+    assert quotas.take("a", 415, 0) is None
+    assert quotas.take("a", 415, 1) is not None
+    quotas.correct("a", 415, 18.8, 1)
+    assert quotas.take("a", 415, 1) is None
+
+
+def test_what_was_charged_too_little_is_owed() -> None:
+    quotas = Quotas(QuotaRules(per_minute_s=60))
+    assert quotas.take("a", 0.04, 0) is None
+    quotas.correct("a", 0.04, 85, 1)
+    wait_s = quotas.take("a", 30, 1)
+    assert wait_s is not None
+    assert 50 < wait_s < 60
+
+
+@given(st.lists(st.tuples(PAUSES, AUDIO, AUDIO), max_size=60))
+def test_true_lengths_are_held_to_the_rate_whatever_headers_say(
+    asked: list[tuple[float, float, float]],
+) -> None:
+    """Each audio can exceed the bound once, for nobody knew; what comes after pays for it."""
+    rate, now, taken, largest = 60.0, 0.0, 0.0, 0.0
+    quotas = Quotas(QuotaRules(per_minute_s=rate))
+    for pause_s, said_s, true_s in asked:
+        now += pause_s
+        if quotas.take("a", said_s, now) is None:
+            quotas.correct("a", said_s, true_s, now)
+            taken += true_s
+            largest = max(largest, true_s)
+    assert taken <= rate * now / 60 + rate + largest + 1e-6
+
+
 @given(st.lists(st.tuples(PAUSES, AUDIO), max_size=60))
 def test_over_any_time_no_more_passes_than_the_rate_and_one_burst(
     asked: list[tuple[float, float]],

@@ -21,6 +21,7 @@ __all__ = ["audio_folder"]
 # Where the container has no length of its own, ffprobe guesses as well as we do.
 _GUESSED = {"aac_adts": 0.03, "mp3_vbr_piped": 0.12}
 _CONTAINERS = {
+    "aiff": "aiff",
     "wav": "wav", "flac": "flac", "mp3": "mp3", "mp2": "mp3", "ogg": "ogg", "m4a": "mp4",
     "mp4": "mp4", "mov": "mp4", "webm": "webm", "mka": "webm", "aac": "aac",
 }  # fmt: skip

@@ -216,6 +216,9 @@ class RouterService:
                 self._charge(story.holder, facts.audio_s)
                 story.charged_s = facts.audio_s
             await self._transcriber.answer(exchange, facts, intake.upload, story)
+            if facts.is_estimated and story.audio_s != facts.audio_s:
+                size_bytes = facts.file.end - facts.file.start
+                self._bitrates.observe(facts.kind, size_bytes, story.audio_s)
         except RouterError as e:
             story.error = e.code
             raise
@@ -245,6 +248,8 @@ class RouterService:
         if story.holder is not None and story.charged_s is not None:
             self._quotas.give_back(story.holder, story.charged_s)
         now = self.now()
+        if story.holder is not None and story.charged_s is not None:
+            self._correct(story, story.holder, story.charged_s, now)
         total_s = now - exchange.started_at
         status = CLIENT_LEFT if exchange.has_left or not exchange.status else exchange.status
         self._metrics.upload_bytes.inc(exchange.received_bytes)
@@ -265,6 +270,12 @@ class RouterService:
             self._access_log.write(exchange, story, status, total_s)
         if story.trace is not None:
             story.trace.end(exchange, story, status)
+
+    def _correct(self, story: Story, holder: str, charged_s: float, now: float) -> None:
+        true_s = story.audio_s
+        if true_s is not None and true_s != charged_s:
+            self._quotas.correct(holder, charged_s, true_s, now)
+            story.charged_s = true_s
 
     def _time(self, exchange: Exchange, story: Story, audio_s: float, now: float) -> None:
         length = length_label(audio_s)

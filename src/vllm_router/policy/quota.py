@@ -1,7 +1,9 @@
 """How much audio one key may have in flight, and may send per minute.
 
 A bucket that holds one minute's worth and fills at that rate, as in GCRA: a burst of a minute is
-fine, a lasting excess is not. Clock and amounts are arguments; state is one small object per key.
+fine, a lasting excess is not. An audio is charged by what its header says, or an estimate, before
+any engine has it; once its true length is known the charge is corrected. Clock and amounts are
+arguments; state is one small object per key.
 """
 
 from __future__ import annotations
@@ -56,8 +58,7 @@ class Quotas:
         account = self._accounts.setdefault(name, _Account(at=now))
         rate = rules.per_minute_s
         if rate is not None:
-            account.spent_s = max(0.0, account.spent_s - (now - account.at) * rate / WINDOW_S)
-            account.at = now
+            _refill(account, rate, now)
             excess_s = account.spent_s + audio_s - rate
             if excess_s > 0 and account.spent_s > 0:
                 return max(1.0, min(excess_s, account.spent_s) * WINDOW_S / rate)
@@ -68,7 +69,27 @@ class Quotas:
         account.spent_s += audio_s
         return None
 
+    def correct(self, name: str, charged_s: float, true_s: float, now: float) -> None:
+        """Charge what an audio has turned out to be in place of what was charged per minute.
+
+        Args:
+            name: The key's.
+            charged_s: What `take` was given.
+            true_s: Its length, 0 or more.
+            now: Monotonic seconds.
+        """
+        rate = self._rules.per_minute_s
+        account = self._accounts[name]
+        if rate is not None:
+            _refill(account, rate, now)
+        account.spent_s = max(0.0, account.spent_s + true_s - charged_s)
+
     def give_back(self, name: str, audio_s: float) -> None:
         """Say that an audio that was taken is no longer in flight."""
         account = self._accounts[name]
         account.in_flight_s = max(0.0, account.in_flight_s - audio_s)
+
+
+def _refill(account: _Account, rate: float, now: float) -> None:
+    account.spent_s = max(0.0, account.spent_s - (now - account.at) * rate / WINDOW_S)
+    account.at = now

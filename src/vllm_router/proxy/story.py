@@ -44,7 +44,8 @@ class Story:
         request_id: The client's own, or made.
         task: By the route.
         model: As engines know it; "" while unknown.
-        audio_s: Seconds of audio; None while unknown.
+        audio_s: Seconds of audio, by the header or by bytes, and once it has been heard as it is;
+            None while unknown.
         engines: Those that it was given to, each once.
         queue_s: Seconds that it, or its piece that waited longest, waited for engines.
         pieces: Pieces that it was cut into; 0: it went whole.

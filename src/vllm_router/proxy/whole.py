@@ -35,6 +35,7 @@ from vllm_router.wire.multipart import Edit
 from vllm_router.wire.speech import Span, snapped
 from vllm_router.wire.sse import encode
 from vllm_router.wire.stream_events import ChunkTranslator, StreamState
+from vllm_router.wire.told_seconds import corrected_seconds
 from vllm_router.wire.transcript import (
     Transcript,
     joined,
@@ -86,6 +87,10 @@ class WholeAnswer:
 
         attempt = await self._means.dispatcher.attempt(ticket, send)
         story.queue_s += attempt.waited_s
+        told = attempt.answer.body
+        is_asked = story.charged_s is not None or facts.is_estimated
+        if is_asked and told is not None and attempt.answer.status == 200:
+            story.audio_s = corrected_seconds(facts.audio_s, told)
         return attempt
 
     def _ticket(self) -> Ticket:

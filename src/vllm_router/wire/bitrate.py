@@ -12,7 +12,7 @@ PRIOR_BIT_RATE: Final = 64_000
 PRIOR_WEIGHT_S: Final = 30.0
 """The prior counts as much as this many seconds of real audio."""
 _FORGET: Final = 0.98
-# Kinds come from `container_kind`, which has nine; a caller's mistake must not grow without end.
+# Kinds come from `container_kind`, which has ten; a caller's mistake must not grow without end.
 _MAX_KINDS: Final = 64
 
 

@@ -9,7 +9,7 @@ header must not fill the queue.
 import struct
 from typing import Final
 
-from vllm_router.wire.containers import flac, framed, matroska, mp4, mpeg, ogg
+from vllm_router.wire.containers import aiff, flac, framed, matroska, mp4, mpeg, ogg
 from vllm_router.wire.wav import Buffer, WavError, read_wav_header
 
 HEAD_BYTES: Final = 256 * 1024
@@ -76,6 +76,8 @@ def _by_kind(head: bytes, size_bytes: int, tail: bytes) -> float | None:
             return matroska.matroska_seconds(head, tail)
         case "aac":
             return framed.adts_seconds(head, mpeg.id3_end(head), size_bytes)
+        case "aiff":
+            return aiff.aiff_seconds(head)
         case "amr":
             return framed.amr_seconds(head, size_bytes)
         case _:
@@ -86,7 +88,8 @@ def container_kind(head: Buffer) -> str:
     """Name a file's container by its first bytes, whatever the upload's name or content type.
 
     Returns:
-        "wav", "flac", "mp3", "ogg", "mp4", "webm", "aac", "amr" or "unknown".
+        "wav", "flac", "mp3", "ogg", "mp4", "webm", "aac", "amr", "aiff" or
+        "unknown".
     """
     first = bytes(head[:12])
     if first[:4] in _RIFF and first[8:12] == b"WAVE":
@@ -97,6 +100,8 @@ def container_kind(head: Buffer) -> str:
         return "webm"
     if first[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
         return "mp4"
+    if first[:4] == aiff.MAGIC and first[8:12] in aiff.TYPES:
+        return "aiff"
     if first.startswith((framed.AMR_MAGIC, framed.AMR_WB_MAGIC)):
         return "amr"
     start = bytes(head[:HEAD_BYTES])

@@ -8,7 +8,7 @@ each other. Refuses to know: whether the sound itself decodes.
 import struct
 from typing import Final
 
-from vllm_router.wire.containers import matroska, mp4, mpeg, ogg
+from vllm_router.wire.containers import aiff, matroska, mp4, mpeg, ogg
 from vllm_router.wire.duration import HEAD_BYTES, TAIL_BYTES, container_kind, stated_seconds
 from vllm_router.wire.wav import Buffer, WavError, WavHeader, read_wav_header
 
@@ -138,6 +138,10 @@ def _chunks_follow(header: WavHeader, held: int, size_bytes: int, head: bytes, t
 
 def _is_cut_short(kind: str, head: bytes, size_bytes: int, tail: bytes) -> bool:
     match kind:
+        case "aiff":
+            stated = aiff.form_bytes(head)
+            # The last chunk's padding byte is often left out.
+            return stated is not None and stated > size_bytes + 1
         case "mp4":
             return _mp4_is_cut_short(head, size_bytes)
         case "webm":

@@ -1,0 +1,51 @@
+"""AIFF and AIFF-C: the count of sample frames in the common chunk (Apple, AIFF 1.3, 1989)."""
+
+import math
+import struct
+from typing import Final
+
+MAGIC: Final = b"FORM"
+TYPES: Final = (b"AIFF", b"AIFC")
+_CHUNK: Final = struct.Struct(">4sI")
+#: Channels, sample frames, bits, and the rate as an 80-bit number of IEEE 754.
+_COMMON: Final = struct.Struct(">hIhHQ")
+_BIAS: Final = 16383 + 63
+# Writers put a name or a comment before the common chunk, not a book.
+_MOST_CHUNKS: Final = 32
+
+
+def aiff_seconds(head: bytes) -> float | None:
+    """Return the length that the common chunk states; None if it is not in the file's head.
+
+    Args:
+        head: The file's first bytes.
+    """
+    at = 12
+    for _ in range(_MOST_CHUNKS):
+        if at + _CHUNK.size > len(head):
+            return None
+        name, size = _CHUNK.unpack_from(head, at)
+        at += _CHUNK.size
+        if name == b"COMM":
+            return _common_seconds(head, at)
+        at += size + (size & 1)
+    return None
+
+
+def form_bytes(head: bytes) -> int | None:
+    """Return the file's size as its outermost chunk states it; None where it does not."""
+    size = int.from_bytes(head[4:8], "big")
+    # Writers that cannot seek back leave nothing, or the most that fits.
+    return size + 8 if 0 < size < 2**32 - 1 else None
+
+
+def _common_seconds(head: bytes, at: int) -> float | None:
+    if at + _COMMON.size > len(head):
+        return None
+    _, frames, _, exponent, mantissa = _COMMON.unpack_from(head, at)
+    if not mantissa or not 0 < exponent < _BIAS:
+        # No rate at all, below 1 Hz, negative, or beyond what a mantissa of 64 bits holds.
+        return None
+    rate_hz = math.ldexp(mantissa, exponent - _BIAS)
+    # A writer that could not seek back leaves no count.
+    return frames / rate_hz if frames and rate_hz >= 1.0 else None
