@@ -30,7 +30,8 @@ def test_every_error_has_openais_shape(kind: type[RouterError]) -> None:
 
 
 def test_no_two_errors_share_a_code() -> None:
-    codes = [kind.code for kind in all_kinds()]
+    # A subclass that declares none of its own is the same error to clients.
+    codes = [kind.code for kind in all_kinds() if "code" in vars(kind)]
     assert len(codes) == len(set(codes))
 
 
