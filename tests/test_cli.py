@@ -100,7 +100,8 @@ def test_an_empty_file_is_no_settings(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"\xff\xfe", b"- 1", b"a: [", b"1", b"no_such: 1", b"port: {a: 1}"]
+    "data",
+    [b"\xff\xfe", b"- 1", b"a: [", b"1", b"no_such: 1", b"port: {a: 1}", b"port: 2026-99-99"],
 )
 def test_a_file_that_cannot_be_used_is_one_sentence(data: bytes, tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"

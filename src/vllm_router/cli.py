@@ -119,7 +119,8 @@ def _read_file(path: Path) -> dict[str, Any]:
         data = yaml.safe_load(path.read_text())
     except OSError as e:
         raise WrongUse(f"--config: '{path}' cannot be read: {e.strerror}.") from e
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
+    except (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, ValueError) as e:
+        # Besides its own errors, what YAML's numbers and dates raise that cannot be computed.
         raise WrongUse(f"--config: '{path}' is not YAML: {' '.join(str(e).split())}.") from e
     if data is None:
         return {}

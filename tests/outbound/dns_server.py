@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
-from dnslib import AAAA, QTYPE, RCODE, RR, SRV, A, DNSRecord
+from dnslib import AAAA, CLASS, QTYPE, RCODE, RR, SRV, A, DNSRecord
 
 _DATA = {"A": A, "AAAA": AAAA}
 
@@ -25,6 +25,7 @@ class DnsServer:
         self.questions: list[tuple[str, str, str]] = []
         self.ttl_s = 1
         self.has_additional = True
+        self.additional_class = CLASS.IN
         self.udp_max_bytes = 1232
         self.port = 0
 
@@ -46,7 +47,8 @@ class DnsServer:
                 priority, weight, port, target = text.split(" ")
                 data = SRV(int(priority), int(weight), int(port), target)
                 for address in self.records.get((target, "A"), ()) if self.has_additional else ():
-                    reply.add_ar(RR(target, QTYPE.A, rdata=A(address), ttl=self.ttl_s))
+                    rclass = self.additional_class
+                    reply.add_ar(RR(target, QTYPE.A, rclass, self.ttl_s, A(address)))
             else:
                 data = _DATA[kind](text)
             reply.add_answer(RR(name, request.q.qtype, rdata=data, ttl=self.ttl_s))

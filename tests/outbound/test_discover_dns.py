@@ -253,3 +253,14 @@ async def test_whoever_follows_anew_is_told_the_list_first(server: DnsServer) ->
         async with following(source) as seen:
             await seen.until(lambda: len(seen.engines) == 1)
             assert isinstance(seen.changes[0], Listing)
+
+
+@pytest.mark.parametrize("rclass", [0, 255, 0x0101, 0xFFFF])
+async def test_an_additional_record_of_another_class_is_no_address(
+    server: DnsServer, rclass: int
+) -> None:
+    server.records[SERVICE, "SRV"] = ["0 1 80 a.test"]
+    server.records["a.test", "A"] = ["10.0.0.1"]
+    server.additional_class = rclass
+    async with following(discovery(server, SERVICE)) as seen:
+        await seen.until(lambda: seen.urls == ["http://10.0.0.1:80"])

@@ -7,11 +7,15 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.outbound.following import following
 from tests.outbound.kube_api import KubeApi, Refusal, kube_api, kubeconfig, pod
+from tests.wire.test_kube_objects import JSON
 
 from vllm_router.outbound.discover_kubernetes import KubernetesDiscovery
 from vllm_router.outbound.kube_access import KubeAccess, find_access
@@ -23,6 +27,7 @@ from vllm_router.outbound.kube_client import (
     KubeSilent,
     event_refusal,
 )
+from vllm_router.wire.kube_objects import mapping
 
 PODS = "/api/v1/namespaces/voice/pods"
 
@@ -321,3 +326,22 @@ async def test_a_namespace_that_is_none_is_not_asked_for(
     namespace = await KubeClient(access).namespace()
     assert "/" not in namespace
     assert namespace.isascii()
+
+
+@given(
+    JSON
+    | st.fixed_dictionaries(
+        {},
+        optional={
+            "message": JSON,
+            "reason": JSON,
+            "code": JSON | st.just(10**400),
+            "details": JSON | st.fixed_dictionaries({"retryAfterSeconds": JSON | st.just(10**400)}),
+        },
+    )
+)
+def test_any_error_event_is_a_refusal_with_a_bounded_wait(status: Any) -> None:
+    refusal = event_refusal(mapping(status))
+    assert 100 <= refusal.status <= 999
+    assert refusal.retry_after_s is None or 0 <= refusal.retry_after_s <= 86_400
+    assert len(str(refusal)) < 400

@@ -3,16 +3,19 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.outbound.raw_engine import Peer, RawEngine, http_client, raw_engine, saying, until
+from tests.wire.test_kube_objects import JSON
 
 from vllm_router.local.serving import serve_simulated
 from vllm_router.outbound.call import CallFailed
 from vllm_router.outbound.http1 import HttpClient
 from vllm_router.outbound.probe import MAX_ANSWER_BYTES, EngineInquiry, read_models
+from vllm_router.wire.engine_facts import MAX_MODELS, is_name
 
 MODEL = "openai/whisper-small"
 
@@ -184,3 +187,39 @@ def test_any_bytes_are_a_list_of_names_or_refused(body: bytes) -> None:
     except CallFailed:
         return
     assert all(name.encode() for name in names)
+
+
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {"id": JSON | st.just("m")},
+            optional={
+                "created": JSON | st.just(10**400),
+                "max_model_len": JSON,
+                "root": JSON,
+                "permission": JSON,
+            },
+        )
+        | JSON,
+        max_size=4,
+    )
+    | JSON
+)
+def test_any_list_of_models_is_names_or_refused(listed: Any) -> None:
+    try:
+        names = read_models(json.dumps({"object": "list", "data": listed}).encode())
+    except CallFailed:
+        return
+    assert all(is_name(name) for name in names)
+
+
+@pytest.mark.parametrize(
+    ("count", "is_read"), [(MAX_MODELS, True), (MAX_MODELS + 1, False), (100_000, False)]
+)
+def test_a_list_of_more_models_than_an_engine_has_is_refused(count: int, is_read: bool) -> None:
+    body = json.dumps({"data": [{"id": f"m{number}"} for number in range(count)]}).encode()
+    if is_read:
+        assert len(read_models(body)) == count
+    else:
+        with pytest.raises(CallFailed, match="not a reasonable list"):
+            read_models(body)

@@ -22,6 +22,7 @@ from typing import Any
 from dns.asyncresolver import Resolver
 from dns.exception import DNSException
 from dns.name import from_text, root
+from dns.rdataclass import RdataClass
 from dns.rdatatype import RdataType
 from dns.resolver import NXDOMAIN, LifetimeTimeout, NoAnswer
 
@@ -95,7 +96,8 @@ class _Look:
             self._learn(question, answer, answer.chaining_result.minimum_ttl)
             if kind == "SRV":
                 for extra in answer.response.additional:
-                    if extra.rdtype == RdataType.A:
+                    # Of another class it is no address, whatever its type.
+                    if extra.rdtype == RdataType.A and extra.rdclass == RdataClass.IN:
                         self._learn((extra.name.to_text(), "A"), extra, extra.ttl)
         return self.learned[question].records
 

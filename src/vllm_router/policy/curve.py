@@ -89,9 +89,10 @@ class ServiceCurve:
     )
 
     def __init__(self, weight: float = 1.0) -> None:
-        # In this order NaN counts as the least.
-        bounded = min(max(_LEAST_WEIGHT, weight), _MOST_WEIGHT)
-        self.slope_s = 1.0 / (PRIOR_PEAK_PER_S * bounded)
+        if not _LEAST_WEIGHT <= weight <= _MOST_WEIGHT:
+            # NaN counts as the least.
+            weight = _MOST_WEIGHT if weight > _MOST_WEIGHT else _LEAST_WEIGHT
+        self.slope_s = 1.0 / (PRIOR_PEAK_PER_S * weight)
         self.intercept_s = PRIOR_HALF_AT * self.slope_s
         self.answers = 0.0
         self._sum_c = self._sum_t = self._sum_cc = self._sum_ct = self._sum_tt = 0.0
