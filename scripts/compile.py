@@ -48,6 +48,7 @@ HOT = (
     "proxy/empty.py",
     "proxy/facts.py",
     "proxy/intake.py",
+    "proxy/lengths.py",
     "proxy/means.py",
     "proxy/relay.py",
     "proxy/story.py",
