@@ -1,10 +1,11 @@
 """`python -m benchmarks.soak MINUTES`: does a router grow under steady load? See `scripts/soak`.
 
 One router with its defaults before simulated engines gets 70 % of the load that it was just
-measured to carry, mixed as in the chaos, at random moments. Its memory and open files are read
-every second; after a warm-up a straight line through them tells how fast they grow. Open files go
-up and down with the connections, so those at rest are compared too, before the load and after it.
-Every answer is judged.
+measured to carry, mixed as in the chaos, at random moments. Engines answer some large uploads
+before they have read them; every few seconds one is stopped while it works, or there is nonsense in
+a file or in what an engine reports. The router's memory and open files are read every second; after
+a warm-up a straight line through them tells how fast they grow. Open files go up and down with the
+connections, so those at rest are compared too, before and after. Every answer is judged.
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ import asyncio
 import json
 import os
 import random
+import signal
+import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +28,9 @@ from typing import Any
 import numpy as np
 import uvloop
 from benchmarks.chaos.client import Client
+from benchmarks.chaos.faults import order, until_at_work
 from benchmarks.chaos.judge import Kind, judge
+from benchmarks.chaos.nonsense import METRICS, MODELS, Sources, has_label, takes_key
 from benchmarks.chaos.report import Report
 from benchmarks.chaos.stage import quiet_port
 from benchmarks.chaos.uploads import MODEL, Requests
@@ -47,6 +53,13 @@ MAX_MEMORY_KB_PER_MIN = 64.0
 MAX_FILES_LEFT = 8
 #: Connections to engines are kept for 4 s, and a decoder is kept for good.
 _REST_S = 10.0
+#: Part of the uploads of 100 KB and more that engines answer before they have read them.
+_EARLY_SHARE = 0.02
+#: Between two troubles, and how long a stopped engine stays so: its work waits, and is not moved.
+_TROUBLE_S = 3.0
+_STOPPED_S = 2.0
+#: How soon an edit must be followed.
+_FOLLOWED_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,18 +131,21 @@ async def _soak(folder: Path, seconds: float, seed: int) -> dict[str, Any]:
     urls = [f"http://127.0.0.1:{port}" for port in ports]
     engines = [
         [
-            sys.executable, "-m", "vllm_router.local", "--simulate", "--port", str(port),
-            "--served-model-name", MODEL, "--time-scale", "20",
+            sys.executable, "-m", "benchmarks.chaos.engine", "--port", str(port),
+            "--served-model-name", MODEL, "--time-scale", "20", "--early-share", str(_EARLY_SHARE),
         ]
         for port in ports[1:]
     ]  # fmt: skip
+    sources = Sources(folder / "sources", urls[1:], random.Random(seed))
     router = [
         sys.executable, "-m", "vllm_router.app", "--host", "127.0.0.1", "--port", str(ports[0]),
-        "--static-backends", ",".join(urls[1:]),
+        "--service-discovery", "file", "--discovery-file", str(sources.engines),
+        "--api-key-file", str(sources.keys),
     ]  # fmt: skip
     log = folder / "router.log"
+    broken: list[str] = []
     with (
-        running(engines[0], folder / "engine0.log"),
+        running(engines[0], folder / "engine0.log") as engine,
         running(engines[1], folder / "engine1.log"),
         running(engines[2], folder / "engine2.log"),
         running(router, log) as process,
@@ -144,10 +160,70 @@ async def _soak(folder: Path, seconds: float, seed: int) -> dict[str, Any]:
         await asyncio.sleep(_REST_S)
         at_rest = _sample(process.pid, 0.0).files
         print(f"carries {per_s:.0f} requests per second; {LOAD:.0%} of it for {seconds / 60:g} min")
+        trouble = asyncio.create_task(_trouble(sources, urls, engine, random.Random(seed)))
         samples = await _load(ports[0], requests, report, per_s * LOAD, seconds, process.pid, seed)
+        trouble.cancel()
+        # What it ended with is told: an edit that was not followed.
+        for failed in await asyncio.gather(trouble, return_exceptions=True):
+            broken += [] if isinstance(failed, asyncio.CancelledError) else [repr(failed)]
+        order(urls[1], {})
+        order(urls[1], {}, "models")
         await asyncio.sleep(_REST_S)
         left = _sample(process.pid, 0.0).files - at_rest
-    return _figures(report, samples, left, per_s, seconds)
+    for number in range(ENGINES):
+        text = (folder / f"engine{number}.log").read_text(errors="replace")
+        broken += [line[:300] for line in text.splitlines() if "FOREIGN" in line]
+    return _figures(report, samples, left, per_s, seconds, broken)
+
+
+async def _trouble(
+    sources: Sources, urls: list[str], engine: subprocess.Popen[bytes], rng: random.Random
+) -> None:
+    """Bring the trouble that a router must not even notice, one at a time, until cancelled.
+
+    Args:
+        sources: The router's files.
+        urls: The router's, then the engines'.
+        engine: The first engine.
+        rng: Chooses.
+
+    Raises:
+        TimeoutError: The router does not follow an edit that mends one of its files.
+    """
+
+    async def followed(claim: Callable[[str, str], bool], token: str) -> None:
+        async with asyncio.timeout(_FOLLOWED_S):
+            while not await asyncio.to_thread(claim, urls[0], token):  # noqa: ASYNC110
+                await asyncio.sleep(0.5)
+
+    try:
+        while True:
+            for kind in ("engines", "keys", "metrics", "models", "stop"):
+                await asyncio.sleep(_TROUBLE_S)
+                match kind:
+                    case "engines":
+                        sources.spoil_engines()
+                        await asyncio.sleep(2)
+                        await followed(has_label, sources.mend_engines())
+                    case "keys":
+                        sources.spoil_keys()
+                        await asyncio.sleep(2)
+                        await followed(takes_key, sources.mend_keys())
+                    case "metrics":
+                        faults = {"metrics": rng.choice(METRICS)}
+                        await asyncio.to_thread(order, urls[1], faults)
+                    case "models":
+                        await asyncio.to_thread(order, urls[1], {})
+                        body = {"body": rng.choice(MODELS)}
+                        await asyncio.to_thread(order, urls[1], body, "models")
+                    case "stop":
+                        await asyncio.to_thread(order, urls[1], {}, "models")
+                        await until_at_work(urls[1])
+                        engine.send_signal(signal.SIGSTOP)
+                        await asyncio.sleep(_STOPPED_S)
+                        engine.send_signal(signal.SIGCONT)
+    finally:
+        engine.send_signal(signal.SIGCONT)
 
 
 async def _carried(port: int, requests: Requests, report: Report) -> float:
@@ -239,7 +315,12 @@ def _anonymous_kb(pid: int) -> float:
 
 
 def _figures(
-    report: Report, samples: list[Sample], files_left: float, per_s: float, seconds: float
+    report: Report,
+    samples: list[Sample],
+    files_left: float,
+    per_s: float,
+    seconds: float,
+    violations: list[str],
 ) -> dict[str, Any]:
     warm = [sample for sample in samples if sample.at_s > _WARM_UP * seconds]
     at_s = [sample.at_s for sample in warm]
@@ -247,7 +328,12 @@ def _figures(
     everything = fitted(at_s, [sample.all_kb for sample in warm])
     files = fitted(at_s, [sample.files for sample in warm])
     broken = report.kinds[Kind.BROKEN]
-    is_flat = memory.is_flat(MAX_MEMORY_KB_PER_MIN) and files_left <= MAX_FILES_LEFT and not broken
+    is_flat = (
+        memory.is_flat(MAX_MEMORY_KB_PER_MIN)
+        and files_left <= MAX_FILES_LEFT
+        and not broken
+        and not violations
+    )
     print(f"\n{report.table()}\n")
     print("| over the last 70 % | begins | ends | slope per minute | allowed |")
     print("| --- | --- | --- | --- | --- |")
@@ -261,7 +347,7 @@ def _figures(
             f"{slope.per_min:+.2f} ± {slope.error:.2f} | {allowed} |"
         )
     print(f"\nopen files at rest: {files_left:+.0f} after the load ({MAX_FILES_LEFT} allowed)")
-    for line in report.examples:
+    for line in [*report.examples, *violations]:
         print(f"VIOLATION {line}")
     print("flat" if is_flat else "NOT FLAT, OR ANSWERED WRONGLY")
     return {
@@ -275,6 +361,7 @@ def _figures(
         "files_per_min_error": files.error,
         "files_left": files_left,
         "samples": [(s.at_s, s.memory_kb, s.all_kb, s.files) for s in samples],
+        "trouble_violations": violations,
         "is_flat": is_flat,
         **report.to_json(),
     }

@@ -26,6 +26,7 @@ SRC = Path(__file__).resolve().parent.parent / "src"
 HOT = (
     "app/access.py",
     "app/access_log.py",
+    "app/cors.py",
     "app/metrics.py",
     "app/service.py",
     "app/stats.py",
@@ -47,6 +48,7 @@ HOT = (
     "proxy/dispatch.py",
     "proxy/empty.py",
     "proxy/facts.py",
+    "proxy/headers.py",
     "proxy/intake.py",
     "proxy/lengths.py",
     "proxy/means.py",

@@ -347,6 +347,16 @@ def fleet() -> Json:
             "without keys.",
             width=6,
         ),
+        graph(
+            "Background failures",
+            {
+                "{{instance}} {{loop}}": "topk(5, sum by (instance, loop) (increase("
+                f"vllm_router_loop_failures_total{{{FLEET}}}{RATE})))"
+            },
+            "Failures of what runs beside answering, for the five loops with the most; each is "
+            "logged and waited out, and the loop goes on. None is expected.",
+            width=6,
+        ),
     ]
     return dashboard(
         "vllm-router-fleet",

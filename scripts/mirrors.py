@@ -25,7 +25,7 @@ FREE = {
 }
 
 #: Tests of whole histories, which belong to no one file.
-WHOLE = {Path("engines/test_histories.py")}
+WHOLE = {Path("engines/test_histories.py"), Path("outbound/test_marked_uploads.py")}
 
 
 def main() -> int:

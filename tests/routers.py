@@ -130,7 +130,11 @@ async def until(claim: Callable[[], Any], what: str = "") -> None:
 
 @contextlib.asynccontextmanager
 async def running_router(
-    *engines: SimulatedHandle | str, is_ready: bool = True, tracing: Any = None, **settings: Any
+    *engines: SimulatedHandle | str,
+    is_ready: bool = True,
+    tracing: Any = None,
+    altered: Callable[[Router], Router] | None = None,
+    **settings: Any,
 ) -> AsyncIterator[RunningRouter]:
     """Run a router in this event loop.
 
@@ -138,12 +142,15 @@ async def running_router(
         engines: Running engines, or their URLs, for `static_backends`.
         is_ready: Whether to wait until every engine is ready.
         tracing: For `build_router`.
+        altered: Returns the router to run in place of the one built, with another part, say.
         settings: Fields of `Settings`; by default quick, on a free port of the loopback address.
     """
     urls = tuple(engine if isinstance(engine, str) else engine.url for engine in engines)
     values = {**QUICK, **({"static_backends": urls} if urls else {}), **settings}
     chosen = Settings.model_validate(values)
     router = build_router(chosen, tracing=tracing)
+    if altered is not None:
+        router = altered(router)
     listening = bind(chosen.host, chosen.port)
     port = listening.getsockname()[1]
     url = f"http://127.0.0.1:{port}"

@@ -128,3 +128,16 @@ def test_version_and_help_end_with_0(capsys: pytest.CaptureFixture[str]) -> None
             main([argument])
         assert end.value.code == 0
     assert f"vllm-router {__version__}" in capsys.readouterr().out
+
+
+def test_no_origin_can_be_said_by_flag_environment_and_file(tmp_path: Path) -> None:
+    file = tmp_path / "router.yaml"
+    file.write_text("cors-origins: []\n")
+    for argv, environment in (
+        (["--cors-origins", ""], {}),
+        ([], {"VLLM_ROUTER_CORS_ORIGINS": ""}),
+        (["--config", str(file)], {}),
+    ):
+        assert read_settings([*BACKEND, *argv], environment).cors_origins == ()
+    with pytest.raises(WrongUse, match="--cors-origins: 'x' is not an origin"):
+        read_settings([*BACKEND, "--cors-origins", "x"], {})

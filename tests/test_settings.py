@@ -86,6 +86,22 @@ def test_hedging_is_off_auto_or_seconds(written: Any, value: Any) -> None:
         {"hedge_after": "never"},
         {"split": "sometimes"},
         {"no_such_setting": 1},
+        {"max_connections": 0},
+        {"max_connections": 10**9},
+        {"workers": 4, "max_connections": 3},
+        *(
+            {field: value}
+            for field in (
+                "max_upload_mb",
+                "spool_memory_mb",
+                "spool_max_mb",
+                "max_queue_audio_s",
+                "max_audio_s",
+                "key_max_audio_s",
+                "key_audio_s_per_minute",
+            )
+            for value in ("inf", "nan", "1e308", "-1", 0)
+        ),
     ],
 )
 def test_what_is_out_of_bounds_is_refused(values: dict[str, Any]) -> None:
@@ -126,3 +142,42 @@ def test_other_ways_of_finding_engines_need_no_backends(tmp_path: Path) -> None:
         {"service_discovery": "k8s", "k8s_label_selector": "app=whisper"},
     ):
         assert Settings.model_validate(values).static_backends == ()
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("*", ("*",)),
+        ("", ()),
+        ([], ()),
+        ("https://App.Example:443, http://localhost:3000", None),
+        ("http://[::1]:8080", ("http://[::1]:8080",)),
+        ("chrome-extension://abcdef", ("chrome-extension://abcdef",)),
+    ],
+)
+def test_origins_are_kept_as_browsers_write_them(given: Any, kept: tuple[str, ...] | None) -> None:
+    expected = ("https://app.example", "http://localhost:3000") if kept is None else kept
+    assert settings(cors_origins=given).cors_origins == expected
+
+
+def test_every_origin_is_allowed_by_default() -> None:
+    assert settings().cors_origins == ("*",)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("https://app.example/", "with neither a path nor a slash at its end"),
+        ("https://app.example/x", "with neither a path"),
+        ("app.example", "is not an origin such as"),
+        ("https://*.example", "is not an origin such as"),
+        ("https://user@app.example", "is not an origin such as"),
+        ("https://\u00e4pp.example", "is not an origin such as"),
+        ("null", "is not an origin such as"),
+        ("https://", "is not an origin such as"),
+        ("*,https://app.example", "give it alone or leave it out"),
+    ],
+)
+def test_what_no_browser_writes_is_refused_with_a_sentence(given: str, words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        settings(cors_origins=given)

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,9 @@ async def _run(stage: Stage, options: argparse.Namespace) -> dict[str, Any]:
         stop.set()
     say("all is mended; looking for what was left behind")
     await asyncio.sleep(_SETTLE_S)
-    leaks = _left_behind(stage)
+    leaks = chaos.broken + _left_behind(stage)
+    early, foreign = _early_answers(stage)
+    leaks += foreign
     waited_s = 0.0
     while (missing := _not_ready(stage)) and waited_s < _READY_AGAIN_S:
         await asyncio.sleep(2)
@@ -115,6 +118,7 @@ async def _run(stage: Stage, options: argparse.Namespace) -> dict[str, Any]:
         "seconds": round(took_s, 1),
         "requests_per_s": round(report.total / took_s, 1),
         "faults": dict(sorted(chaos.done.items())),
+        "early_answers": early,
         "not_done": stage.lacks,
         "left_behind": leaks,
         **report.to_json(),
@@ -214,6 +218,18 @@ def _left_behind(stage: Stage) -> list[str]:
     return out[:50]
 
 
+def _early_answers(stage: Stage) -> tuple[dict[str, int], list[str]]:
+    """Return how uploads fared that engines answered early, and which held foreign bytes."""
+    counts: Counter[str] = Counter()
+    foreign = []
+    for engine in stage.engines:
+        for line in engine.log.read_text(errors="replace").splitlines():
+            if line.startswith("early "):
+                counts[line.split()[1] + ": " + line.rpartition(" bytes of ")[2].split()[1]] += 1
+                foreign += [f"{engine.name}: {line[:300]}"] if "FOREIGN" in line else []
+    return dict(sorted(counts.items())), foreign
+
+
 def _value(exposition: str, name: str) -> float:
     found = re.search(rf"^{name} (\S+)$", exposition, re.MULTILINE)
     return float(found[1]) if found is not None else 0.0
@@ -229,6 +245,7 @@ def _print(report: Report, figures: dict[str, Any]) -> None:
         f"({figures['requests_per_s']:.0f} per second); seconds until a right answer: "
         f"{figures['seconds_to_answer']}"
     )
+    print(f"answered early by engines: {figures['early_answers']}")
     for line in report.examples:
         print(f"VIOLATION {line}")
     for line in figures["left_behind"]:

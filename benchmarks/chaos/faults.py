@@ -7,6 +7,7 @@ which all engines are out of reach for a moment and everything must be refused t
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import os
 import random
@@ -17,7 +18,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from benchmarks.chaos import net
+from benchmarks.chaos import net, nonsense
 from benchmarks.chaos.judge import Interval
 from benchmarks.chaos.stage import Actor, Stage
 from benchmarks.proxies.processes import await_answer
@@ -41,6 +42,9 @@ _ORDERS: tuple[dict[str, Any], ...] = (
     {"speed": 0.05},
     {"metrics": "vllm:num_requests_waiting 1e99\n"},
 )
+#: How soon a router must follow an edit that comes after nonsense: three looks at a key file, with
+#: the machine as busy as it is here.
+_FOLLOWED_S = 20.0
 
 
 class Chaos:
@@ -50,6 +54,11 @@ class Chaos:
         stage: To whom.
         rng: Decides what and when.
         say: Told what happens.
+
+    Attributes:
+        done: How often each fault was brought.
+        kills: When routers were killed.
+        broken: What a router did that it must not, whatever is done to it.
     """
 
     def __init__(self, stage: Stage, rng: random.Random, say: Callable[[str], None]) -> None:
@@ -60,11 +69,16 @@ class Chaos:
         self._well_routers = set(range(len(stage.routers)))
         self.done: Counter[str] = Counter()
         self.kills: list[Interval] = []
+        self.broken: list[str] = []
         self._engine_faults: dict[str, Callable[[int], Awaitable[None]]] = {
             "engine: SIGKILL": self._kill_engine,
             "engine: SIGTERM and restart": self._restart_engine,
             "engine: SIGSTOP and SIGCONT": self._stop_engine,
+            "engine: SIGSTOP while it holds work": self._stop_at_work,
             "engine: misbehaves": self._misbehave,
+            "engine: answers early": self._answer_early,
+            "source: metrics": self._spoil_metrics,
+            "source: models": self._spoil_models,
         }
         if stage.links:
             self._engine_faults["network: cable pulled"] = self._pull
@@ -78,6 +92,8 @@ class Chaos:
             "router: SIGTERM, drain, restart": self._drain_router,
             "router: SIGKILL and restart": self._kill_router,
             "router: SIGSTOP and SIGCONT": self._stop_router,
+            "source: engines file": self._spoil_engines,
+            "source: key file": self._spoil_keys,
         }
         self._other_faults: dict[str, Callable[[], Awaitable[None]]] = {
             "all engines: blackout": self._blackout
@@ -108,7 +124,7 @@ class Chaos:
             if stop.is_set() or len(self._well_engines) <= len(self._stage.engines) // 2:
                 continue
             # Misbehaviour has many kinds.
-            names = [*self._engine_faults, *["engine: misbehaves"] * 4]
+            names = [*self._engine_faults, *["engine: misbehaves", "engine: answers early"] * 4]
             name = self._rng.choice(names)
             index = self._rng.choice(sorted(self._well_engines))
             self._well_engines.discard(index)
@@ -121,7 +137,7 @@ class Chaos:
             await self._pause(stop, self._rng.uniform(4, 12))
             if stop.is_set():
                 return
-            name = self._rng.choices(list(self._router_faults), (3, 1, 1))[0]
+            name = self._rng.choices(list(self._router_faults), (3, 1, 1, 3, 2))[0]
             index = self._rng.choice(sorted(self._well_routers))
             self._note(name, f"{name} ({index})")
             await self._router_faults[name](index)
@@ -156,16 +172,40 @@ class Chaos:
         await asyncio.sleep(2)
 
     async def _stop_engine(self, index: int) -> None:
-        await _hold(self._stage.engines[index], self._rng.uniform(0.2, 14))
+        await hold(self._stage.engines[index], self._rng.uniform(0.2, 14))
+
+    async def _stop_at_work(self, index: int) -> None:
+        await until_at_work(self._stage.engine_urls[index])
+        # Longer than the deadline of a read: its work must go elsewhere.
+        await hold(self._stage.engines[index], self._rng.uniform(3, 25))
+
+    async def _answer_early(self, index: int) -> None:
+        url = self._stage.engine_urls[index]
+        await asyncio.to_thread(order, url, {"share": self._rng.uniform(0.2, 1)}, "early")
+        await asyncio.sleep(self._rng.uniform(2, 8))
+        await asyncio.to_thread(order, url, {}, "early")
+
+    async def _spoil_metrics(self, index: int) -> None:
+        url = self._stage.engine_urls[index]
+        await asyncio.to_thread(order, url, {"metrics": self._rng.choice(nonsense.METRICS)})
+        await asyncio.sleep(self._rng.uniform(3, 8))
+        await asyncio.to_thread(order, url, {})
+
+    async def _spoil_models(self, index: int) -> None:
+        url = self._stage.engine_urls[index]
+        body = self._rng.choice(nonsense.MODELS)
+        await asyncio.to_thread(order, url, {"body": body}, "models")
+        await asyncio.sleep(self._rng.uniform(3, 8))
+        await asyncio.to_thread(order, url, {}, "models")
 
     async def _misbehave(self, index: int) -> None:
-        order = self._rng.choice(_ORDERS)
-        self._say(f"  {json.dumps(order)}")
+        faults = self._rng.choice(_ORDERS)
+        self._say(f"  {json.dumps(faults)}")
         engine, url = self._stage.engines[index], self._stage.engine_urls[index]
         process = engine.process
-        if await asyncio.to_thread(_order, url, order):
+        if await asyncio.to_thread(order, url, faults):
             await asyncio.sleep(self._rng.uniform(1, 6))
-        if not await asyncio.to_thread(_order, url, {}) and engine.process is process:
+        if not await asyncio.to_thread(order, url, {}) and engine.process is process:
             # Who refuses cannot be told to stop refusing.
             await self._kill_engine(index)
 
@@ -246,7 +286,38 @@ class Chaos:
                     raise
 
     async def _stop_router(self, index: int) -> None:
-        await _hold(self._stage.routers[index], self._rng.uniform(0.1, 3))
+        await hold(self._stage.routers[index], self._rng.uniform(0.1, 3))
+
+    async def _spoil_engines(self, index: int) -> None:
+        sources, url = self._stage.sources[index], self._stage.router_urls[index]
+        what = f"an engines file: {sources.spoil_engines()}"
+        self._say(f"  {what}")
+        await asyncio.sleep(self._rng.uniform(1.5, 4))
+        label = sources.mend_engines()
+        await self._must_follow(index, what, lambda: nonsense.has_label(url, label))
+
+    async def _spoil_keys(self, index: int) -> None:
+        sources, url = self._stage.sources[index], self._stage.router_urls[index]
+        what = f"a key file: {sources.spoil_keys()}"
+        self._say(f"  {what}")
+        await asyncio.sleep(self._rng.uniform(1.5, 4))
+        key = sources.mend_keys()
+        await self._must_follow(index, what, lambda: nonsense.takes_key(url, key))
+
+    async def _must_follow(self, index: int, what: str, has_followed: Callable[[], bool]) -> None:
+        """Require a router to follow an edit; one that is dead or frozen is started anew."""
+        router = self._stage.routers[index]
+        deadline = time.monotonic() + _FOLLOWED_S
+        while not await asyncio.to_thread(has_followed):
+            is_dead = router.process is not None and router.process.poll() is not None
+            if is_dead or time.monotonic() > deadline:
+                how = "ended after" if is_dead else "followed no edit after"
+                self.broken.append(f"{router.name} {how} {what}")
+                self._say(f"  VIOLATION {self.broken[-1]}")
+                router.kill()
+                await self._start_router(index)
+                return
+            await asyncio.sleep(0.2)
 
     # --- the machine
 
@@ -272,16 +343,34 @@ class Chaos:
         self._stage.set_clock(0)
 
 
-async def _hold(actor: Actor, seconds: float) -> None:
+async def hold(actor: Actor, seconds: float) -> None:
+    """Stop a process and let it go on after so many seconds."""
     # The process itself, in a namespace too: `ip netns exec` becomes what it starts.
     actor.signal(signal.SIGSTOP)
     await asyncio.sleep(seconds)
     actor.signal(signal.SIGCONT)
 
 
-def _order(url: str, order: dict[str, Any]) -> bool:
+async def until_at_work(url: str) -> None:
+    """Wait until an engine holds uploads, for a while."""
+    for _ in range(200):
+        if await asyncio.to_thread(load_of, url):
+            return
+        await asyncio.sleep(0.005)
+
+
+def load_of(url: str) -> int:
+    """Return how many uploads an engine holds; 0 if it does not say."""
+    try:
+        with urllib.request.urlopen(f"{url}/load", timeout=1) as answer:
+            return int(json.loads(answer.read())["server_load"])
+    except (OSError, http.client.HTTPException, ValueError):
+        return 0
+
+
+def order(url: str, faults: dict[str, Any], what: str = "faults") -> bool:
     """Order an engine's misbehaviour; False if it does not listen."""
-    request = urllib.request.Request(f"{url}/simulate/faults", json.dumps(order).encode())
+    request = urllib.request.Request(f"{url}/simulate/{what}", json.dumps(faults).encode())
     try:
         urllib.request.urlopen(request, timeout=2).close()
     except OSError:

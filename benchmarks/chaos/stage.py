@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.chaos import net
+from benchmarks.chaos.nonsense import Sources
 from benchmarks.chaos.uploads import MODEL
 from benchmarks.proxies.processes import await_answer
 
@@ -113,6 +114,7 @@ class Stage:
         engine_urls: Where they are.
         routers: The routers.
         router_urls: Where they are.
+        sources: The files that each of them reads.
         haproxy: What stands before them.
         port: Where it listens.
         links: The engines' namespaces; empty: none could be made.
@@ -127,6 +129,7 @@ class Stage:
     engine_urls: list[str] = field(default_factory=list)
     routers: list[Actor] = field(default_factory=list)
     router_urls: list[str] = field(default_factory=list)
+    sources: list[Sources] = field(default_factory=list)
     haproxy: Actor | None = None
     port: int = 0
     links: list[net.Link] = field(default_factory=list)
@@ -146,7 +149,7 @@ class Stage:
             address = link.address if link else "127.0.0.1"
             command = [
                 *(link.enter if link else ()),
-                sys.executable, "-m", "vllm_router.local", "--simulate", "--host", address,
+                sys.executable, "-m", "benchmarks.chaos.engine", "--host", address,
                 "--port", str(port), "--served-model-name", MODEL, "--time-scale", "20",
                 "--seed", str(index),
             ]  # fmt: skip
@@ -155,9 +158,13 @@ class Stage:
             self.engines.append(Actor(f"engine {index}", command, log, clock if not index else {}))
         for index in range(ROUTERS):
             port = quiet_port()
+            rng = random.Random(index)
+            sources = Sources(self.folder / f"router{index}", self.engine_urls, rng)
+            self.sources.append(sources)
             command = [
                 sys.executable, "-m", "vllm_router.app", "--host", "127.0.0.1", "--port", str(port),
-                "--static-backends", ",".join(self.engine_urls), "--spool-dir", str(self.spool),
+                "--service-discovery", "file", "--discovery-file", str(sources.engines),
+                "--api-key-file", str(sources.keys), "--spool-dir", str(self.spool),
                 *ROUTER_ARGUMENTS,
             ]  # fmt: skip
             self.router_urls.append(f"http://127.0.0.1:{port}")

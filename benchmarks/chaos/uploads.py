@@ -19,6 +19,7 @@ from typing import cast
 
 import av
 import numpy as np
+from benchmarks.chaos.nonsense import KEY
 
 from vllm_router.local.madeup import WINDOW_S, window_text
 from vllm_router.proxy.fanout import LEADER_S
@@ -32,6 +33,8 @@ SPLIT_S = 60.0
 _BOUNDARY = b"chaos-7d1f0c5a"
 #: Seconds of sound that all uploads are cut from; the longest upload is as long.
 _BASE_S = 240
+_MARKED_NAME = "marked.wav"
+_WAV_HEAD_BYTES = 44
 _STAMP = 8
 
 
@@ -102,6 +105,8 @@ class Requests:
             return self._made(number, "leaves", rng.uniform(0.5, 10), leaves=rng.uniform(0, 0.3))
         if lot < 0.12:
             return self._made(number, "slow upload", rng.uniform(1, 10), pace_s=rng.uniform(0.2, 2))
+        if lot < 0.18:
+            return self._marked(number)
         if lot < 0.30:
             return self._made(number, "short", rng.uniform(3, 29))
         return self._made(number, "clip", rng.uniform(0.3, 3))
@@ -134,6 +139,17 @@ class Requests:
         return self._request(
             number, kind, audio, "a.wav", words, seconds, pace_s=pace_s, leaves=leaves, wish=wish
         )
+
+    def _marked(self, number: int) -> Request:
+        """Return a large upload in which every byte tells whose it is."""
+        seconds = self._rng.uniform(4, 40)
+        word = _word(number)
+        audio = pcm16_wav(word * int(seconds * RATE_HZ * 2 / len(word)))
+        seconds = (len(audio) - _WAV_HEAD_BYTES) / 2 / RATE_HZ
+        words = _words_of(audio, seconds)
+        # Half of them as streams: where these begin too early, they stay open for a while.
+        wish = ("json", "openai") if self._rng.random() < 0.5 else self._wish()
+        return self._request(number, "marked", audio, _MARKED_NAME, words, seconds, wish=wish)
 
     def _wish(self) -> tuple[str, str]:
         return self._rng.choices(_WISHES, _WEIGHTS)[0]
@@ -191,15 +207,47 @@ class Requests:
             body = _chunked(body, rng.choice((1000, 16_384, 100_000)))
         framing = b"transfer-encoding: chunked" if is_chunked else b"content-length: %d" % len(body)
         head = (
-            b"POST /v1/audio/transcriptions HTTP/1.1\r\nhost: chaos\r\n"
+            b"POST /v1/audio/transcriptions HTTP/1.1\r\nhost: chaos\r\nauthorization: Bearer %b\r\n"
             b"content-type: multipart/form-data; boundary=%b\r\nx-request-id: c%d\r\n"
             b"x-stream-format: %b\r\n%b\r\n\r\n"
-            % (_BOUNDARY, number, stream.encode() or b"openai", framing)
+            % (KEY.encode(), _BOUNDARY, number, stream.encode() or b"openai", framing)
         )
         return Request(
             number, kind, head, body, response_format, stream, expected, refusal, seconds, pace_s,
             leaves,
         )  # fmt: skip
+
+
+def _word(number: int) -> bytes:
+    return b"c%015d" % number
+
+
+def foreign_bytes(body: bytes, request_id: str) -> str | None:
+    """Return what in the form of a marked upload is not its own, empty if all is.
+
+    Args:
+        body: What came of the form, from its start.
+        request_id: As the client named it, `c` and the request's number.
+
+    Returns:
+        None: the upload is not marked, or that cannot be told yet.
+    """
+    at = body.find(b'filename="%b"' % _MARKED_NAME.encode())
+    start = body.find(b"\r\n\r\n", at) + 4
+    pcm = start + _WAV_HEAD_BYTES
+    if at < 0 or start < 4 or len(body) <= pcm or not request_id[1:].isdigit():
+        return None
+    size = int.from_bytes(body[pcm - 4 : pcm], "little")
+    sound = body[pcm : pcm + size]
+    word = _word(int(request_id[1:]))
+    expected = (word * (len(sound) // len(word) + 1))[: len(sound)]
+    if sound != expected:
+        wrong = next(i for i in range(len(sound)) if sound[i] != expected[i])
+        return f"{sound[wrong : wrong + 32]!r} at byte {pcm + wrong}"
+    form = body[:start] + body[pcm + size :]
+    if any((byte < 32 and byte not in b"\r\n") or byte > 126 for byte in form):
+        return f"the form's fields hold {form!r}"[:200]
+    return ""
 
 
 #: (response_format, stream) and how often.

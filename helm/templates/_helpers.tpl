@@ -1,27 +1,21 @@
 {{- define "router.name" -}}
-{{- .Values.nameOverride | default .Chart.Name | trunc 40 | trimSuffix "-" -}}
+{{- regexReplaceAll "-+$" (.Values.nameOverride | default .Chart.Name | trunc 40) "" -}}
 {{- end -}}
 
 {{/* At most 40 characters, so that a group's name and the suffixes of pods fit behind it. */}}
 {{- define "router.fullname" -}}
-{{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
-{{- else -}}
 {{- $name := include "router.name" . -}}
-{{- if contains $name .Release.Name -}}
-{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
-{{- else -}}
-{{- printf "%s-%s" .Release.Name $name | trunc 40 | trimSuffix "-" -}}
-{{- end -}}
-{{- end -}}
+{{- $usual := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) -}}
+{{- regexReplaceAll "-+$" (.Values.fullnameOverride | default $usual | trunc 40) "" -}}
 {{- end -}}
 
-{{/* Labels of any object. Call with (dict "root" $ "component" "router"). */}}
+{{/* Labels of any object. Call with (dict "root" $ "component" "router"). Quoted, here as everywhere:
+YAML would read a release or a namespace called 1 or true as no text. */}}
 {{- define "router.labels" -}}
 helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
 app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .root.Release.Service }}
-app.kubernetes.io/part-of: {{ include "router.name" .root }}
+app.kubernetes.io/part-of: {{ include "router.name" .root | quote }}
 {{ include "router.selectorLabels" . }}
 {{- with .root.Values.commonLabels }}
 {{ toYaml . }}
@@ -30,11 +24,11 @@ app.kubernetes.io/part-of: {{ include "router.name" .root }}
 
 {{/* Never change these within a release: a Deployment's selector is immutable. */}}
 {{- define "router.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "router.name" .root }}
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/name: {{ include "router.name" .root | quote }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 app.kubernetes.io/component: {{ .component }}
 {{- with .group }}
-vllm-whisper-router/engine-group: {{ . }}
+vllm-whisper-router/engine-group: {{ . | quote }}
 {{- end }}
 {{- end -}}
 
@@ -44,6 +38,15 @@ vllm-whisper-router/engine-group: {{ . }}
 {{ .image.repository }}@{{ .image.digest }}
 {{- else -}}
 {{ .image.repository }}:{{ .image.tag | default .tag }}
+{{- end -}}
+{{- end -}}
+
+{{/* A Deployment's strategy. Recreate has no rollingUpdate, which the defaults bring. */}}
+{{- define "router.strategy" -}}
+{{- if eq .type "Recreate" -}}
+type: Recreate
+{{- else -}}
+{{- toYaml . -}}
 {{- end -}}
 {{- end -}}
 

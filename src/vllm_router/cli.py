@@ -82,6 +82,8 @@ def default_text(field: FieldInfo) -> str:
         return ""
     if isinstance(default, bool):
         return "on" if default else "off"
+    if isinstance(default, tuple):
+        return ",".join(default)
     return f"{default:g}" if isinstance(default, float) else str(default)
 
 
@@ -137,10 +139,14 @@ def _read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     endpoint = environment.get("OTEL_EXPORTER_OTLP_ENDPOINT")
     if endpoint and environment.get("OTEL_SDK_DISABLED", "").lower() != "true":
         values["otel_endpoint"] = endpoint
-    for name in Settings.model_fields:
+    for name, field in Settings.model_fields.items():
         text = environment.get(ENVIRONMENT_PREFIX + name.upper())
+        # An empty list is a value of its own where the default is not empty.
+        may_be_empty = isinstance(field.default, tuple) and bool(field.default)
+        if text is None or not (text or may_be_empty):
+            continue
         # Kubernetes sets VLLM_ROUTER_PORT=tcp://… in pods beside a Service named vllm-router.
-        if text and not text.startswith("tcp://"):
+        if not text.startswith("tcp://"):
             values[name] = text
     return values
 

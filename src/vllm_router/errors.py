@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import math
 
+from vllm_router.wire.engine_error import is_for_clients, read_engine_error
+
 
 class RouterError(Exception):
     """An error to be answered to the client.
@@ -49,7 +51,8 @@ class RouterError(Exception):
 def error_body(message: str, error_type: str, param: str | None, code: str | None) -> bytes:
     """Return an error in OpenAI's shape as JSON bytes."""
     error = {"message": message, "type": error_type, "param": param, "code": code}
-    return json.dumps({"error": error}, ensure_ascii=False).encode()
+    # Half of a surrogate pair, which JSON can escape and UTF-8 cannot hold, becomes `?`.
+    return json.dumps({"error": error}, ensure_ascii=False).encode("utf-8", "replace")
 
 
 class BadRequest(RouterError):
@@ -209,7 +212,9 @@ class SpoolFull(RouterError):
 
 
 class EngineSaid(RouterError):
-    """An engine's own refusal, shown to the client as it is.
+    """An engine's own refusal, in OpenAI's shape.
+
+    A status that is not for clients becomes 502.
 
     Args:
         status: The engine's status.
@@ -219,21 +224,16 @@ class EngineSaid(RouterError):
     code = "engine_refused"
 
     def __init__(self, status: int, answer: bytes) -> None:
-        super().__init__(_message_in(answer)[:1000])
+        if not is_for_clients(status):
+            words = f"The engine answered {status}, which says nothing of the upload."
+            status, answer = 502, words.encode()
+        said = read_engine_error(status, answer)
+        super().__init__(said.message[:1000], param=said.param)
         self.status = status
-        self.error_type = "server_error" if status >= 500 else "invalid_request_error"
-        self._answer = answer
+        self.error_type = said.error_type
+        self.is_verbatim = said.is_verbatim
+        self._body = said.body
 
     def body(self) -> bytes:
-        """Return the engine's answer."""
-        return self._answer
-
-
-def _message_in(answer: bytes) -> str:
-    """Return the message of an error in OpenAI's shape or vLLM's older one; else all of it."""
-    try:
-        said = json.loads(answer)
-        message = said.get("error", said)["message"]
-    except (ValueError, AttributeError, LookupError, TypeError):
-        message = None
-    return message if isinstance(message, str) else answer.decode("utf-8", "replace")
+        """Return the error as JSON: the engine's own bytes where they have the shape."""
+        return self._body

@@ -7,8 +7,9 @@ business.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -58,6 +59,31 @@ def _paired(value: Any) -> Any:
     return tuple(pairs)
 
 
+_ORIGIN: Final = re.compile(r"([a-z][a-z0-9+.-]*)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
+_USUAL_PORTS: Final = {"http": ":80", "https": ":443"}
+
+
+def _origins(value: Any) -> Any:
+    """Read "*" or origins as browsers write them: lower case, no path, no usual port."""
+    origins = _listed(value)
+    if not isinstance(origins, tuple) or origins == ("*",):
+        return origins
+    if "*" in origins:
+        raise ValueError("'*' allows every origin; give it alone or leave it out")
+    return tuple(_origin(origin) for origin in origins)
+
+
+def _origin(text: str) -> str:
+    found = _ORIGIN.fullmatch(text.lower())
+    if found is None:
+        raise ValueError(
+            f"'{text}' is not an origin such as https://app.example.org or http://localhost:3000, "
+            "with neither a path nor a slash at its end"
+        )
+    scheme, host, port = found.groups()
+    return f"{scheme}://{host}" + ("" if port in (None, _USUAL_PORTS.get(scheme)) else port)
+
+
 def _limit(value: Any) -> Any:
     if value in ("auto", None):
         return "auto"
@@ -74,8 +100,15 @@ def _is_http_url(text: str) -> bool:
 
 Listed = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 Keys = Annotated[tuple[SecretStr, ...], BeforeValidator(_listed)]
+Origins = Annotated[tuple[str, ...], BeforeValidator(_origins)]
 Aliases = Annotated[tuple[tuple[str, str], ...], BeforeValidator(_paired)]
 Seconds = Annotated[float, Field(gt=0, le=7 * 86400, allow_inf_nan=False)]
+#: A petabyte: what is counted in bytes must stay a number that can be computed with.
+MAX_MIB = 1e9
+#: Some thirty years.
+MAX_AUDIO_S = 1e9
+Mib = Annotated[float, Field(gt=0, le=MAX_MIB, allow_inf_nan=False)]
+AudioSeconds = Annotated[float, Field(gt=0, le=MAX_AUDIO_S, allow_inf_nan=False)]
 
 
 def _field(group: str, default: Any, text: str, metavar: str | None = None, **bounds: Any) -> Any:
@@ -220,7 +253,7 @@ class Settings(BaseModel):
         "Windows of 30 s that one engine works on at a time; 'auto' learns it from what it does.",
         "N|auto",
     )
-    max_queue_audio_s: Annotated[float, Field(gt=0)] = _field(
+    max_queue_audio_s: AudioSeconds = _field(
         "Balancing",
         360_000.0,
         "Audio seconds that may wait per model before uploads are refused with 429.",
@@ -261,7 +294,7 @@ class Settings(BaseModel):
         False,
         "Answer what could be transcribed when a piece fails for good, naming what is missing.",
     )
-    max_audio_s: Annotated[float, Field(gt=0)] = _field(
+    max_audio_s: AudioSeconds = _field(
         "Long audio", 86_400.0, "Longest audio taken, in seconds; a bound against lying files."
     )
     decode_workers: int = _field("Long audio", 2, "Processes that decode long audio.", ge=1, le=64)
@@ -285,14 +318,21 @@ class Settings(BaseModel):
     admin_key: SecretStr | None = _field(
         "Access", None, "Key for draining engines; those routes are closed without one.", "KEY"
     )
-    key_max_audio_s: Annotated[float, Field(gt=0)] | None = _field(
+    cors_origins: Origins = _field(
+        "Access",
+        ("*",),
+        "Origins whose pages may use the router from a browser, such as https://app.example.org; "
+        "'*' allows all, an empty value none.",
+        "ORIGIN,ORIGIN",
+    )
+    key_max_audio_s: AudioSeconds | None = _field(
         "Access", None, "Audio seconds that one key may have in flight."
     )
-    key_audio_s_per_minute: Annotated[float, Field(gt=0)] | None = _field(
+    key_audio_s_per_minute: AudioSeconds | None = _field(
         "Access", None, "Audio seconds that one key may send per minute."
     )
 
-    max_upload_mb: Annotated[float, Field(gt=0)] = _field(
+    max_upload_mb: Mib = _field(
         "Uploads", 10_240.0, "Largest upload in MiB; ten hours of CD-quality WAV are 6,000."
     )
     spool_dir: Path | None = _field(
@@ -301,13 +341,19 @@ class Settings(BaseModel):
         "Folder for what of uploads is not held in memory; the system's by default.",
         "DIR",
     )
-    spool_memory_mb: Annotated[float, Field(ge=1)] = _field(
+    spool_memory_mb: Annotated[Mib, Field(ge=1)] = _field(
         "Uploads", 64.0, "MiB of memory that all uploads together may hold."
     )
-    spool_max_mb: Annotated[float, Field(gt=0)] = _field(
+    spool_max_mb: Mib = _field(
         "Uploads", 102_400.0, "MiB of disk that all uploads together may hold."
     )
-    max_connections: int = _field("Uploads", 20_000, "Clients' connections held at a time.", ge=1)
+    max_connections: int = _field(
+        "Uploads",
+        20_000,
+        "Clients' connections held at a time, by all workers together; further ones are refused.",
+        ge=1,
+        le=1_000_000,
+    )
     client_head_timeout_s: Seconds = _field(
         "Uploads", 15.0, "Seconds that a client may take to send a request's head."
     )
@@ -380,6 +426,11 @@ class Settings(BaseModel):
             raise WrongSetting(
                 "otel_endpoint",
                 f"'{self.otel_endpoint}' is not a URL such as http://localhost:4318.",
+            )
+        if self.max_connections < self.workers:
+            raise WrongSetting(
+                "max_connections",
+                f"leaves none to some of {self.workers} workers; give at least one for each.",
             )
         if self.routing_logic == "session" and not self.session_key:
             raise WrongSetting("session_key", "is needed with --routing-logic session.")

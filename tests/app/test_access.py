@@ -1,6 +1,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,20 @@ def test_a_key_file_names_holders_or_counts_lines() -> None:
     )
 
 
-@pytest.mark.parametrize("text", ["", "# nobody\n", "ann:", ":key", "two words", "schlüssel"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "# nobody\n",
+        "ann:",
+        ":key",
+        "two words",
+        "schlüssel",
+        "a\tb",
+        "a\x00b:key",
+        "a" * 201 + ":k",
+    ],
+)
 def test_a_key_that_nobody_could_send_is_refused_without_being_quoted(text: str) -> None:
     with pytest.raises(ValueError, match="key") as wrong:
         read_keys(text)
@@ -101,3 +115,48 @@ async def test_a_broken_edit_is_told_once_and_keeps_the_keys(
     assert keys.holder(b"Bearer first") is None
     assert keys.holder(b"Bearer by-flag") == other
     follower.cancel()
+
+
+async def test_a_pipe_in_the_place_of_the_file_keeps_the_keys_and_the_event_loop_going(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "keys"
+    path.write_text("first")
+    keys = KeyRing([])
+    file = KeyFile(path, keys, ())
+    path.unlink()
+    os.mkfifo(path)
+    async with asyncio.timeout(10):
+        for _ in range(3):
+            await file.look()
+    assert keys.holder(b"Bearer first") is not None
+    assert caplog.text.count("cannot be read: it is not a regular file; the keys that were") == 1
+    path.unlink()
+    path.write_text("second")
+    await file.look()
+    await file.look()
+    assert keys.holder(b"Bearer second") is not None
+
+
+async def test_an_edit_counts_once_two_reads_agree_on_it(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text("first")
+    keys = KeyRing([])
+    file = KeyFile(path, keys, ())
+    # An editor is at work: half of a key is on the disk.
+    path.write_text("seco")
+    await file.look()
+    path.write_text("second")
+    await file.look()
+    assert keys.holder(b"Bearer seco") is None
+    assert keys.holder(b"Bearer first") is not None
+    await file.look()
+    assert keys.holder(b"Bearer second") is not None
+    assert keys.holder(b"Bearer first") is None
+
+
+def test_a_file_too_large_to_be_one_of_keys_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text("#" * (2**20 + 1))
+    with pytest.raises(ValueError, match=r"--api-key-file: .* it is larger than 1 MiB"):
+        KeyFile(path, KeyRing([]), ())

@@ -127,10 +127,13 @@ def test_a_log_that_cannot_be_written_fails_no_request() -> None:
     stream = io.StringIO()
     stream.close()
     timer = Timer()
-    log = AccessLog("text", stream, later=timer.later)
-    log.write(exchange(), story(), 200, 1.0)
-    timer.fire()
-    log.flush()
+    lost: list[int] = []
+    log = AccessLog("text", stream, later=timer.later, lost=lambda: lost.append(1))
+    for turn in range(2):
+        log.write(exchange(), story(), 200, 1.0)
+        timer.fire()
+        log.flush()
+        assert len(lost) == turn + 1
 
 
 class Writes(io.StringIO):

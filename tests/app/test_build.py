@@ -78,8 +78,9 @@ def test_a_ca_file_without_certificates_names_its_flag() -> None:
 
 
 def test_a_worker_has_its_share_of_every_bound() -> None:
-    whole = built(max_queue_audio_s=100, spool_memory_mb=64)
-    half = built(share=0.5, max_queue_audio_s=100, spool_memory_mb=64)
+    whole = built(max_queue_audio_s=100, spool_memory_mb=64, max_connections=101)
+    half = built(share=0.5, max_queue_audio_s=100, spool_memory_mb=64, max_connections=101)
+    assert (whole.listener.max_connections, half.listener.max_connections) == (101, 50)
     assert half.dispatcher.fleet.settings.max_queue_audio_s == 50
     assert half.dispatcher.fleet.settings.limit_share == 0.5
     for mine, all_of_it in zip(half.spools, whole.spools, strict=True):

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import traceback
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import cast
@@ -35,19 +36,40 @@ class Client(asyncio.Protocol):
 
 @contextlib.asynccontextmanager
 async def listener(
-    folder: Path, index: int, count: int, port: int = 0, now: Callable[[], float] | None = None
+    folder: Path,
+    index: int,
+    count: int,
+    port: int = 0,
+    now: Callable[[], float] | None = None,
+    *,
+    most: int = 1000,
+    faults: list[Exception] | None = None,
+    told: list[Exception] | None = None,
 ) -> AsyncIterator[tuple[int, set[Client]]]:
-    """Listen; yields the port and the connections."""
+    """Listen; yields the port and the connections. Faults are raised when those are counted."""
     connections: set[Client] = set()
+
+    def count_them() -> int:
+        if faults:
+            raise faults.pop()
+        return len(connections)
+
+    def failed(error: Exception) -> float:
+        assert told is not None, error
+        told.append(error)
+        return 0.05
+
     listening = bind("127.0.0.1", port, is_shared=True)
     board = Board(folder, index, count, now) if now else Board(folder, index, count)
     fair = FairListener(
         listening,
         lambda: Client(str(index).encode(), connections),
-        lambda: len(connections),
+        count_them,
         board,
         folder,
         index,
+        most,
+        failed,
     )
     fair.start()
     try:
@@ -56,6 +78,16 @@ async def listener(
         fair.close()
         for each in list(connections):
             each.transport.abort()
+
+
+async def is_taken(port: int) -> asyncio.StreamWriter | None:
+    """Return the connection, or None if it was refused."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    with contextlib.suppress(ConnectionError):
+        if await reader.read(1):
+            return writer
+    writer.close()
+    return None
 
 
 async def connect(port: int) -> tuple[asyncio.StreamWriter, bytes]:
@@ -150,3 +182,89 @@ async def test_connections_wait_while_there_are_no_files_left(
             finally:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
             await until(lambda: len(connections) == 1)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+async def test_all_workers_together_hold_as_many_as_allowed_and_no_more(
+    tmp_path: Path, count: int
+) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        port = 0
+        held: list[set[Client]] = []
+        for index in range(count):
+            port, connections = await stack.enter_async_context(
+                listener(tmp_path, index, count, port, most=4)
+            )
+            held.append(connections)
+        for _ in range(3):
+            clients = [await is_taken(port) for _ in range(4 * count)]
+            assert None not in clients
+            assert [len(each) for each in held] == [4] * count
+            assert [await is_taken(port) for _ in range(3)] == [None] * 3
+            # Those of one worker go; whoever comes is taken by it, whichever the kernel chose.
+            for client in list(held[0]):
+                client.transport.abort()
+            clients += [await is_taken(port) for _ in range(4)]
+            assert [len(each) for each in held] == [4] * count
+            for writer in clients:
+                if writer is not None:
+                    writer.close()
+            await until(lambda: not any(held))
+
+
+async def test_a_burst_past_what_is_allowed_is_refused_and_nobody_else(tmp_path: Path) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        port, first = await stack.enter_async_context(listener(tmp_path, 0, 2, most=50))
+        _, second = await stack.enter_async_context(listener(tmp_path, 1, 2, port, most=50))
+        clients = await asyncio.gather(*(is_taken(port) for _ in range(300)))
+        taken = [writer for writer in clients if writer is not None]
+        assert len(taken) == len(first) + len(second) == 100
+        for writer in taken:
+            writer.close()
+
+
+async def test_the_part_of_a_worker_that_hangs_is_not_taken_by_others(tmp_path: Path) -> None:
+    async with listener(tmp_path, 0, 2, most=3) as (port, connections):
+        Board(tmp_path, 1, 2).write(3)
+        clients = [await is_taken(port) for _ in range(5)]
+        assert [writer is not None for writer in clients] == [True] * 3 + [False] * 2
+        assert len(connections) == 3
+
+
+async def test_connections_held_at_the_end_are_closed(tmp_path: Path) -> None:
+    async with listener(tmp_path, 0, 1, most=1) as (port, _):
+        kept = await is_taken(port)
+        assert kept is not None
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.sleep(0.05)
+    with contextlib.suppress(ConnectionError):
+        assert await reader.read() == b""
+    writer.close()
+
+
+async def test_a_fault_while_connections_are_accepted_or_handed_over_is_told_and_they_go_on(
+    tmp_path: Path,
+) -> None:
+    told: list[Exception] = []
+    faults: list[Exception] = []
+    async with contextlib.AsyncExitStack() as stack:
+        first = listener(tmp_path, 0, 2, faults=faults, told=told)
+        port, connections = await stack.enter_async_context(first)
+        _, others = await stack.enter_async_context(listener(tmp_path, 1, 2, port))
+        for _ in range(3):
+            told.clear()
+            faults.extend([ZeroDivisionError() for _ in range(4)])
+            async with asyncio.timeout(20):
+                while faults:
+                    # Whoever comes while it fails may be lost.
+                    writer = await is_taken(port)
+                    if writer is not None:
+                        writer.close()
+            await until(lambda: len(told) == 4)
+            clients = [await connect(port) for _ in range(10)]
+            await until(lambda: len(connections) + len(others) == 10)
+            for writer, _ in clients:
+                writer.close()
+            await until(lambda: not connections | others)
+    places = {each.name for error in told for each in traceback.extract_tb(error.__traceback__)}
+    assert "_accept" in places

@@ -1,12 +1,15 @@
 """What operators see of one process; of several it is tested in test_workers."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
 from vllm_router.app.access import KeyRing
 from vllm_router.app.operations import Operations, Order, engine_view
+from vllm_router.app.siblings import Siblings
 from vllm_router.engines.changes import Listing
 from vllm_router.engines.engine import EngineId, EngineSpec, Transition
 from vllm_router.engines.fleet import Fleet
@@ -85,3 +88,37 @@ async def test_siblings_are_answered(operations: Operations) -> None:
 async def test_alone_the_page_is_the_processs_own(operations: Operations) -> None:
     assert b"things_total 1.0" in await operations.merged_metrics()
     assert [view["engine_id"] for view in await operations.engine_views()] == [A]
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        {"ask": "order"},
+        {"ask": "order", "order": "drain"},
+        {"ask": "order", "order": "drain", "engine_id": []},
+        {"ask": "order", "order": ["drain"], "engine_id": A},
+        {"ask": "order", "order": "explode", "engine_id": A},
+    ],
+)
+async def test_an_order_that_is_none_is_refused(
+    operations: Operations, order: dict[str, Any]
+) -> None:
+    with pytest.raises(ValueError, match=r"(?i)order"):
+        await operations.answer_sibling(order)
+    [engine] = operations.fleet.engines()
+    assert engine.state.value == "discovered"
+
+
+@pytest.mark.parametrize(
+    "answer", [b"", b"{}", b"7", b"[7]", b'[{"engine_id": "http://a", "in_flight": "many"}]']
+)
+async def test_what_a_sibling_says_of_its_engines_is_used_or_left_out(
+    operations: Operations, tmp_path: Path, answer: bytes
+) -> None:
+    async def say(question: dict[str, Any]) -> bytes:
+        return answer
+
+    operations.siblings = Siblings(tmp_path, 0, 2)
+    async with Siblings(tmp_path, 1, 2).listening(say):
+        [view] = await operations.engine_views()
+    assert (view["engine_id"], view["in_flight"]) == (A, 0)

@@ -99,5 +99,30 @@ async def test_what_is_not_there_is_a_404_in_openais_shape(asking: Asking, path:
 async def test_a_wrong_method_says_which_are_right(asking: Asking) -> None:
     answer = await asking().post("/health")
     assert answer.status_code == 405
-    assert answer.headers["allow"] == "GET"
+    assert answer.headers["allow"] == "GET, HEAD"
     assert answer.json()["error"]["code"] == "method_not_allowed"
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/openapi.json", "GET, HEAD"),
+        ("/static-offline-docs/swagger-ui.css", "GET, HEAD"),
+        ("/engines/x/drain", "POST"),
+        ("/v1/models", "GET, HEAD"),
+    ],
+)
+async def test_a_405_always_says_which_methods_are_right(
+    asking: Asking, path: str, allowed: str
+) -> None:
+    answer = await asking().request("DELETE", path)
+    assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+
+
+async def test_a_missing_key_is_asked_for(asking: Asking) -> None:
+    assert (await asking(keys=ADMIN).get("/v1/models")).headers["www-authenticate"] == "Bearer"
+
+
+async def test_no_route_redirects(asking: Asking) -> None:
+    for path in ("/health/", "/static-offline-docs", "/v1/models/"):
+        assert (await asking().get(path)).status_code in (200, 404)

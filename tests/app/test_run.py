@@ -3,12 +3,23 @@
 import asyncio
 import logging
 import socket
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
-from tests.routers import MODEL, running_router, until
+from tests.routers import MODEL, RunningRouter, running_router, until
 
+from vllm_router.app.access import KeyFile, KeyRing
+from vllm_router.app.build import Router
 from vllm_router.app.run import CannotStart, bind, drain
+from vllm_router.app.stats import RequestStats
+from vllm_router.engines.changes import Change, Listing, Withdrawn
+from vllm_router.engines.engine import EngineId, EngineSpec
 from vllm_router.local.serving import serve_simulated
+from vllm_router.outbound.discovery import DiscoveryStatus
+from vllm_router.outbound.http1 import HttpClient
 
 
 def test_port_0_is_a_free_one() -> None:
@@ -81,3 +92,145 @@ async def test_the_loops_lag_is_measured_and_the_table_printed(
             await until(lambda: registry.get_sample_value(lag))
             await until(lambda: "waiting in the router's queue: 0" in caplog.text)
             assert engine.url in caplog.text
+
+
+def failures(running: RunningRouter, loop: str) -> float:
+    registry = running.router.metrics.registry
+    value = registry.get_sample_value("vllm_router_loop_failures_total", {"loop": loop})
+    assert value is not None, "every loop is there from the start"
+    return value
+
+
+async def require_serving(running: RunningRouter) -> None:
+    assert (await running.upload()).status_code == 200
+    assert (await running.client.get("/ready")).status_code == 200
+
+
+class BrokenSource:
+    """A source of engines that breaks after its list, the first times."""
+
+    def __init__(self, url: str, times: int) -> None:
+        self.status = DiscoveryStatus("a source", 0.0)
+        self.begun = 0
+        self._url = url
+        self._times = times
+
+    async def changes(self) -> AsyncGenerator[Change]:
+        self.begun += 1
+        yield Listing((EngineSpec(EngineId(self._url), self._url, (MODEL,)),))
+        if self.begun <= self._times:
+            raise ZeroDivisionError("division by zero")
+        await asyncio.Event().wait()
+
+
+async def test_a_source_of_engines_that_breaks_begins_anew_and_its_last_list_stays() -> None:
+    async with serve_simulated(MODEL, time_scale=1000) as engine:
+        source = BrokenSource(engine.url, 2)
+        settings: dict[str, Any] = {"static_backends": "http://127.0.0.1:9", "is_ready": False}
+        async with running_router(
+            altered=lambda router: replace(router, discovery=source), **settings
+        ) as running:
+            await until(lambda: running.router.dispatcher.fleet.is_ready(MODEL))
+            await until(lambda: failures(running, "discovery") == 1)
+            assert source.status.last_error == (
+                "a fault of the router: ZeroDivisionError: division by zero"
+            )
+            await require_serving(running)
+            await until(lambda: source.begun == 3)
+            await require_serving(running)
+            assert failures(running, "discovery") == 2
+
+
+class Unhashable(BrokenSource):
+    """Names an engine whose id has no bytes: what a reader should never let through."""
+
+    async def changes(self) -> AsyncGenerator[Change]:
+        self.begun += 1
+        good = EngineSpec(EngineId(self._url), self._url, (MODEL,))
+        yield Listing((good,))
+        yield Listing((good, EngineSpec(EngineId("\ud800"), "http://127.0.0.1:9")))
+        yield Withdrawn(good.engine_id)
+
+
+async def test_a_change_that_cannot_be_carried_out_costs_that_change() -> None:
+    async with serve_simulated(MODEL, time_scale=1000) as engine:
+        source = Unhashable(engine.url, 0)
+        settings: dict[str, Any] = {"static_backends": "http://127.0.0.1:9", "is_ready": False}
+        async with running_router(
+            altered=lambda router: replace(router, discovery=source), **settings
+        ) as running:
+            await until(lambda: failures(running, "discovery") >= 2)
+            await until(lambda: running.router.dispatcher.fleet.is_ready(MODEL))
+            await require_serving(running)
+
+
+class BrokenClient(HttpClient):
+    sweeps = 0
+
+    def sweep(self) -> None:
+        self.sweeps += 1
+        raise RuntimeError("a sweep that fails")
+
+
+class BrokenStats(RequestStats):
+    def figures(self, engine_id: EngineId) -> tuple[float, float | None, float | None]:
+        raise RuntimeError("figures that fail")
+
+
+class BrokenKeys(KeyFile):
+    async def look(self) -> None:
+        raise RuntimeError("a look that fails")
+
+
+@pytest.mark.parametrize("loop", ["sweep", "stats_table", "key_file"])
+async def test_a_loop_that_fails_again_and_again_leaves_the_router_serving(
+    loop: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("key")
+
+    def altered(router: Router) -> Router:
+        parts: dict[str, Any] = {
+            "sweep": {"clients": (*router.clients, BrokenClient())},
+            "stats_table": {"stats": BrokenStats(60.0, router.now)},
+            "key_file": {"key_file": BrokenKeys(keys, KeyRing([]), ())},
+        }
+        return replace(router, **parts[loop])
+
+    settings = {"log_stats": True, "log_stats_interval": 0.1}
+    async with (
+        serve_simulated(MODEL, time_scale=1000) as engine,
+        running_router(engine, altered=altered, **settings) as running,
+    ):
+        await until(lambda: failures(running, loop) >= 2)
+        await require_serving(running)
+        told = [each for each in caplog.records if f"loop {loop} failed" in each.getMessage()]
+        assert len(told) == 1
+        assert told[0].exc_info is not None
+
+
+async def test_a_callback_that_fails_is_counted_and_the_router_serves_on() -> None:
+    async with (
+        serve_simulated(MODEL, time_scale=1000) as engine,
+        running_router(engine) as running,
+    ):
+        asyncio.get_running_loop().call_later(0.01, [].pop)
+        await until(lambda: failures(running, "callbacks") == 1)
+        await require_serving(running)
+
+
+@pytest.mark.parametrize("weight", ["1.0e+308", "5e-324", "1e-320"])
+async def test_one_number_in_the_engines_file_stops_nothing(tmp_path: Path, weight: str) -> None:
+    listing = tmp_path / "engines.yaml"
+    async with serve_simulated(MODEL, time_scale=1000) as engine:
+        listing.write_text(f"- url: {engine.url}\n")
+        settings = {"service_discovery": "file", "discovery_file": str(listing), "is_ready": False}
+        async with running_router(**settings) as running:
+            await until(running.router.dispatcher.fleet.is_ready)
+            listing.write_text(f"- url: {engine.url}\n  weight: {weight}\n")
+            status = running.router.discovery.status
+            await until(lambda: status.last_error is not None)
+            await require_serving(running)
+            assert failures(running, "discovery") == 0
+            [view] = await running.engines()
+            assert view["state"] == "ready"

@@ -4,6 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+from hypothesis import HealthCheck, given, settings
+from tests.wire.test_kube_objects import JSON
+
 from vllm_router.app.siblings import Siblings
 
 
@@ -37,7 +41,7 @@ async def test_one_that_does_not_answer_is_left_out(tmp_path: Path) -> None:
         return b""
 
     async with Siblings(tmp_path, 0, 2).listening(never):
-        assert await Siblings(tmp_path, 1, 2).ask_all({"ask": "it"}) in ([], [b""])
+        assert await Siblings(tmp_path, 1, 2).ask_all({"ask": "it"}) == []
 
 
 async def test_rubbish_is_no_question_and_others_are_answered_after_it(tmp_path: Path) -> None:
@@ -65,3 +69,52 @@ async def test_a_long_answer_comes_whole(tmp_path: Path) -> None:
     async with Siblings(tmp_path, 0, 2).listening(long):
         [answer] = await Siblings(tmp_path, 1, 2).ask_all({"ask": "it"})
     assert len(json.loads(answer)[0]) == 1_000_000
+
+
+@pytest.mark.parametrize(
+    "said", [b"", b"12", b"12\nshort", b"-1\n", b"x\n", b"9" * 5000 + b"\n", b"99999999999\n"]
+)
+async def test_an_answer_that_breaks_off_or_is_none_is_left_out(
+    tmp_path: Path, said: bytes
+) -> None:
+    async def broken(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        writer.write(said)
+        writer.close()
+
+    async with await asyncio.start_unix_server(broken, tmp_path / "worker-0.sock"):
+        assert await Siblings(tmp_path, 1, 2).ask_all({"ask": "it"}) == []
+
+
+@given(JSON)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+async def test_any_json_is_a_question_or_refused(tmp_path: Path, question: Any) -> None:
+    line = json.dumps(question).encode() + b"\n"
+    async with Siblings(tmp_path, 0, 2).listening(lambda q: answer_by("0", [], q | {"ask": "x"})):
+        reader, writer = await asyncio.open_unix_connection(tmp_path / "worker-0.sock")
+        writer.write(line)
+        answer = await reader.read()
+        writer.close()
+    assert answer == (b"9\n0 heard x" if isinstance(question, dict) else b"")
+
+
+async def test_an_answer_that_fails_for_a_fault_of_our_own_is_told_and_the_next_is_given(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[dict[str, Any]] = []
+    told: list[Exception] = []
+
+    async def broken_at_first(question: dict[str, Any]) -> bytes:
+        if not asked:
+            asked.append(question)
+            raise ZeroDivisionError
+        return await answer_by("0", asked, question)
+
+    async with Siblings(tmp_path, 0, 2, told.append).listening(broken_at_first):
+        assert await Siblings(tmp_path, 1, 2).ask_all({"ask": "it"}) == []
+        assert await Siblings(tmp_path, 1, 2).ask_all({"ask": "it"}) == [b"0 heard it"]
+    assert [type(error) for error in told] == [ZeroDivisionError]
+    asked.clear()
+    async with Siblings(tmp_path, 0, 2).listening(broken_at_first):
+        assert await Siblings(tmp_path, 1, 2).ask_all({"ask": "it"}) == []
+    assert "ZeroDivisionError" in caplog.text

@@ -5,20 +5,24 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
+from opentelemetry.sdk.trace.export import (
+    BatchSpanProcessor,
+    SimpleSpanProcessor,
+    SpanExportResult,
+)
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 from tests.clients.servers import ROOT
 from tests.routers import MODEL, field, file, form, named, running_router, until
 
-from vllm_router.app.tracing import Tracing
+from vllm_router.app.tracing import GuardedExporter, Tracing
 from vllm_router.cli import WrongUse, read_settings
 from vllm_router.local.serving import SimulatedHandle, serve_simulated
 from vllm_router.wire.wav import pcm16_wav, silence
@@ -453,3 +457,31 @@ def test_the_sdk_is_not_even_loaded_unless_asked_for() -> None:
         "assert not any(name.startswith('opentelemetry.sdk') for name in sys.modules)\n"
     )
     assert done.returncode == 0, done.stderr
+
+
+class Breaking(InMemorySpanExporter):
+    """Breaks at its first spans."""
+
+    has_broken = False
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        if not self.has_broken:
+            self.has_broken = True
+            raise ZeroDivisionError
+        return super().export(spans)
+
+
+async def test_sending_that_breaks_is_counted_and_costs_those_spans() -> None:
+    breaking = Breaking()
+    told: list[Exception] = []
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(GuardedExporter(breaking, told.append)))
+    async with (
+        serve_simulated(MODEL, time_scale=1000) as engine,
+        running_router(engine, tracing=Tracing(provider, time.monotonic)) as running,
+    ):
+        assert (await running.upload()).status_code == 200
+        assert (await running.upload()).status_code == 200
+        await until(breaking.get_finished_spans)
+        assert provider.force_flush()
+    assert [type(error) for error in told] == [ZeroDivisionError]

@@ -3,13 +3,20 @@
 import asyncio
 import contextlib
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
+from random import Random
 
+import pytest
 from tests.outbound.raw_engine import Peer, raw_engine
 from tests.routers import MODEL, running_router, until
 
-from vllm_router.app.watch import SPREAD_FROM
+from vllm_router.app.build import Router
+from vllm_router.app.watch import SPREAD_FROM, EngineWatch, WatchSettings
 from vllm_router.local.serving import serve_simulated
+from vllm_router.outbound.http1 import HttpClient
+from vllm_router.outbound.probe import EngineInquiry, Probe
+from vllm_router.wire.exposition import EngineStats
 
 
 async def test_who_comes_is_watched_and_who_goes_no_more(tmp_path: Path) -> None:
@@ -229,3 +236,47 @@ async def test_a_router_that_stops_asks_no_more() -> None:
         count = len(engine.log)
         await asyncio.sleep(0.5)
         assert len(engine.log) == count
+
+
+class BrokenInquiry(EngineInquiry):
+    """Breaks in what is to break, the first times."""
+
+    def __init__(self, client: HttpClient, breaks: str, times: int) -> None:
+        super().__init__(client, None, 20.0)
+        self._breaks = breaks
+        self._left = times
+
+    def _break(self, what: str) -> None:
+        if what == self._breaks and self._left:
+            self._left -= 1
+            raise RuntimeError(f"{what} break")
+
+    async def health(self, url: str) -> Probe:
+        self._break("probes")
+        return await super().health(url)
+
+    async def stats(self, url: str) -> EngineStats:
+        self._break("readings")
+        return await super().stats(url)
+
+
+@pytest.mark.parametrize("loop", ["probes", "readings"])
+async def test_a_visit_that_fails_for_a_fault_of_our_own_is_counted_and_the_next_one_comes(
+    loop: str,
+) -> None:
+    def altered(router: Router) -> Router:
+        inquiry = BrokenInquiry(router.clients[1], loop, 2)
+        settings = WatchSettings(0.1, 0.1, False)
+        parts = (router.metrics, router.background, settings, router.now, Random(1))
+        return replace(router, watch=EngineWatch(router.dispatcher, inquiry, *parts))
+
+    async with (
+        serve_simulated(MODEL, time_scale=1000) as engine,
+        running_router(engine, altered=altered) as running,
+    ):
+        registry = running.router.metrics.registry
+        name = "vllm_router_loop_failures_total"
+        await until(lambda: registry.get_sample_value(name, {"loop": loop}) == 2)
+        [one] = running.router.dispatcher.fleet.engines()
+        await until(lambda: one.last_probe is not None and one.stats is not None)
+        assert (await running.upload()).status_code == 200

@@ -5,6 +5,7 @@ import contextlib
 import os
 import re
 import signal
+import socket
 from pathlib import Path
 
 import httpx
@@ -165,6 +166,83 @@ async def test_a_second_signal_to_the_parent_waits_for_nothing(tmp_path: Path) -
             assert await asyncio.to_thread(process.process.wait, 60) == 0
             with pytest.raises(httpx.TransportError):
                 await upload
+
+
+@pytest.mark.timeout(240)
+async def test_a_worker_that_dies_while_its_files_are_broken_is_replaced_once_they_are_not(
+    tmp_path: Path,
+) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("secret")
+    with engines_beside(1, time_scale=1000) as engines:
+        arguments = ["--static-backends", engines.urls, "--port", "0", "--workers", "2"]
+        arguments += ["--api-key-file", str(keys)]
+        with router_process(tmp_path / "log", arguments) as process:
+            said = await asyncio.to_thread(process.wait_for, r"listens on http://\S+:(\d+)", 2)
+            url = f"http://127.0.0.1:{said[0][1]}"
+            await until_answers(url, "ready")
+            keys.unlink()
+            os.mkfifo(keys)
+            os.kill(children(process)[0], signal.SIGKILL)
+            await asyncio.to_thread(process.wait_for, r"worker \d died \(exit code 2\)")
+            # The other one has kept its keys, and serves.
+            client = httpx.AsyncClient(timeout=30, headers={"authorization": "Bearer secret"})
+            async with client:
+                files = {"file": ("a.wav", silence(1.0))}
+                answer = await client.post(url + TRANSCRIPTIONS, data={"model": MODEL}, files=files)
+                assert answer.status_code == 200
+            keys.unlink()
+            keys.write_text("secret")
+            await asyncio.to_thread(process.wait_for, r"listens on", 3)
+            assert "Traceback" not in "\n".join(process.lines)
+
+
+async def is_held(port: int) -> socket.socket | None:
+    """Return a connection that the router holds, or None if it refused it."""
+    loop = asyncio.get_running_loop()
+    client = socket.socket()
+    client.setblocking(False)
+    await loop.sock_connect(client, ("127.0.0.1", port))
+    try:
+        await loop.sock_sendall(client, b"GET /health HTTP/1.1\r\nHost: router\r\n\r\n")
+        if await loop.sock_recv(client, 65536):
+            return client
+    except ConnectionError:
+        pass
+    client.close()
+    return None
+
+
+@pytest.mark.timeout(240)
+async def test_two_workers_hold_as_many_connections_together_as_one_would(tmp_path: Path) -> None:
+    arguments = [
+        *("--static-backends", "http://127.0.0.1:9", "--host", "127.0.0.1", "--port", "0"),
+        *("--workers", "2", "--max-connections", "12", "--no-access-log"),
+    ]
+    with router_process(tmp_path / "log", arguments) as process:
+        said = await asyncio.to_thread(process.wait_for, r"listens on http://\S+:(\d+)", 2)
+        port = int(said[0][1])
+        held: list[socket.socket] = []
+        # Until both have written how many they have, whoever is full cannot know of room.
+        async with asyncio.timeout(60):
+            while len(held) < 12:
+                client = await is_held(port)
+                if client is not None:
+                    held.append(client)
+        assert [await is_held(port) for _ in range(4)] == [None] * 4
+        # Any may go, of whichever worker: there is room for as many.
+        for turn in range(3):
+            for client in held[turn : turn + 4]:
+                client.close()
+            del held[turn : turn + 4]
+            await asyncio.sleep(0.5)
+            for _ in range(4):
+                client = await is_held(port)
+                assert client is not None
+                held.append(client)
+            assert await is_held(port) is None
+        for client in held:
+            client.close()
 
 
 def test_workers_that_cannot_start_end_the_router(tmp_path: Path) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from tests.end_to_end.leftovers import UPLOAD, client, held, is_served, nothing_left, served
 from tests.outbound.raw_engine import Peer, Script, raw_engine
-from tests.routers import MODEL, RunningRouter, field, file, until
+from tests.routers import MODEL, RunningRouter, field, file, form, request, until
 
 from vllm_router.local.serving import SimulatedHandle, serve_simulated
+from vllm_router.proxy.events import KEEP_ALIVE_S
 from vllm_router.wire.wav import silence
 
 WORDS = b'{"text": "words", "usage": {"type": "duration", "seconds": 1}}'
@@ -285,3 +286,26 @@ async def test_a_slow_client_of_a_large_answer_frees_the_engine_first() -> None:
             await slow.reader.readuntil(b"\r\n\r\n")
             await until(lambda: not any(held(router).values()))
             assert await slow.reader.readexactly(len(large)) == large
+
+
+async def test_a_slow_answer_without_events_has_no_keep_alive_written_into_it() -> None:
+    """It pauses for longer than a stream of events would stay silent."""
+    large = b'{"text": "%b"}' % (b"w" * 3_000_000)
+
+    async def act(peer: Peer) -> None:
+        await peer.reader.readuntil(b"--\r\n")
+        await peer.say(HEAD % len(large) + large[:-1000])
+        await asyncio.sleep(KEEP_ALIVE_S + 1)
+        await peer.say(large[-1000:])
+        await peer.left()
+
+    upload = request(form(field("model", MODEL), field("stream", "true"), file(silence(1.0))))
+    async with raw_engine(acting(act)) as engine:
+        url = f"http://127.0.0.1:{engine.port}"
+        async with served(url) as router, client(router.port) as one:
+            one.send(upload + b"GET /version HTTP/1.1\r\nHost: r\r\n\r\n")
+            assert (await one.answer())[1] == large
+            # The next answer begins where this one was declared to end.
+            head, body = await one.answer()
+            assert head.startswith(b"HTTP/1.1 200 ")
+            assert b"version" in body

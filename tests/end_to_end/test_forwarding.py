@@ -212,6 +212,26 @@ async def test_hop_by_hop_headers_and_credentials_go_no_further(
     assert logged.header("host") == engine.url.removeprefix("http://")
 
 
+async def test_every_connection_line_of_a_client_is_heeded(
+    router: RunningRouter, engine: SimulatedHandle
+) -> None:
+    lines = [
+        ("Connection", "keep-alive"),
+        ("connection", " close,\tX-For-The-Proxy "),
+        ("X-For-The-Proxy", "secret"),
+        ("X-Own", "stays"),
+    ]
+    reader, writer = await asyncio.open_connection("127.0.0.1", router.port)
+    writer.write(request(form(field("model", MODEL), file(AUDIO)), headers=lines))
+    assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+    logged = only(engine)
+    assert logged.header("x-for-the-proxy") is None
+    assert logged.header("x-own") == "stays"
+    # That the connection is to be closed stands on the second line only.
+    assert b"connection: close" in (await reader.read())
+    writer.close()
+
+
 async def test_engines_are_given_their_own_key() -> None:
     async with (
         serve_simulated(MODEL, time_scale=1000, api_key="the-engines") as engine,

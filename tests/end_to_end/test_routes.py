@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 
+import httpx
 import pytest
 from tests.routers import (
     MODEL,
@@ -168,3 +169,55 @@ async def test_given_models_are_not_asked_for(engine: SimulatedHandle) -> None:
     async with running_router(engine, static_models="named/here") as router:
         assert [view["models"] for view in await router.engines()] == [["named/here"]]
         assert "/v1/models" not in {one.path for one in engine.log}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/health",
+        "/ready",
+        "/v1/models",
+        f"/v1/models/{MODEL}",
+        "/engines",
+        "/version",
+        "/docs",
+        "/openapi.json",
+        "/static-offline-docs/swagger-ui.css",
+        "/nothing",
+        TRANSCRIPTIONS,
+    ],
+)
+@pytest.mark.parametrize("slash", ["", "/"])
+async def test_head_and_a_slash_at_the_end_are_taken_wherever_get_is(
+    router: RunningRouter, path: str, slash: str
+) -> None:
+    def told(answer: httpx.Response) -> tuple[int, list[tuple[str, str]]]:
+        # Seconds pass, figures change, and an id is given to each request.
+        has_figures = path in ("/health", "/engines")
+        varying = ("date", "x-request-id", "content-length" if has_figures else "")
+        assert len(answer.headers.get_list("date")) == 1
+        assert int(answer.headers["content-length"]) > 0
+        return answer.status_code, [i for i in answer.headers.multi_items() if i[0] not in varying]
+
+    get = await router.client.get(path)
+    for answer in (await router.client.head(path + slash), await router.client.get(path + slash)):
+        assert told(answer) == told(get)
+        assert bool(answer.content) == (answer.request.method == "GET")
+    # What follows on the same connection is not out of step.
+    assert (await router.client.get("/version")).json() == {"version": __version__}
+
+
+async def test_an_upload_may_come_to_a_route_with_a_slash(engine: SimulatedHandle) -> None:
+    async with running_router(engine, root_path="/asr") as router:
+        for path in (TRANSCRIPTIONS + "/", "/asr" + TRANSLATIONS + "/"):
+            answer = await router.upload(path=path)
+            assert answer.status_code == 200
+            assert answer.headers.get_list("date")
+        logged = [one.path for one in engine.log.audio()]
+        assert logged == [TRANSCRIPTIONS, TRANSLATIONS]
+
+
+async def test_metrics_answer_head(router: RunningRouter) -> None:
+    answer = await router.client.head("/metrics")
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert int(answer.headers["content-length"]) > 1000

@@ -20,7 +20,7 @@ from tests.routers import MODEL, PATIENCE_S, field, file, form, request, running
 from vllm_router.app.access import KeyRing, read_keys
 from vllm_router.local.serving import SimulatedHandle, serve_simulated
 from vllm_router.outbound.upload import Spool
-from vllm_router.proxy.relay import WITHHELD
+from vllm_router.proxy.headers import WITHHELD
 from vllm_router.wire.wav import silence
 
 

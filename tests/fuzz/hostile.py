@@ -32,6 +32,7 @@ def corpus() -> Iterator[bytes]:
     for path in ROUTES:
         for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH"):
             yield f"{method} {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n".encode()
+    yield from _edges()
     yield from (b"", b"\0", b"\r\n" * 1000, b"\n" * 1000, b"\xff" * 100_000, b"A" * 100_000)
     for target in (b"/%", b"/%00", b"/../../etc/passwd", b"/" + b"a/" * 5000, b"/?" + b"&" * 9000):
         yield b"GET " + target + b" HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -60,6 +61,25 @@ def corpus() -> Iterator[bytes]:
         )
     for sound in (b"", b"RIFF", b"RIFF\xff\xff\xff\xffWAVEfmt ", bytes(5000), b"OggS" * 99):
         yield request(form(plain("model", MODEL), file(sound)))
+
+
+def _edges() -> Iterator[bytes]:
+    """Yield preflights, heads alone, slashes and Connection lines."""
+    ask = b"Origin: http://a\r\nAccess-Control-Request-Method: POST\r\n"
+    names = b"Access-Control-Request-Headers: "
+    for path in (*ROUTES, "*", "/v1/audio/transcriptions", "/engines/x/drain/", "//", "/v1/"):
+        for slash in ("", "/"):
+            line = f" {path}{slash} HTTP/1.1\r\nHost: a\r\n".encode()
+            yield b"HEAD" + line + b"\r\n"
+            yield b"OPTIONS" + line + ask + names + b"authorization\r\n\r\n"
+    line = b"OPTIONS /health HTTP/1.1\r\nHost: a\r\n" + ask
+    for value in (b"x" * 9000, b"a\tb", b",,,", b"\xff", b"a," * 500, b"(", b""):
+        yield line + names + value + b"\r\n\r\n"
+        yield line.replace(b"http://a", value) + b"\r\n"
+        yield UPLOAD.replace(b"\r\n", b"\r\nConnection: x\r\nConnection: " + value + b"\r\n", 1)
+    yield line + b"Content-Length: 2000000\r\n\r\n" + bytes(2_000_000)
+    yield line + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+    yield line + b"Expect: 100-continue\r\nContent-Length: 3\r\n\r\nabc" + line + b"\r\n"
 
 
 def endless(seed: int) -> Iterator[bytes]:
@@ -108,9 +128,11 @@ async def shoot(port: int, data: bytes, tally: Tally) -> None:
     finally:
         writer.transport.abort()
     tally.answered += bool(answer)
-    for status in (b"HTTP/1.1 500", b"HTTP/1.1 501"):
-        if status in answer:
-            tally.bad.append((data, answer))
+    if any(status in answer for status in (b"HTTP/1.1 500", b"HTTP/1.1 501")):
+        tally.bad.append((data, answer))
+    head = answer.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n").partition(b"\r\n\r\n")[0]
+    if head.startswith(b"HTTP/1.1 ") and head.count(b"\r\ndate: ") != 1:
+        tally.bad.append((data, answer))
 
 
 async def shoot_all(port: int, inputs: Iterator[bytes], seconds: float, count: int) -> Tally:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +25,7 @@ from vllm_router.outbound.origin import Origin
 from vllm_router.outbound.probe import read_models
 from vllm_router.wire.chunked import BadChunk, ChunkedReader
 from vllm_router.wire.duration import audio_seconds
+from vllm_router.wire.engine_error import read_engine_error
 from vllm_router.wire.exposition import BadExposition, read_engine_stats
 from vllm_router.wire.multipart import BadForm, FormReader, boundary_of
 from vllm_router.wire.sse import EventReader, EventTooLarge
@@ -137,6 +139,14 @@ def words(data: bytes) -> None:
     outcome(lambda: read_models(data), CallFailed)
 
 
+def refusal(data: bytes) -> None:
+    """An engine's refusal."""
+    said = json.loads(read_engine_error(400, data).body)["error"]
+    assert {"message", "type", "param", "code"} <= said.keys()
+    assert isinstance(said["message"], str)
+    assert said["message"]
+
+
 class _Wire:
     """A transport that goes nowhere."""
 
@@ -241,6 +251,15 @@ def targets() -> dict[str, Target]:
             (
                 b'{"text":"a","segments":[{"id":0,"start":0.0,"end":1.0,"text":"a"}]}',
                 b'{"object":"list","data":[{"id":"m"}]}',
+            ),
+        ),
+        "refusal": Target(
+            refusal,
+            (
+                b'{"error":{"message":"m","type":"t","param":null,"code":400}}',
+                b'{"object":"error","message":"m","type":"t","param":"p","code":400}',
+                b'{"detail":[{"loc":["body","file"],"msg":"Field required","type":"missing"}]}',
+                b"<html><body>413 Request Entity Too Large</body></html>",
             ),
         ),
         "engine answer": Target(

@@ -112,29 +112,38 @@ class Service:
         elif path == "/no":
             raise BadRequest("no")
         elif path in ("/late-fault", "/late-no"):
-            exchange.begin(200, [])
-            exchange.write(b"begun")
+            exchange.begin(200, []).write(b"begun")
             raise RuntimeError("late") if path == "/late-fault" else BadRequest("late")
         elif path == "/forgotten":
             pass
         elif path == "/large":
             exchange.respond(200, [], bytes(LARGE))
         elif path == "/stream":
-            exchange.begin(200, [])
+            answer = exchange.begin(200, [])
             for piece in (b"one ", b"", b"two"):
-                exchange.write(piece)
-                await exchange.drain()
-            exchange.end()
+                answer.write(piece)
+                await answer.drain()
+            answer.end()
         elif path == "/endless":
-            exchange.begin(200, [])
+            answer = exchange.begin(200, [])
             while True:
-                exchange.write(bytes(64 * 1024))
-                await exchange.drain()
+                answer.write(bytes(64 * 1024))
+                await answer.drain()
                 await asyncio.sleep(0)
         elif path == "/known":
-            exchange.begin(200, [], 5)
-            exchange.write(b"five!")
-            exchange.end()
+            answer = exchange.begin(200, [], 5)
+            answer.write(b"five!")
+            answer.end()
+        elif path in ("/too-long", "/too-short", "/second-writer", "/after-the-end"):
+            answer = exchange.begin(200, [], 5)
+            answer.write(b"four" if path == "/too-short" else b"five!")
+            if path == "/too-long":
+                answer.write(b" and more")
+            elif path == "/second-writer":
+                exchange.begin(200, [])
+            answer.end()
+            if path == "/after-the-end":
+                answer.write(b"more")
         elif path == "/empty":
             exchange.respond(204, [])
         else:

@@ -37,10 +37,14 @@ async def application(scope: Scope, receive: Any, send: Any) -> None:
     if path == "/raises":
         raise RuntimeError("a mistake")
     headers = [(b"content-type", b"text/plain"), (b"Content-Length", b"999"), (b"x-a", b"b")]
+    if path == "/stream":
+        headers = []
+    elif path == "/file":
+        headers = [(b"Content-Length", b"7")]
     await send({"type": "http.response.start", "status": 201, "headers": headers})
     if path == "/silent":
         return
-    if path == "/stream":
+    if path in ("/stream", "/file"):
         for piece in (b"one ", b"two"):
             await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body"})
@@ -84,6 +88,42 @@ async def test_a_streamed_answer_is_passed_on(bridged: tuple[Client, Bridged]) -
     one, _ = bridged
     one.send(get("/stream"))
     assert (await one.answer())[1] == b"one two"
+
+
+async def test_a_declared_length_of_a_streamed_answer_is_kept(
+    bridged: tuple[Client, Bridged],
+) -> None:
+    one, _ = bridged
+    one.send(get("/file"))
+    head, body = await one.answer()
+    assert b"content-length: 7\r\n" in head
+    assert body == b"one two"
+
+
+@pytest.mark.parametrize("path", ["/a", "/stream", "/file"])
+async def test_head_has_the_headers_of_get_and_no_body(
+    bridged: tuple[Client, Bridged], path: str
+) -> None:
+    one, _ = bridged
+    one.send(get(path))
+    whole, _ = await one.answer()
+    one.send(get(path).replace(b"GET", b"HEAD") + get("/next"))
+    assert await one.reader.readuntil(b"\r\n\r\n") == whole
+    assert b" 201 " in (await one.answer())[0]
+
+
+@pytest.mark.parametrize(
+    ("sent", "path", "raw"),
+    [("/a%20b/", "/a b", b"/a%20b"), ("/", "/", b"/"), ("/a//", "/a/", b"/a/")],
+)
+async def test_a_slash_at_the_end_makes_no_difference(
+    bridged: tuple[Client, Bridged], sent: str, path: str, raw: bytes
+) -> None:
+    one, _ = bridged
+    one.send(get(sent))
+    await one.answer()
+    [scope] = seen
+    assert (scope["path"], scope["raw_path"]) == (path, raw)
 
 
 async def test_an_application_that_raises_is_a_500(bridged: tuple[Client, Bridged]) -> None:

@@ -113,6 +113,19 @@ async def test_a_client_that_asks_first_is_told_to_go_on() -> None:
         assert (await one.answer())[1] == b"hello"
 
 
+@pytest.mark.parametrize(
+    ("path", "length", "status"), [("/refused", 5, b"400"), ("/a", 2_000_000, b"413")]
+)
+async def test_a_client_that_is_refused_is_not_told_to_go_on(
+    path: str, length: int, status: bytes
+) -> None:
+    async with serving() as served, client(served.port) as one:
+        one.send(post(path, b"", b"Expect: 100-continue", length=length))
+        rest = await one.rest()
+        assert rest.startswith(b"HTTP/1.1 " + status)
+        assert rest.count(b"HTTP/1.1") == 1
+
+
 # --- answers
 
 
@@ -160,6 +173,26 @@ async def test_an_answer_that_cannot_be_completed_is_cut(path: str) -> None:
         assert not (await one.rest()).endswith(b"0\r\n\r\n")
     assert len(served.service.failures) == (path == "/late-fault")
     await served.settled()
+
+
+@pytest.mark.parametrize("path", ["/too-long", "/too-short", "/second-writer"])
+async def test_an_answer_that_breaks_its_declared_length_ends_the_connection(path: str) -> None:
+    async with serving() as served, client(served.port) as one:
+        one.send(get(path) + get("/a"))
+        rest = await one.rest()
+        # The client may lose what was on its way, but never reads one answer's bytes as another's.
+        assert rest.count(b"HTTP/1.1") <= 1
+        assert b"more" not in rest
+    assert len(served.service.failures) == 1
+    await served.settled()
+
+
+async def test_nothing_is_written_behind_an_answer() -> None:
+    async with serving() as served, client(served.port) as one:
+        one.send(get("/after-the-end") + get("/a"))
+        assert (await one.answer())[1] == b"five!"
+        assert b"x-path: /a" in (await one.answer())[0]
+    assert len(served.service.failures) == 1
 
 
 # --- refusing

@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vllm_router.errors import NoEngineReady
 from vllm_router.inbound.exchange import Exchange, status_line
@@ -22,6 +24,9 @@ class Wire:
 
     def now(self) -> float:
         return 7.0
+
+    def date_line(self, now: float) -> bytes:
+        return b"date: today\r\n"
 
     def write(self, data: bytes) -> None:
         self.sent += data
@@ -53,7 +58,8 @@ def test_a_whole_answer_has_its_length_and_the_headers_of_every_answer() -> None
     one.extra.append((b"x-request-id", b"r1"))
     one.respond(200, [(b"x-a", b"b")], b"words")
     assert wire.sent == (
-        b"HTTP/1.1 200 OK\r\nx-a: b\r\nx-request-id: r1\r\ncontent-length: 5\r\n\r\nwords"
+        b"HTTP/1.1 200 OK\r\nx-a: b\r\nx-request-id: r1\r\ndate: today\r\n"
+        b"content-length: 5\r\n\r\nwords"
     )
 
 
@@ -70,18 +76,72 @@ def test_an_error_has_openais_shape_and_its_headers() -> None:
 def test_chunks_are_sent_where_they_are_known_and_nothing_for_nothing() -> None:
     wire = Wire()
     one = exchange(wire)
-    one.begin(200, [])
-    one.write(b"")
-    one.write(b"twelve bytes")
-    one.end()
+    body = one.begin(200, [])
+    body.write(b"")
+    body.write(b"twelve bytes")
+    body.end()
     assert wire.sent.endswith(b"chunked\r\n\r\nc\r\ntwelve bytes\r\n0\r\n\r\n")
     assert one.sent_bytes == 12
     wire = Wire()
     one = exchange(wire, b"GET / HTTP/1.0")
-    one.begin(200, [])
-    one.write(b"words")
-    one.end()
-    assert wire.sent == b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nwords"
+    body = one.begin(200, [])
+    body.write(b"words")
+    body.end()
+    assert wire.sent == b"HTTP/1.1 200 OK\r\ndate: today\r\nconnection: close\r\n\r\nwords"
+
+
+def test_a_begun_answer_has_one_writer() -> None:
+    wire = Wire()
+    one = exchange(wire)
+    body = one.begin(200, [], 5)
+    with pytest.raises(RuntimeError):
+        one.begin(200, [])
+    with pytest.raises(RuntimeError):
+        one.respond(500, [])
+    with pytest.raises(RuntimeError):
+        one.refuse(NoEngineReady("none"))
+    body.write(b"words")
+    body.end()
+    before = wire.sent
+    for second in (body.end, lambda: body.write(b"more")):
+        with pytest.raises(RuntimeError):
+            second()
+    assert (wire.sent, wire.is_cut, one.is_complete) == (before, False, True)
+
+
+@given(
+    length=st.integers(0, 30),
+    pieces=st.lists(st.binary(max_size=10), max_size=8),
+)
+def test_a_body_is_as_long_as_declared_or_the_connection_is_cut(
+    length: int, pieces: list[bytes]
+) -> None:
+    wire = Wire()
+    one = exchange(wire)
+    body = one.begin(200, [], length)
+    head = wire.sent
+    try:
+        for piece in pieces:
+            body.write(piece)
+        body.end()
+    except RuntimeError:
+        assert wire.is_cut
+        assert not one.is_complete
+    sent = wire.sent.removeprefix(head)
+    assert b"".join(pieces).startswith(sent)
+    assert len(sent) == one.sent_bytes <= length
+    assert one.is_complete == (not wire.is_cut) == (len(b"".join(pieces)) == length)
+
+
+@pytest.mark.parametrize("length", [None, 5])
+def test_a_head_has_the_headers_of_the_whole_answer_and_no_body(length: int | None) -> None:
+    whole, alone = Wire(), Wire()
+    for wire, method in ((whole, b"GET"), (alone, b"HEAD")):
+        body = exchange(wire, method + b" / HTTP/1.1").begin(200, [], length)
+        body.write(b"words")
+        body.end()
+    assert alone.sent.endswith(b"\r\n\r\n")
+    assert whole.sent.startswith(alone.sent)
 
 
 @pytest.mark.parametrize("status", [204, 304])
@@ -90,6 +150,10 @@ def test_answers_that_have_no_body_get_none(status: int) -> None:
     exchange(wire).respond(status, [], b"words")
     assert wire.sent.endswith(b"\r\n\r\n")
     assert b"content-length" not in wire.sent
+    wire = Wire()
+    exchange(wire).begin(status, []).end()
+    assert wire.sent.endswith(b"\r\n\r\n")
+    assert b"transfer-encoding" not in wire.sent
 
 
 def test_a_status_that_nobody_has_named_is_passed_on() -> None:

@@ -1,9 +1,12 @@
 """Memory for uploads: bounded, and used again."""
 
+import ctypes
+import gc
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_router.outbound.block_pool import BLOCK_BYTES, BlockPool
+from vllm_router.outbound.block_pool import BLOCK_BYTES, BlockPool, is_viewed
 
 
 def test_the_pool_keeps_no_more_than_its_capacity() -> None:
@@ -31,6 +34,30 @@ def test_it_never_holds_more_than_its_capacity_and_what_is_out(
         assert pool.bytes_out == len(out) * BLOCK_BYTES
         assert pool.has_room == (len(out) < max(1, capacity_bytes // BLOCK_BYTES))
         assert len(out) + len(pool._free) <= max(len(out), pool.capacity_blocks)
-    for _ in out:
-        pool.lose()
+    pool.give(out)
     assert pool.bytes_out == 0
+
+
+def test_a_block_is_not_used_again_while_somebody_has_a_view_of_it() -> None:
+    pool = BlockPool(4 * BLOCK_BYTES)
+    viewed, free = pool.take(), pool.take()
+    part = memoryview(memoryview(viewed)[100:200])[5:]
+    assert is_viewed(viewed)
+    assert not is_viewed(free)
+    pool.give([viewed, free])
+    assert (pool.blocks_out, pool.dropped_blocks) == (0, 1)
+    taken = [pool.take() for _ in range(4)]
+    assert any(block is free for block in taken)
+    assert all(block is not viewed for block in taken)
+    part.release()
+    assert not is_viewed(viewed)
+
+
+def test_asking_changes_nothing() -> None:
+    block = bytearray(range(256)) * (BLOCK_BYTES // 256)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(block))
+    gc.collect()
+    before = bytes(block)
+    assert not is_viewed(block)
+    assert block == before
+    assert ctypes.addressof(ctypes.c_char.from_buffer(block)) == address

@@ -221,3 +221,35 @@ def test_wrong_settings_are_refused_in_words(
 
 def test_a_source_shows_what_it_asks(server: DnsServer) -> None:
     assert repr(discovery(server)) == f"<DnsDiscovery {NAME} engines=0>"
+
+
+async def test_srv_weights_however_far_apart_are_bounded(server: DnsServer) -> None:
+    server.records[SERVICE, "SRV"] = [
+        f"0 {65535 if index == 0 else 1} 80 e{index}.test" for index in range(300)
+    ]
+    for index in range(300):
+        server.records[f"e{index}.test", "A"] = [f"10.0.{index // 250}.{index % 250}"]
+    async with following(discovery(server, SERVICE)) as seen:
+        await seen.until(lambda: len(seen.engines) == 300)
+        assert max(spec.weight for spec in seen.engines.values()) == 100
+        assert min(spec.weight for spec in seen.engines.values()) == 0.01
+
+
+@pytest.mark.parametrize("ttl_s", [0, 1, 2**31 - 1])
+async def test_any_ttl_leads_to_a_wait_within_bounds(server: DnsServer, ttl_s: int) -> None:
+    server.records[NAME, "A"] = ["10.0.0.1"]
+    server.ttl_s = ttl_s
+    quick = QuickTime()
+    async with following(discovery(server, sleep=quick.sleep, refresh_s=10)) as seen:
+        await seen.until(lambda: len(quick.waits) >= 2)
+        assert len(seen.engines) == 1
+    assert all(1 <= wait <= 10 for wait in quick.waits)
+
+
+async def test_whoever_follows_anew_is_told_the_list_first(server: DnsServer) -> None:
+    server.records[NAME, "A"] = ["10.0.0.1"]
+    source = discovery(server)
+    for _ in range(2):
+        async with following(source) as seen:
+            await seen.until(lambda: len(seen.engines) == 1)
+            assert isinstance(seen.changes[0], Listing)

@@ -1,5 +1,6 @@
 import asyncio
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from tests.outbound.following import following, until
 
 from vllm_router.engines.changes import Listing
 from vllm_router.outbound.discover_file import FileDiscovery
+from vllm_router.outbound.regular_file import read_regular_file
 
 ONE = "- url: http://a\n"
 TWO = "- url: http://a\n- url: http://b\n"
@@ -142,16 +144,55 @@ async def test_a_file_that_is_not_there_yet_is_waited_for(path: Path) -> None:
 
 
 async def test_a_file_that_hangs_is_reported_and_read_once_it_answers(path: Path) -> None:
-    # A pipe that nobody writes to stands for a file system that does not answer.
-    os.mkfifo(path)
-    source = discovery(path, read_s=0.05)
+    goes_on = threading.Event()
+
+    def hanging(path: Path, max_bytes: int) -> bytes:
+        goes_on.wait()
+        return read_regular_file(path, max_bytes)
+
+    path.write_text(TWO)
+    source = discovery(path, read_s=0.05, read=hanging)
     async with following(source) as seen:
         await until(lambda: source.status.last_error == "the file system does not answer")
         await asyncio.sleep(0.2)
-        pipe = path.rename(path.with_name("pipe"))
-        path.write_text(TWO)
-        # The read that hangs in the pipe ends; the next one meets the file.
-        await asyncio.to_thread(pipe.write_text, ONE)
+        assert seen.changes == []
+        goes_on.set()
         await seen.until(lambda: len(seen.urls) == 2)
-        assert source.status.last_error is None
-    assert [len(change.specs) for change in seen.changes if isinstance(change, Listing)] == [1, 2]
+        await until(lambda: source.status.last_error is None)
+
+
+async def test_a_pipe_in_the_place_of_the_file_is_told_and_the_next_edit_counts(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path.write_text(ONE)
+    source = discovery(path)
+    async with following(source) as seen:
+        await seen.until(lambda: len(seen.urls) == 1)
+        path.unlink()
+        os.mkfifo(path)
+        await until(lambda: source.status.last_error == "it is not a regular file")
+        assert len(seen.urls) == 1
+        replaced(path, TWO)
+        await seen.until(lambda: len(seen.urls) == 2)
+    assert caplog.text.count("it is not a regular file; the last good engines stay") == 1
+
+
+@pytest.mark.parametrize("weight", ["1.0e+308", "5e-324", "1e-320", ".nan", "true"])
+async def test_a_weight_out_of_bounds_keeps_the_last_good_list(path: Path, weight: str) -> None:
+    path.write_text(TWO)
+    source = discovery(path)
+    async with following(source) as seen:
+        await seen.until(lambda: len(seen.urls) == 2)
+        path.write_text(f"{ONE}  weight: {weight}\n")
+        await until(lambda: source.status.last_error is not None)
+        assert source.status.last_error == "line 2: weight: should be a number from 0.01 to 100"
+        assert len(seen.urls) == 2
+
+
+async def test_whoever_follows_anew_is_told_the_list_first(path: Path) -> None:
+    path.write_text(ONE)
+    source = discovery(path)
+    for _ in range(2):
+        async with following(source) as seen:
+            await seen.until(lambda: seen.urls == ["http://a"])
+            assert isinstance(seen.changes[0], Listing)

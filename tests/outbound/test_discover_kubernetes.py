@@ -328,3 +328,21 @@ async def test_a_forbidden_list_says_what_a_role_must_allow(api: KubeApi, tmp_pa
         await seen.until(is_listed)
     said = " ".join(str(error) for error in errors)
     assert "get, list and watch on pods in the namespace voice" in said
+
+
+async def test_of_more_engines_than_any_fleet_has_the_first_are_taken(
+    api: KubeApi, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def part(index: int) -> dict[str, Any]:
+        ends = [endpoint(f"e{index}-{n}", f"10.{index}.{n // 250}.{n % 250}") for n in range(1000)]
+        return endpoint_slice(f"s{index}", *ends)
+
+    for index in range(11):
+        api.add(part(index), SLICES)
+    async with following(discovery(api, tmp_path, kind="endpoint-slice")) as seen:
+        await seen.until(lambda: len(seen.engines) == 10_000)
+        await seen.until(lambda: bool(api.watchers))
+        api.add(part(11), SLICES)
+        api.delete("s0", SLICES)
+        await seen.until(lambda: len(seen.engines) == 9_000)
+    assert caplog.text.count("more than 10000 engines") == 1

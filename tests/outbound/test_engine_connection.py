@@ -238,6 +238,37 @@ async def test_an_answer_may_come_before_the_upload_is_sent(is_slow: bool) -> No
             assert body.given < 400
 
 
+@pytest.mark.parametrize("is_slow", [False, True])
+async def test_an_engine_that_ends_its_side_in_the_middle_of_an_upload_is_left_at_once(
+    is_slow: bool,
+) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.reader.readuntil(b"\r\n\r\n")
+        peer.writer.write_eof()
+        await asyncio.sleep(30)
+
+    async with raw_engine(script) as engine, http_client() as client:
+        body: Body = SlowBody(BIG * 8) if is_slow else BytesBody(BIG * 8)
+        async with asyncio.timeout(5):
+            with pytest.raises(ConnectionBroke):
+                await call(client, engine.origin, body)
+            await until(lambda: not client.open_connections)
+
+
+async def test_an_engine_that_takes_no_more_after_its_end_is_left() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.reader.readuntil(b"\r\n\r\n")
+        await peer.say(b"HTTP/1.1 413 Too Large\r\n\r\nbig")
+        peer.writer.write_eof()
+        await asyncio.sleep(30)
+
+    async with raw_engine(script) as engine, http_client() as client:
+        answer = await call(client, engine.origin, BytesBody(BIG * 8), Deadlines(5, 5, 5))
+        assert (answer.status, answer.body) == (413, b"big")
+        answer.close()
+        await until(lambda: not client.open_connections)
+
+
 async def test_an_early_stream_has_a_deadline_too() -> None:
     async def script(peer: Peer) -> None:
         await peer.reader.readuntil(b"\r\n\r\n")

@@ -1,6 +1,8 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -80,6 +82,19 @@ def test_a_list_that_says_it_is_empty_is_believed() -> None:
         ("- " * 17, "line 1: nested too deeply"),
         ("engines: &a [*a, *a]\n", "line 1: an engine: should be keys"),
         ("? [a, b]\n: 1\n", "line 1: not YAML"),
+        ("- url: http://a\n  weight: 2026-99-99\n", 'line 2: not YAML: "2026-99-99" is no usable'),
+        (
+            "- url: http://a\n  weight: !!bool maybe\n",
+            'line 2: not YAML: "maybe" is no usable bool',
+        ),
+        ("- url: http://a\n  weight: !!timestamp x\n", "line 2: not YAML"),
+        ("- url: http://a\n  weight: !!int ''\n", "line 2: not YAML"),
+        (f"- url: http://a\n  weight: {'9' * 5000}\n", "line 2: not YAML"),
+        (f"- url: http://a\n  weight: 1{':1' * 400}.0\n", "line 2: not YAML"),
+        ('- url: http://a\n  label: "a\\nb"\n', "line 2: label: should be at most 500 characters"),
+        (f"- url: http://a\n  models: [{'x' * 501}]\n", "line 2: models: should be at most 500"),
+        (f"- url: http://a\n  models: [{'m, ' * 1001}]\n", "line 2: models: list should have at"),
+        (f"engines: [{'{url: http://a}, ' * 10_001}]\n", "line 1: the list: list should have at"),
         ("engines: []\n7: x\n", "line 1: an engine: keys should be strings"),
         ("- 7\n", "line 1: an engine: should be keys"),
     ],
@@ -89,6 +104,44 @@ def test_what_is_wrong_is_said_with_its_line(text: str, said: str) -> None:
         parse_engine_file(text.encode())
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    "weight",
+    ["1.0e+308", "5e-324", "1e-320", "0.0099", "100.1", ".inf", "-.inf", ".nan", "true", "[1]"],
+)
+def test_a_weight_outside_its_bounds_is_refused_with_them(weight: str) -> None:
+    with pytest.raises(ValueError, match=r"line 2: weight: should be a number from 0\.01 to 100"):
+        parse_engine_file(f"- url: http://a\n  weight: {weight}\n".encode())
+
+
+YAML_VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=20)
+    | st.dates()
+    | st.sampled_from([1.0e308, 5e-324, 1e-320, 10**400, -0.0]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=6,
+)
+
+
+@given(st.sampled_from(["models", "model_type", "label", "weight", "gpu", "url"]), YAML_VALUES)
+def test_any_value_of_any_key_gives_a_usable_engine_or_one_sentence(key: str, value: Any) -> None:
+    content = yaml.safe_dump([{"url": "http://a", key: value}]).encode()
+    said = ""
+    try:
+        (spec,) = parse_engine_file(content)
+    except ValueError as error:
+        said = str(error)
+    assert "\n" not in said
+    if said:
+        return
+    assert 0.01 <= spec.weight <= 100
+    texts = [*(spec.models or ()), spec.label or "-", spec.gpu or "-", spec.url]
+    assert all(text.isprintable() and 0 < len(text) <= 1024 for text in texts)
 
 
 def test_aliases_do_not_multiply_the_work() -> None:

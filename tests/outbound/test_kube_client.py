@@ -1,5 +1,6 @@
 import asyncio
 import json
+import os
 import ssl
 import subprocess
 import sys
@@ -274,3 +275,49 @@ def test_the_kubernetes_package_costs_nothing_until_a_client_opens() -> None:
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
     assert json.loads(said.stdout) == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "wait_s"),
+    [(10**400, 86_400.0), (-5, 0.0), (0, 0.0), (True, None), ("3", None), (2.5, None), ([], None)],
+)
+def test_a_wait_that_no_clock_can_hold_is_bounded(asked: object, wait_s: float | None) -> None:
+    refusal = event_refusal({"code": 429, "details": {"retryAfterSeconds": asked}})
+    assert refusal.retry_after_s == wait_s
+
+
+@pytest.mark.parametrize("code", [10**400, -1, 0, None, "410", 410.5])
+def test_a_code_that_is_no_status_is_a_failure_of_the_server(code: object) -> None:
+    assert event_refusal({"code": code}).status == 500
+
+
+async def test_a_wait_of_many_digits_is_bounded(api: KubeApi, tmp_path: Path) -> None:
+    client = KubeClient(by_file(tmp_path, kubeconfig(tmp_path, api)))
+    api.refusals = [Refusal(429, "slow down", {"Retry-After": "9" * 4000})]
+    with pytest.raises(KubeRefused) as caught:
+        await client.get(PODS, [], 10)
+    assert caught.value.retry_after_s == 86_400.0
+    await client.close()
+
+
+async def test_a_kubeconfig_that_became_a_pipe_is_told_and_does_not_stop_the_loop(
+    api: KubeApi, tmp_path: Path
+) -> None:
+    path = kubeconfig(tmp_path, api)
+    client = KubeClient(by_file(tmp_path, path))
+    Path(path).unlink()
+    os.mkfifo(path)
+    async with asyncio.timeout(20):
+        with pytest.raises(KubeError, match="it is not a regular file"):
+            await client.get(PODS, [], 10)
+
+
+@pytest.mark.parametrize("written", ["", "../../..", "a/b", "\xff", "x" * 2000])
+async def test_a_namespace_that_is_none_is_not_asked_for(
+    api: KubeApi, tmp_path: Path, written: str
+) -> None:
+    access = in_cluster(tmp_path, api)
+    (tmp_path / "namespace").write_text(written, encoding="latin-1")
+    namespace = await KubeClient(access).namespace()
+    assert "/" not in namespace
+    assert namespace.isascii()

@@ -370,6 +370,53 @@ async def test_an_upload_may_be_closed_while_it_is_written(small: Spool) -> None
         upload.close()
 
 
+async def test_a_thread_that_still_writes_an_upload_writes_nothing_else(small: Spool) -> None:
+    for _ in range(30):
+        upload = small.upload()
+        list(upload.append(b"first" * (MIB // 5)))
+        task = asyncio.create_task(upload.flush())
+        await asyncio.sleep(0)
+        handle = upload.file()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        upload.close()
+        second = small.upload()
+        list(second.append(b"other" * (MIB // 5)))
+        second.close()
+        async with asyncio.timeout(20):
+            while small._threads._work_queue.qsize():
+                await asyncio.sleep(0.001)
+        await asyncio.sleep(0.002)
+        written = os.pread(handle, 2 * MIB, 0)
+        os.close(handle)
+        assert not written.strip(b"first\0"), "another upload's bytes are in its file"
+
+
+async def test_memory_is_not_read_into_while_somebody_has_a_view_of_it(small: Spool) -> None:
+    upload = small.upload()
+    await fill(upload, SOUND)
+    await upload.flush()
+    pieces = upload.pieces(upload.spans([]))
+    kept = [await anext(pieces) for _ in range(3)]
+    assert b"".join(view for piece in kept for view in piece) == SOUND[: 3 * BLOCK_BYTES]
+    kept.clear()
+    last = await anext(pieces)
+    assert small.pool.dropped_blocks == 2
+    await pieces.aclose()
+    upload.close()
+    assert b"".join(last) == SOUND[3 * BLOCK_BYTES : 4 * BLOCK_BYTES]
+
+
+async def test_memory_that_is_let_go_of_is_read_into_again(small: Spool) -> None:
+    upload = small.upload()
+    await fill(upload, SOUND)
+    await upload.flush()
+    async for piece in upload.pieces(upload.spans([])):
+        del piece
+    upload.close()
+    assert not small.pool.dropped_blocks
+
+
 async def test_reading_may_be_given_up_midway(small: Spool) -> None:
     upload = small.upload()
     await fill(upload, SOUND)

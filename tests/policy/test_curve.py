@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllm_router.policy.curve import PRIOR_HALF_AT, PRIOR_PEAK_PER_S, ServiceCurve
+from vllm_router.policy.limit import LimitRules
 
 ANSWERS = st.lists(
     st.tuples(st.floats(0, 300), st.floats(0, 600), st.floats(0, 30)), min_size=1, max_size=120
@@ -44,6 +45,44 @@ def test_a_weight_is_a_speed_relative_to_the_prior_with_the_same_shape() -> None
     curve = ServiceCurve(weight=0.25)
     assert math.isclose(curve.peak_per_s, PRIOR_PEAK_PER_S / 4)
     assert math.isclose(curve.half_at, PRIOR_HALF_AT)
+
+
+@given(
+    st.floats() | st.sampled_from([1e308, 5e-324, 1e-320, 0.0, -1.0, math.inf, -math.inf, math.nan])
+)
+def test_every_weight_whatever_has_a_curve_with_limits(weight: float) -> None:
+    curve = ServiceCurve(weight)
+    rules = LimitRules()
+    for value in (
+        curve.slope_s,
+        curve.peak_per_s,
+        curve.half_at,
+        curve.window_s(1e6),
+        curve.rate_at(1e6),
+        curve.limit_at(0.06),
+        rules.limit(curve, None),
+        rules.long_limit(curve, 256.0, 14.0, curve.half_at, curve.peak_per_s),
+    ):
+        assert 0.0 < value < math.inf
+    assert math.isclose(curve.half_at, PRIOR_HALF_AT)
+
+
+@given(
+    st.sampled_from([0.0, 1e-6, 1e-3, 1.0, 1e3, 1e6, math.inf]),
+    st.lists(st.tuples(st.floats(0, 1e6), st.floats(0, 1e6), st.floats(0, 1e6)), max_size=80),
+    st.booleans(),
+)
+def test_from_any_weight_any_answers_lead_to_a_curve_that_is_total(
+    weight: float, answers: list[tuple[float, float, float]], is_rough: bool
+) -> None:
+    curve = ServiceCurve(weight)
+    curve.is_count_rough = is_rough
+    now = 0.0
+    for windows, seconds, pause_s in answers:
+        now += pause_s
+        curve.learn(windows, seconds, now)
+        for value in (curve.slope_s, curve.peak_per_s, curve.half_at, curve.window_s(windows)):
+            assert 0.0 < value < math.inf
 
 
 def test_half_of_the_peak_is_reached_at_half_at() -> None:

@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import asyncio
 import json
 from typing import cast
@@ -21,10 +23,11 @@ class Client:
         self.is_ended = False
         self.has_spoken = False
 
-    def begin(self, status: int, headers: Headers, length: int | None = None) -> None:
+    def begin(self, status: int, headers: Headers, length: int | None = None) -> Client:
         assert self.status is None
         assert length is None
         self.status, self.headers = status, list(headers)
+        return self
 
     def write(self, data: bytes) -> None:
         assert self.status is not None
@@ -119,3 +122,30 @@ async def test_a_stream_of_nothing_is_a_whole_answer(client: Client, story: Stor
     with stream(client, story) as events:
         events.end()
     assert (client.status, client.body, client.is_ended) == (200, b"", True)
+
+
+async def test_a_stream_that_has_given_way_sends_nothing_more(client: Client, story: Story) -> None:
+    with stream(client, story, 0.01) as events:
+        events.give_way()
+        other = client.begin(200, [])
+        other.write(b"{")
+        await asyncio.sleep(0.1)
+        other.write(b"}")
+        other.end()
+    assert client.body == b"{}"
+
+
+async def test_an_error_is_not_written_into_the_answer_of_another(
+    client: Client, story: Story
+) -> None:
+    with pytest.raises(EngineFailed), stream(client, story) as events:  # noqa: PT012
+        events.give_way()
+        client.begin(200, []).write(b"{")
+        raise EngineFailed("what went wrong")
+    assert client.body == b"{"
+
+
+async def test_a_stream_that_has_begun_cannot_give_way(client: Client, story: Story) -> None:
+    with pytest.raises(RuntimeError), stream(client, story) as events:  # noqa: PT012
+        await events.send(b"data: 1\n\n")
+        events.give_way()

@@ -44,12 +44,14 @@ async def test_the_length_is_that_of_the_decoded_audio() -> None:
 
 
 async def test_an_engines_refusal_of_a_piece_is_the_clients_to_see() -> None:
+    said = {"error": {"message": "no", "type": "BadRequestError", "param": None, "code": 400}}
+
     async def refuses(upload: Heard) -> Reply:
-        return (200, verbose("so")) if upload.number else (400, {"error": {"message": "no"}})
+        return (200, verbose("so")) if upload.number else (400, said)
 
     async with parrot(refuses) as engine, running_router(engine, **SETTINGS) as router:
         answer = await router.upload(field("model", MODEL), file(AUDIO))
-        assert (answer.status_code, answer.json()) == (400, {"error": {"message": "no"}})
+        assert (answer.status_code, answer.json()) == (400, said)
 
 
 @pytest.mark.parametrize("form", ["json", "text", "srt", "vtt", "verbose_json"])

@@ -124,7 +124,7 @@ async def test_a_stream_that_fails_ends_in_an_error_event(broken: bytes) -> None
         ((200, sse(chunk(" other"))), "heard the beginning otherwise"),
         ((400, {"error": {"message": "too loud"}}), "too loud"),
         ((400, {"object": "error", "message": "too loud"}), "too loud"),
-        ((400, ["too loud"]), '["too loud"]'),
+        ((400, ["too loud"]), "refused the upload with status 400"),
         ((200, {"text": "one two"}), "answered without events"),
         (
             (200, b"HTTP/1.1 400 X\r\nContent-Length: 9000000\r\n\r\n" + bytes(5_000_000)),
@@ -189,3 +189,88 @@ async def test_what_no_engine_streams_comes_as_events_once_it_is_there() -> None
             *asking(field("response_format", "vtt"), field("stream", "true"))
         )
         assert events(answer.text)[-1]["text"].startswith("WEBVTT")
+
+
+def raw(status: int, body: bytes, *lines: bytes) -> bytes:
+    """Return a whole HTTP answer with these header lines."""
+    head = [b"HTTP/1.1 %d X" % status, b"Content-Length: %d" % len(body), *lines, b"", b""]
+    return b"\r\n".join(head) + body
+
+
+@pytest.mark.parametrize("status", [300, 301, 302, 307, 308, 401, 403, 407])
+@pytest.mark.parametrize("asked", ["json", "srt", "no-format"])
+@pytest.mark.parametrize("is_stream", ["true", "false"])
+async def test_what_concerns_no_client_is_a_502_without_an_address_of_the_inside(
+    status: int, asked: str, is_stream: str
+) -> None:
+    async def says(heard: Heard) -> Reply:
+        lines = (b"Location: http://inside:8000/", b"WWW-Authenticate: Bearer")
+        return 200, raw(status, b'{"error": "go to http://inside:8000/"}', *lines)
+
+    async with parrot(says) as url, running_router(url, max_attempts=1) as router:
+        fields = [field("response_format", asked), field("stream", is_stream)]
+        answer = await router.upload(*asking(*fields))
+        assert answer.status_code == 502
+        assert answer.json()["error"]["code"] == "engine_failed"
+        assert "inside" not in answer.text + str(answer.headers)
+        assert "www-authenticate" not in answer.headers
+
+
+REFUSALS = {
+    "html": (b"<html>413 at http://inside/</html>", "refused the upload with status 413"),
+    "a word": (b'{"error": "TooLoud"}', "TooLoud"),
+    "text": (b"Payload Too Large", "Payload Too Large"),
+    "nothing": (b"", "refused the upload with status 413"),
+    "much": (b"<" * 3_000_000, "refused the upload with status 413"),
+}
+
+
+@pytest.mark.parametrize(("body", "message"), REFUSALS.values(), ids=REFUSALS)
+@pytest.mark.parametrize("asked", ["json", "srt"])
+async def test_a_refusal_in_another_shape_is_put_into_openais(
+    body: bytes, message: str, asked: str
+) -> None:
+    async def says(heard: Heard) -> Reply:
+        lines = (b"Content-Type: text/html", b"ETag: 1", b"Retry-After: 7")
+        return 200, raw(413, body, *lines)
+
+    async with parrot(says) as url, running_router(url) as router:
+        answer = await router.upload(*asking(field("response_format", asked)))
+        assert answer.status_code == 413
+        assert answer.headers["content-type"] == "application/json"
+        assert "etag" not in answer.headers
+        assert answer.headers["retry-after"] == "7"
+        assert answer.headers["x-engine-id"] == url
+        assert message in answer.json()["error"]["message"]
+
+
+async def test_what_an_engine_means_for_the_router_alone_stays_there() -> None:
+    async def says(heard: Heard) -> Reply:
+        lines = (
+            b"Connection: close",
+            b"Connection: X-Inside",
+            b"X-Inside: 1",
+            b"X-Own: 2",
+            b"Date: Thu, 01 Jan 1970 00:00:00 GMT",
+            b"Server: uvicorn",
+            b"Set-Cookie: a=b",
+            b"Access-Control-Allow-Origin: *",
+            b"Keep-Alive: timeout=5",
+        )
+        answer = raw(200, b'{"text": "words"}', b"Content-Type: application/json", *lines)
+        if heard.fields.get("stream") == "true":
+            head = b"\r\n".join([b"HTTP/1.1 200 OK", b"Content-Type: text/event-stream", *lines])
+            answer = head + b"\r\n\r\ndata: [DONE]\n\n"
+        return 200, answer
+
+    async with parrot(says) as url, running_router(url) as router:
+        for is_stream in ("false", "true"):
+            answer = await router.upload(
+                *asking(field("stream", is_stream)), x_stream_format="vllm"
+            )
+            assert answer.status_code == 200
+            assert answer.headers["x-own"] == "2"
+            for name in ("x-inside", "server", "set-cookie", "keep-alive"):
+                assert name not in answer.headers
+            assert "access-control-allow-origin" not in answer.headers
+            assert "1970" not in str(answer.headers.get_list("date"))

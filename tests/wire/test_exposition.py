@@ -224,7 +224,9 @@ def test_it_agrees_with_a_full_prometheus_parser(models, ranks, data):
     for model in models:
         for rank in range(ranks):
             for gauge in gauges:
-                gauge.labels(model, str(rank)).set(data.draw(REQUESTS))
+                is_share = gauge is gauges[-1]
+                drawn = data.draw(st.floats(0, 1) if is_share else REQUESTS)
+                gauge.labels(model, str(rank)).set(drawn)
             seconds.labels(model, str(rank)).observe(1.0)
     page = generate_latest(registry)
     indented = re.sub(rb"(?m)^vllm:num", b" \tvllm:num", page)
@@ -249,3 +251,50 @@ def test_more_requests_than_any_engine_has_are_not_believed(count: str) -> None:
     page = f"vllm:num_requests_running {count}\nvllm:num_requests_waiting {count}\n"
     with pytest.raises(BadExposition, match="more than any engine has"):
         read_engine_stats(page.encode())
+
+
+@pytest.mark.parametrize("value", ["1e308", "1.02", "99"])
+def test_a_share_above_1_is_no_share(value: str) -> None:
+    page = MINIMAL + f"vllm:kv_cache_usage_perc {value}\n".encode()
+    assert read_engine_stats(page).cache_usage is None
+
+
+def test_a_share_that_rounding_left_above_1_is_one() -> None:
+    assert read_engine_stats(MINIMAL + b"vllm:kv_cache_usage_perc 1.0000001\n").cache_usage == 1.0
+
+
+@pytest.mark.parametrize("state", ["awake", "discard_all"])
+@pytest.mark.parametrize("value", ["NaN", "+Inf", "-Inf", "-1", "0.5", "2", "1e308"])
+def test_a_state_of_sleep_that_is_neither_yes_nor_no_says_nothing(state: str, value: str) -> None:
+    line = f'vllm:engine_sleep_state{{engine="0",sleep_state="{state}"}} {value}\n'
+    assert not read_engine_stats(MINIMAL + line.encode()).is_sleeping
+
+
+def test_of_a_series_that_stands_twice_the_last_counts() -> None:
+    again = b'vllm:num_requests_running{engine="0",model_name="openai/whisper-small"} 5.0\n'
+    page = PAGE.replace(b"# HELP vllm:num_requests_waiting", again * 1000 + b"# HELP vllm:num_x")
+    assert read_engine_stats(page).running == 9.0
+
+
+NUMBERS = st.floats() | st.sampled_from([1e308, 5e-324, -0.0]) | st.integers(-(10**30), 10**30)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([*NAMES.values(), 'vllm:engine_sleep_state{sleep_state="awake"}']),
+            NUMBERS,
+        ),
+        max_size=12,
+    )
+)
+def test_any_numbers_give_bounded_figures_or_the_documented_error(
+    samples: list[tuple[str, float]],
+) -> None:
+    page = "".join(f"{name} {value}\n" for name, value in samples)
+    try:
+        stats = read_engine_stats(page.encode())
+    except BadExposition:
+        return
+    assert 0 <= stats.running + stats.waiting <= 1_000_000
+    assert stats.cache_usage is None or 0 <= stats.cache_usage <= 1

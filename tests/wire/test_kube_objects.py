@@ -94,7 +94,10 @@ def test_the_gpu_that_a_pod_asks_its_node_for_is_known() -> None:
     assert engine.gpu == "L4"
 
 
-@pytest.mark.parametrize("written", ["x", "0", "-1", "nan", "inf", "1e999"])
+@pytest.mark.parametrize(
+    "written",
+    ["x", "0", "-1", "nan", "inf", "1e999", "1.0e+308", "5e-324", "1e-320", "0.001", "101"],
+)
 def test_a_wrong_weight_is_doubted_and_the_engine_used(written: str) -> None:
     reading = read_pod(pod("a", annotations={f"{HINT_PREFIX}weight": written}), 8000)
     assert reading.candidates[0].weight == 1.0
@@ -167,3 +170,37 @@ def test_a_port_is_a_number_or_a_name(written: str, port: int | str) -> None:
 def test_what_is_no_port_is_refused(written: str) -> None:
     with pytest.raises(ValueError, match="neither"):
         parse_port(written)
+
+
+@given(JSON, st.sampled_from(["model", "weight", "gpu", "label"]))
+def test_any_annotation_gives_an_engine_whose_values_are_bounded(value: Any, name: str) -> None:
+    item: Any = pod("a", annotations={HINT_PREFIX + name: value})
+    (engine,) = read_pod(item, 8000).candidates
+    assert 0.01 <= engine.weight <= 100
+    texts = [*(engine.models or ()), engine.gpu or "-", engine.label or "-"]
+    assert all(text.isprintable() and 0 < len(text) <= 500 for text in texts)
+
+
+@pytest.mark.parametrize("name", ["model", "gpu", "label"])
+@pytest.mark.parametrize("written", ["a\nERROR forged", "\ud800", "x" * 501, "a\x1b[2J"])
+def test_a_hint_that_cannot_be_printed_is_doubted_and_left_out(name: str, written: str) -> None:
+    reading = read_pod(pod("a", annotations={HINT_PREFIX + name: written}), 8000)
+    (engine,) = reading.candidates
+    assert (engine.models, engine.gpu, engine.label) == (None, None, None)
+    assert len(reading.doubts) == 1
+    assert reading.doubts[0].isprintable()
+
+
+@pytest.mark.parametrize("field", ["name", "uid"])
+@pytest.mark.parametrize("value", ["\ud800", "a/b", "a\nb", "x" * 254, 7, None, {}])
+def test_what_could_not_be_part_of_an_id_identifies_nothing(field: str, value: Any) -> None:
+    item: Any = pod("a")
+    item["metadata"][field] = value
+    with pytest.raises(MalformedObject, match="no usable name"):
+        read_meta(item)
+
+
+def test_a_pod_with_a_port_for_each_day_of_the_year_is_a_mistake() -> None:
+    ports = ",".join(map(str, range(8000, 8365)))[:1000].rpartition(",")[0]
+    with pytest.raises(MalformedObject, match="names more than 64 ports"):
+        read_pod(pod("a", annotations={HINT_PREFIX + "port": ports}), 8000)

@@ -177,3 +177,18 @@ def test_any_history_gives_what_the_last_words_give(
     for name, candidates in dict(puts).items():
         last.put(name, candidates)
     assert set(history.engines()) == set(last.engines())
+
+
+def test_of_a_slice_that_is_wrong_all_through_some_examples_are_told() -> None:
+    wrong = [{"addresses": ["10.0.0.300" + "x" * 10_000]} for _ in range(500)]
+    reading = read_slice(endpoint_slice("s", *wrong), 8000)
+    assert reading.candidates == ()
+    assert len(reading.doubts) == 10
+    assert all(len(doubt) < 400 for doubt in reading.doubts)
+
+
+@pytest.mark.parametrize("value", ["\ud800", "a/b", 7, None])
+def test_a_target_that_could_not_be_part_of_an_id_is_known_by_its_address(value: Any) -> None:
+    item = endpoint_slice("s", endpoint("a", "10.0.0.1"))
+    item["endpoints"][0]["targetRef"]["uid"] = value
+    assert keys(read_slice(item, 8000)) == ["voice/engines/10.0.0.1:8000"]

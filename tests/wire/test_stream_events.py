@@ -231,3 +231,20 @@ def test_an_error_event_has_every_field():
     assert error_event("no", param="file") == {
         "error": {"message": "no", "type": "server_error", "param": "file", "code": None}
     }
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        ("out of memory", "out of memory"),
+        ("see http://10.0.0.7:8000/", "The engine reported an error."),
+        (["no", "sentence"], "The engine reported an error."),
+    ],
+)
+def test_an_error_that_is_no_object_is_told_without_an_address_of_the_inside(
+    error: object, told: str
+) -> None:
+    translator = ChunkTranslator()
+    [event] = translator.feed(f"data: {json.dumps({'error': error})}\n\n".encode())
+    assert event == error_event(told)
+    assert translator.state is StreamState.FAILED

@@ -1,7 +1,7 @@
 """Who may ask: keys held as hashes, compared in constant time, never logged.
 
 Keys come from flags and from a file that is read again when it changes; a broken edit keeps the
-keys that were good.
+keys that were good. Bounds: a file of 1 MiB, some 20,000 keys.
 """
 
 from __future__ import annotations
@@ -15,10 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from vllm_router.outbound.regular_file import FileReader, read_regular_file
+
 log = logging.getLogger(__name__)
 
-#: How often a key file is looked at: a revoked key stops working within this time.
-LOOK_S: Final = 1.0
+#: How often a key file is looked at. Two equal reads make an edit count, so that one still being
+#: written does not (half of a key is a key): a revoked key stops working within a second or so.
+LOOK_S: Final = 0.5
+MAX_FILE_BYTES: Final = 2**20
+#: Names stand in metrics and in each line of the log.
+MAX_NAME_CHARS: Final = 200
 
 
 def digest(key: str | bytes) -> bytes:
@@ -89,8 +95,10 @@ def read_keys(text: str) -> tuple[Holder, ...]:
         if not colon:
             name, key = f"line-{number}", line
         name, key = name.strip(), key.strip()
-        if not name or not key or not key.isascii() or " " in key:
+        if not key or not key.isascii() or not key.isprintable() or " " in key:
             raise ValueError(f"line {number} holds no usable key")
+        if not name or len(name) > MAX_NAME_CHARS or not name.isprintable():
+            raise ValueError(f"line {number} names its key's holder in no usable way")
         holders.append(Holder(name, digest(key)))
     if not holders:
         raise ValueError("it holds no key")
@@ -113,31 +121,44 @@ class KeyFile:
         self._path = path
         self._ring = ring
         self._others = others
-        self._content = b""
-        self._load()
-
-    def _load(self) -> None:
+        self._content: bytes | None = None
+        self._before = b""
+        self._told: str | None = None
+        self._reader = FileReader(path, MAX_FILE_BYTES)
         try:
-            content = self._path.read_bytes()
-            holders = read_keys(content.decode())
-        except (OSError, UnicodeDecodeError) as e:
-            raise ValueError(f"--api-key-file: '{self._path}' cannot be read: {e}") from e
-        except ValueError as e:
-            raise ValueError(f"--api-key-file: '{self._path}' cannot be used: {e}") from e
+            self._take(read_regular_file(path, MAX_FILE_BYTES))
+        except (OSError, ValueError) as e:
+            raise ValueError(self._wrong(e)) from e
+
+    def _take(self, content: bytes) -> None:
         if content != self._content:
+            self._ring.replace((*self._others, *read_keys(content.decode())))
             self._content = content
-            self._ring.replace((*self._others, *holders))
+
+    def _wrong(self, error: OSError | ValueError) -> str:
+        is_read = isinstance(error, ValueError) and not isinstance(error, UnicodeDecodeError)
+        said = "used" if is_read else "read"
+        why = getattr(error, "strerror", None) or error
+        return f"--api-key-file: '{self._path}' cannot be {said}: {why}"
 
     async def follow(self) -> None:
         """Read the file again whenever it changes, for ever."""
-        told = None
         while True:
             await asyncio.sleep(LOOK_S)
-            try:
-                self._load()
-            except ValueError as e:
-                if str(e) != told:
-                    log.warning("%s; the keys that were good are kept", e)
-                told = str(e)
-            else:
-                told = None
+            await self.look()
+
+    async def look(self) -> None:
+        """Read the file, and take its keys if it has changed; what is wrong is told once."""
+        try:
+            content = await self._reader.content()
+            before, self._before = self._before, content
+            if content != before:
+                return
+            self._take(content)
+        except (OSError, ValueError) as e:
+            wrong = self._wrong(e)
+            if wrong != self._told:
+                log.warning("%s; the keys that were good are kept", wrong)
+            self._told = wrong
+        else:
+            self._told = None

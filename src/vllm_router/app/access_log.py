@@ -9,7 +9,6 @@ prompts, words or keys.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import time
 from collections.abc import Callable
@@ -38,6 +37,7 @@ class AccessLog:
         stream: Where they go.
         wall_clock: Unix seconds.
         later: Calls something after so many seconds.
+        lost: Called when lines could not be written.
     """
 
     def __init__(
@@ -46,10 +46,12 @@ class AccessLog:
         stream: TextIO,
         wall_clock: Callable[[], float] = time.time,
         later: Callable[[float, Callable[[], None]], Any] = _on_the_loop,
+        lost: Callable[[], None] | None = None,
     ) -> None:
         self._stream = stream
         self._wall_clock = wall_clock
         self._later = later
+        self._lost = lost
         self._waiting: list[str] = []
         self._waiting_bytes = 0
         self._is_due = False
@@ -84,10 +86,14 @@ class AccessLog:
         lines = "".join(self._waiting)
         self._waiting.clear()
         self._waiting_bytes = 0
-        # A log that cannot be written is no reason to fail a request.
-        with contextlib.suppress(OSError, ValueError):
+        try:
             self._stream.write(lines)
             self._stream.flush()
+        except (OSError, ValueError):
+            # A log that cannot be written is no reason to fail a request; and there is no other to
+            # say so.
+            if self._lost is not None:
+                self._lost()
 
     def _text(self, exchange: Exchange, story: Story, status: int, total_s: float) -> str:
         now = int(self._wall_clock())

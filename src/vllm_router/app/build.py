@@ -9,12 +9,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
 
 from vllm_router.app.access import Holder, KeyFile, KeyRing, digest
 from vllm_router.app.access_log import AccessLog
+from vllm_router.app.background import Background, Loop
+from vllm_router.app.cors import Cors
 from vllm_router.app.gauges import StateCollector
 from vllm_router.app.metrics import RouterMetrics
 from vllm_router.app.operations import Operations
@@ -80,6 +83,7 @@ class Router:
         access_log: Gets a line for each upload; None: none is written.
         key_file: Followed for changed keys; None: there is none.
         tracing: Makes traces; None: none are made.
+        background: Keeps going what runs beside answering.
         now: Monotonic seconds.
     """
 
@@ -97,6 +101,7 @@ class Router:
     access_log: AccessLog | None
     key_file: KeyFile | None
     tracing: Tracing | None
+    background: Background
     now: Callable[[], float]
 
 
@@ -157,7 +162,9 @@ def build_discovery(settings: Settings, now: Callable[[], float], rng: Random) -
             )
 
 
-def build_tracing(settings: Settings, now: Callable[[], float]) -> Tracing | None:
+def build_tracing(
+    settings: Settings, now: Callable[[], float], background: Background
+) -> Tracing | None:
     """Return what makes traces; None: none are asked for.
 
     Raises:
@@ -173,7 +180,13 @@ def build_tracing(settings: Settings, now: Callable[[], float]) -> Tracing | Non
             "--otel-endpoint needs OpenTelemetry; install it with "
             "`pip install 'vllm-whisper-router[otel]'`."
         ) from e
-    return tracing.build_tracing(settings.otel_endpoint, settings.otel_sample_ratio, now)
+    failed = partial(background.failed, Loop.TRACES)
+    return tracing.build_tracing(settings.otel_endpoint, settings.otel_sample_ratio, now, failed)
+
+
+def _whole_part(bound: int, share: float) -> int:
+    """Return a process's part of a count, rounded down, so that the parts are never more."""
+    return max(1, int(bound * share + 1e-6))
 
 
 def _part(bound: float | None, share: float) -> float | None:
@@ -204,8 +217,9 @@ def build_router(
     """
     chance = rng or Random()  # noqa: S311
     discovery = discovery or build_discovery(settings, now, chance)
-    tracing = tracing or build_tracing(settings, now)
     metrics = RouterMetrics()
+    background = Background(metrics.loop_failed, chance, now)
+    tracing = tracing or build_tracing(settings, now, background)
     stats = RequestStats(settings.request_stats_window, now)
     limit = settings.engine_max_windows
     fleet = Fleet(
@@ -251,6 +265,7 @@ def build_router(
         dispatcher,
         inquiry,
         metrics,
+        background,
         WatchSettings(
             settings.static_backend_health_check_interval,
             settings.engine_stats_interval,
@@ -341,8 +356,10 @@ def build_router(
     )
     access_log = None
     if settings.access_log and settings.log_level in ("debug", "info"):
-        access_log = AccessLog(settings.log_format, sys.stderr)
+        lost = partial(metrics.loop_failed, Loop.ACCESS_LOG.value)
+        access_log = AccessLog(settings.log_format, sys.stderr, lost=lost)
     disk_bytes = int(settings.spool_max_mb * MIB * share)
+    cors = Cors(settings.cors_origins)
     service = RouterService(
         app=routes,
         root_path=settings.root_path,
@@ -352,6 +369,7 @@ def build_router(
         limits=Limits(int(settings.max_upload_mb * MIB), disk_bytes),
         aliases=dict(settings.static_aliases),
         keys=keys,
+        cors=cors,
         quotas=quotas,
         metrics=metrics,
         access_log=access_log,
@@ -365,7 +383,8 @@ def build_router(
         settings.client_body_timeout_s,
     )
     # Of the size of an upload's blocks, so that it can become one.
-    listener = Listener(service, patience, settings.max_connections, BLOCK_BYTES)
+    max_connections = _whole_part(settings.max_connections, share)
+    listener = Listener(service, patience, max_connections, BLOCK_BYTES, cors.early_headers)
     metrics.registry.register(
         StateCollector(
             fleet,
@@ -392,5 +411,6 @@ def build_router(
         access_log=access_log,
         key_file=key_file,
         tracing=tracing,
+        background=background,
         now=now,
     )

@@ -4,9 +4,14 @@ The kernel deals connections out by a hash of their addresses. Of few connection
 front keeps them, all may so fall to one worker, whose core and whose part of the engines' limits is
 then all there is. A worker that accepts one while another has fewer passes it on.
 
+Each worker keeps at most its part of all connections, so that together they never hold more than
+allowed. A worker that is full passes a connection to one that is not; where none seems to have room
+it asks once more a moment later, for the others' counts may be old, and then refuses. The part of a
+worker that hangs is lost as long as it hangs.
+
 Counts are hints on a page that all workers see: each writes its own, and one more for whom it
 passes a connection to. Whoever has not written for a while is passed nothing, and what cannot be
-passed is kept.
+passed is kept if there is room.
 """
 
 from __future__ import annotations
@@ -33,6 +38,12 @@ BEAT_S = 0.25
 SILENT_S = 2.0
 #: Accepted in one step; others want their turn too.
 AT_ONCE = 64
+#: So often a connection is passed on, since a worker may have filled up while it was on its way.
+MOST_HOPS = 3
+#: A full worker asks again whether there is room elsewhere when each has written once more.
+ASK_AGAIN_S = 1.2 * BEAT_S
+#: Connections that a full worker holds meanwhile; further ones are refused at once.
+MOST_HELD = 64
 #: Out of files, say: until some are closed, accepting is of no use.
 PAUSE_S = 1.0
 
@@ -98,6 +109,8 @@ class FairListener:
         board: Everybody's counts.
         folder: Where the workers' sockets are.
         index: This worker's number.
+        most: Connections that this worker may have, the same for each.
+        failed: Told of a fault of our own; returns the seconds to wait before going on.
     """
 
     def __init__(
@@ -108,20 +121,26 @@ class FairListener:
         board: Board,
         folder: Path,
         index: int,
+        most: int,
+        failed: Callable[[Exception], float],
     ) -> None:
         self._listening = listening
         self._new_protocol = new_protocol
         self._connections = connections
         self._board = board
         self._folder = folder
+        self._most = most
+        self._failed = failed
         self._path = self._socket_of(index)
         self._handed = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._handed.setblocking(False)
         self._loop = asyncio.get_running_loop()
         # Accepted, and not yet anybody's connection.
         self._coming: set[asyncio.Task[None]] = set()
+        # Held until room has been asked for once more.
+        self._held: dict[socket.socket, asyncio.TimerHandle] = {}
         self._beat: asyncio.TimerHandle | None = None
-        self._pause: asyncio.TimerHandle | None = None
+        self._pauses: dict[int, asyncio.TimerHandle] = {}
 
     def _socket_of(self, index: int) -> Path:
         # No longer than `siblings` has it: the kernel takes some hundred bytes with the folder.
@@ -138,9 +157,13 @@ class FairListener:
 
     def close(self) -> None:
         """Listen no more."""
-        for timer in (self._beat, self._pause):
-            if timer is not None:
-                timer.cancel()
+        if self._beat is not None:
+            self._beat.cancel()
+        for timer in (*self._pauses.values(), *self._held.values()):
+            timer.cancel()
+        for connection in self._held:
+            connection.close()
+        self._held.clear()
         self._board.leave()
         for each in (self._listening, self._handed):
             self._loop.remove_reader(each.fileno())
@@ -153,34 +176,75 @@ class FairListener:
         return self._connections() + len(self._coming)
 
     def _write(self) -> None:
-        self._board.write(self._has())
+        # First, so that nothing can end it.
         self._beat = self._loop.call_later(BEAT_S, self._write)
+        try:
+            self._board.write(self._has())
+        except Exception as e:
+            self._failed(e)
 
     def _accept(self) -> None:
+        try:
+            self._accept_some()
+        except OSError as e:
+            log.error("connections cannot be accepted: %s", e)
+            self._rest(self._listening, self._accept, PAUSE_S)
+        except Exception as e:
+            self._rest(self._listening, self._accept, self._failed(e))
+
+    def _accept_some(self) -> None:
         for _ in range(AT_ONCE):
             try:
                 connection, _ = self._listening.accept()
             except (BlockingIOError, ConnectionAbortedError):
                 break
-            except OSError as e:
-                log.error("connections cannot be accepted: %s", e)
-                self._loop.remove_reader(self._listening.fileno())
-                self._pause = self._loop.call_later(PAUSE_S, self._go_on)
-                break
-            other = self._board.fewer(self._has())
-            if other is None or not self._pass_on(connection, other):
-                self._keep(connection)
+            self._place(connection, 0)
         self._board.write(self._has())
 
-    def _go_on(self) -> None:
-        self._loop.add_reader(self._listening.fileno(), self._accept)
+    def _rest(self, source: socket.socket, read: Callable[[], None], seconds: float) -> None:
+        number = source.fileno()
 
-    def _pass_on(self, connection: socket.socket, index: int) -> bool:
+        def go_on() -> None:
+            del self._pauses[number]
+            self._loop.add_reader(number, read)
+
+        # What waits there would call us again at once.
+        self._loop.remove_reader(number)
+        self._pauses[number] = self._loop.call_later(seconds, go_on)
+
+    def _place(self, connection: socket.socket, hops: int, *, is_last: bool = False) -> None:
+        """Pass a connection on, keep it, hold it for a moment or refuse it."""
+        try:
+            self._decide(connection, hops, is_last=is_last)
+        except BaseException:
+            connection.close()
+            raise
+
+    def _decide(self, connection: socket.socket, hops: int, *, is_last: bool) -> None:
+        has = self._has()
+        is_full = has >= self._most
+        if is_full or not hops:
+            other = self._board.fewer(has) if hops < MOST_HOPS else None
+            if other is not None and self._pass_on(connection, other, hops + 1):
+                return
+        if not is_full:
+            self._keep(connection)
+        elif is_last or len(self._held) >= MOST_HELD:
+            connection.close()
+        else:
+            self._held[connection] = self._loop.call_later(ASK_AGAIN_S, self._again, connection)
+
+    def _again(self, connection: socket.socket) -> None:
+        del self._held[connection]
+        # Whoever gets it now keeps it or passes it on once, and holds it no more.
+        self._place(connection, MOST_HOPS - 1, is_last=True)
+
+    def _pass_on(self, connection: socket.socket, index: int, hops: int) -> bool:
         handle = array("i", [connection.fileno()])
         try:
             # Not `send_fds`: it forgets the address.
             self._handed.sendmsg(
-                [b"c"],
+                [bytes((hops,))],
                 [(socket.SOL_SOCKET, socket.SCM_RIGHTS, handle)],
                 0,
                 str(self._socket_of(index)),
@@ -192,13 +256,26 @@ class FairListener:
         return True
 
     def _take(self) -> None:
+        try:
+            self._take_some()
+        except Exception as e:
+            self._rest(self._handed, self._take, self._failed(e))
+
+    def _take_some(self) -> None:
         for _ in range(AT_ONCE):
             try:
-                _, handles, _, _ = socket.recv_fds(self._handed, 1, 1)
+                said, handles, _, _ = socket.recv_fds(self._handed, 1, 1)
             except OSError:
                 break
+            hops = said[0] if said else MOST_HOPS
             for handle in handles:
-                self._keep(socket.socket(fileno=handle))
+                try:
+                    connection = socket.socket(fileno=handle)
+                except OSError:
+                    # It is no socket, which none of us sends.
+                    os.close(handle)
+                else:
+                    self._place(connection, hops, is_last=hops >= MOST_HOPS)
         self._board.write(self._has())
 
     def _keep(self, connection: socket.socket) -> None:
@@ -214,3 +291,6 @@ class FairListener:
             # It is gone already.
             with contextlib.suppress(OSError):
                 connection.close()
+        except Exception as e:
+            connection.close()
+            self._failed(e)

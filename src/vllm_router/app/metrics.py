@@ -13,6 +13,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
 
+from vllm_router.app.background import Loop
 from vllm_router.app.tally import Counter, Histogram
 from vllm_router.engines.engine import EngineId
 from vllm_router.engines.work import OutcomeKind, Urgency
@@ -162,6 +163,12 @@ class RouterMetrics:
             buckets=LAG_BUCKETS,
             registry=registry,
         )
+        self.loop_failures = Counter(
+            "vllm_router_loop_failures",
+            "Failures of what runs in the background, by loop; it goes on after each.",
+            ["loop"],
+            registry=registry,
+        )
         self.is_draining = Gauge(
             "vllm_router_draining", "1 while the router is shutting down.", registry=registry
         )
@@ -169,7 +176,13 @@ class RouterMetrics:
             self.pieces.labels(outcome)
         for winner in HEDGE_WINNERS:
             self.hedges.labels(winner)
+        for loop in Loop:
+            self.loop_failures.labels(loop.value)
         ProcessCollector(registry=registry)
+
+    def loop_failed(self, loop: str) -> None:
+        """Count a failure of a background loop."""
+        self.loop_failures.labels(loop).inc()
 
     def expect(self, engine_id: EngineId, models: Iterable[str]) -> None:
         """Start the series of an engine that is ready, and of the models that it serves."""

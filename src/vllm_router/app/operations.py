@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from vllm_router.app.siblings import Siblings
 from vllm_router.engines.engine import Engine, EngineId, Transition
 from vllm_router.engines.fleet import Fleet
 from vllm_router.outbound.discovery import DiscoveryStatus
+
+log = logging.getLogger("vllm_router")
 
 
 class Order(StrEnum):
@@ -73,7 +76,10 @@ class Operations:
             case "engines":
                 return json.dumps(self._own_views()).encode()
             case "order":
-                self._obey(Order(question["order"]), EngineId(question["engine_id"]))
+                engine_id = question.get("engine_id")
+                if not isinstance(engine_id, str):
+                    raise ValueError("an order names no engine")
+                self._obey(Order(str(question.get("order"))), EngineId(engine_id))
         return b""
 
     def _own_views(self) -> list[dict[str, Any]]:
@@ -110,15 +116,27 @@ class Operations:
             return views
         by_id = {view["engine_id"]: view for view in views}
         for answer in await self.siblings.ask_all({"ask": "engines"}):
-            for other in json.loads(answer):
-                view = by_id.get(other["engine_id"])
+            for engine_id, load in _loads(answer).items():
+                view = by_id.get(engine_id)
                 if view is not None:
-                    for field in _SUMMED:
-                        view[field] = round(view[field] + other[field], 3)
+                    for field, value in load.items():
+                        view[field] = round(view[field] + value, 3)
         return views
 
 
 _SUMMED = ("in_flight", "audio_s_in_flight", "windows_in_flight")
+
+
+def _loads(answer: bytes) -> dict[str, dict[str, float]]:
+    """Return what another worker has at each engine; nothing if its answer is not usable."""
+    try:
+        return {
+            str(view["engine_id"]): {field: view[field] + 0 for field in _SUMMED}
+            for view in json.loads(answer)
+        }
+    except (ValueError, LookupError, TypeError, RecursionError) as e:
+        log.warning("a sibling's engines cannot be read: %s", str(e)[:100])
+        return {}
 
 
 def engine_view(engine: Engine, now: float) -> dict[str, Any]:

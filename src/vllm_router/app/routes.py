@@ -32,6 +32,8 @@ def build_routes(operations: Operations, root_path: str = "") -> FastAPI:
         description="One OpenAI-compatible audio address in front of a fleet of Whisper engines.",
         docs_url=None,
         static_url=STATIC_URL,
+        # A slash at a path's end is taken off before; a redirect would trust the client's Host.
+        redirect_slashes=False,
     )
 
     @app.get("/docs", include_in_schema=False)
@@ -64,6 +66,8 @@ def build_routes(operations: Operations, root_path: str = "") -> FastAPI:
 
 def _answer(error: RouterError) -> Response:
     headers = {k.decode(): v.decode() for k, v in error.headers()}
+    if error.status == 401:
+        headers["www-authenticate"] = "Bearer"
     return Response(error.body(), error.status, headers, "application/json")
 
 
@@ -77,7 +81,11 @@ def _handle_errors(app: FastAPI) -> None:
         path = request.url.path
         if error.status_code == 405:
             shown = _answer(MethodNotAllowed(f"{request.method} is not served at {path}."))
-            shown.headers.update(error.headers or {})
+            allowed = (error.headers or {}).get("Allow", "GET")
+            # HEAD is answered wherever GET is.
+            names = [name.strip() for name in allowed.split(",") if name.strip() != "HEAD"]
+            names += ["HEAD"] * ("GET" in names)
+            shown.headers["allow"] = ", ".join(names)
             return shown
         if error.status_code == 404:
             return _answer(NotFound(f"There is nothing at {path}; /docs lists what there is."))

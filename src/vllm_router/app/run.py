@@ -4,7 +4,8 @@ SIGTERM: `/ready` turns 503 at once, so that whatever stands in front goes elsew
 stays open so that it can be told. For a grace uploads are still taken, each answer ending its
 connection; after it, or at once on SIGINT, they are refused with 503. Requests in flight finish
 within the drain timeout; then everything is closed. A second signal waits for nothing. A worker
-whose parent is gone stops as if it had got SIGTERM.
+whose parent is gone stops as if it had got SIGTERM. Nothing else ends it: what fails in the
+background goes on (see `background`).
 """
 
 from __future__ import annotations
@@ -18,15 +19,17 @@ import shutil
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import uvloop
 from prometheus_client import disable_created_metrics
 
 from vllm_router import __version__
+from vllm_router.app.background import Loop
 from vllm_router.app.build import Router, build_router
 from vllm_router.app.compiled import how_it_runs
 from vllm_router.app.handover import BACKLOG, Board, FairListener
@@ -88,7 +91,12 @@ def run(settings: Settings, worker: Worker | None = None) -> None:
     listening = bind(settings.host, settings.port, is_shared=worker is not None)
     siblings = None
     if worker is not None:
-        siblings = Siblings(worker.folder, worker.index, worker.count)
+        siblings = Siblings(
+            worker.folder,
+            worker.index,
+            worker.count,
+            partial(router.background.failed, Loop.SIBLINGS),
+        )
         router.operations.legacy = Legacy(worker.folder, worker.index)
     # What is there now stays: the collector need not walk through it again, 40 ms each time.
     gc.freeze()
@@ -196,6 +204,8 @@ def _fair_listener(router: Router, listening: socket.socket, worker: Worker) -> 
         Board(worker.folder, worker.index, worker.count),
         worker.folder,
         worker.index,
+        router.listener.max_connections,
+        partial(router.background.failed, Loop.HANDOVER),
     )
 
 
@@ -237,6 +247,9 @@ async def running(
 ) -> AsyncIterator[None]:
     """Keep everything going that a router does besides answering."""
     async with contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as group:
+        loop = asyncio.get_running_loop()
+        stack.callback(loop.set_exception_handler, loop.get_exception_handler())
+        loop.set_exception_handler(router.background.on_exception)
         if router.access_log is not None:
             # First, and so done last: the very last line is written too.
             stack.callback(router.access_log.flush)
@@ -247,14 +260,16 @@ async def running(
             router.operations.siblings = siblings
             await stack.enter_async_context(siblings.listening(router.operations.answer_sibling))
         router.watch.start(group)
-        tasks = [
-            group.create_task(_discover(router)),
-            group.create_task(_sweep(router)),
-        ]
+        loops: dict[Loop, Callable[[], Awaitable[None]]] = {
+            Loop.DISCOVERY: partial(_discover, router),
+            Loop.SWEEP: partial(_sweep, router),
+        }
         if router.key_file is not None:
-            tasks.append(group.create_task(router.key_file.follow()))
+            loops[Loop.KEY_FILE] = router.key_file.follow
         if settings.log_stats:
-            tasks.append(group.create_task(_print_stats(router, settings.log_stats_interval)))
+            loops[Loop.STATS_TABLE] = partial(_print_stats, router, settings.log_stats_interval)
+        keep = router.background.keep
+        tasks = [group.create_task(keep(name, run)) for name, run in loops.items()]
         try:
             yield
         finally:
@@ -268,11 +283,16 @@ async def running(
 
 
 async def _discover(router: Router) -> None:
-    async with aclosing(router.discovery.changes()) as changes:
-        async for change in changes:
-            router.dispatcher.changed(router.dispatcher.fleet.apply(change, router.now()))
-            router.watch.follow()
-            router.dispatcher.pump()
+    try:
+        async with aclosing(router.discovery.changes()) as changes:
+            async for change in changes:
+                router.dispatcher.changed(router.dispatcher.fleet.apply(change, router.now()))
+                router.watch.follow()
+                router.dispatcher.pump()
+    except Exception as e:
+        # Until the source begins anew, with a whole list, the last one stays in force.
+        router.discovery.status.failed(f"a fault of the router: {type(e).__name__}: {e}"[:300])
+        raise
 
 
 async def _sweep(router: Router) -> None:

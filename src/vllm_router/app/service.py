@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from vllm_router.app.access import KeyRing
 from vllm_router.app.access_log import AccessLog
+from vllm_router.app.cors import Cors
 from vllm_router.app.metrics import RouterMetrics, length_label
 from vllm_router.app.stats import RequestStats
 from vllm_router.app.tally import Count, Spread
@@ -23,6 +24,7 @@ from vllm_router.engines.engine import EngineId, EngineState, Transition
 from vllm_router.engines.fleet import Fleet
 from vllm_router.engines.work import Charge, OutcomeKind, Ticket, Urgency
 from vllm_router.errors import (
+    Forbidden,
     MethodNotAllowed,
     RateLimited,
     RouterError,
@@ -31,6 +33,7 @@ from vllm_router.errors import (
 )
 from vllm_router.inbound.asgi import ASGIApp, serve_asgi
 from vllm_router.inbound.exchange import Exchange
+from vllm_router.inbound.head import RequestHead
 from vllm_router.outbound.upload import Spool
 from vllm_router.policy.quota import Quotas
 from vllm_router.proxy.facts import Task, read_facts
@@ -45,7 +48,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("vllm_router")
 
-UPLOAD_ROUTES: Final = {f"/v1/audio/{task.value}": task for task in Task}
+UPLOAD_ROUTES: Final = {
+    f"/v1/audio/{task.value}{slash}": task for task in Task for slash in ("", "/")
+}
+#: Beneath it are the routes that drain engines: no page has any business there.
+ADMIN_PREFIX: Final = "/engines/"
 #: nginx's status for a client that left; it is only ever seen in metrics and logs.
 CLIENT_LEFT: Final = 499
 #: What an engine that was ready becomes when its answers or its probes fail.
@@ -78,6 +85,7 @@ class RouterService:
         limits: Bounds them.
         aliases: Further names of models.
         keys: Who may ask.
+        cors: Which pages may ask.
         quotas: How much each may ask.
         metrics: What is counted.
         access_log: Gets a line for each upload; None: none is written.
@@ -97,6 +105,7 @@ class RouterService:
         limits: Limits,
         aliases: Mapping[str, str],
         keys: KeyRing,
+        cors: Cors,
         quotas: Quotas,
         metrics: RouterMetrics,
         access_log: AccessLog | None,
@@ -112,6 +121,7 @@ class RouterService:
         self._limits = limits
         self._aliases = aliases
         self._keys = keys
+        self._cors = cors
         self._quotas = quotas
         self._metrics = metrics
         self._access_log = access_log
@@ -130,11 +140,12 @@ class RouterService:
     def open_intake(self, exchange: Exchange) -> UploadIntake | None:
         """Return where an upload goes; see `inbound.listener.Service`."""
         head = exchange.head
-        path = head.path
-        if self._root_path and path.startswith(self._root_path + "/"):
-            path = path[len(self._root_path) :]
+        path = self._route_path(head)
         task = UPLOAD_ROUTES.get(path)
-        if task is None:
+        cors = self._cors.headers(head.header(b"origin"))
+        if task is None or (head.method == "OPTIONS" and self._cors.is_preflight(head)):
+            if not _is_admin(path):
+                exchange.extra = list(cors)
             return None
         self.in_flight += 1
         given = head.header(b"x-request-id")
@@ -145,10 +156,10 @@ class RouterService:
         exchange.story = Story(request_id, task)
         if self._tracing is not None:
             exchange.story.trace = self._tracing.request(exchange, exchange.story)
-        exchange.extra = [(b"x-request-id", request_id.encode())]
+        exchange.extra = [(b"x-request-id", request_id.encode()), *cors]
         if head.method != "POST":
             exchange.extra.append((b"allow", b"POST"))
-            raise MethodNotAllowed(f"Send the audio to {path} with POST.")
+            raise MethodNotAllowed(f"Send the audio to /v1/audio/{task.value} with POST.")
         if self.is_refusing:
             raise ShuttingDown("The router is shutting down; try again.", retry_after_s=1)
         if not self._keys.is_open:
@@ -160,6 +171,12 @@ class RouterService:
             self._limits.upload_bytes,
             self._limits.disk_bytes,
         )
+
+    def _route_path(self, head: RequestHead) -> str:
+        path = head.path
+        if self._root_path and path.startswith(self._root_path + "/"):
+            path = path[len(self._root_path) :]
+        return path
 
     def _holder(self, exchange: Exchange) -> str:
         authorization = exchange.head.header(b"authorization")
@@ -174,6 +191,15 @@ class RouterService:
 
     async def answer(self, exchange: Exchange, body: bytes) -> None:
         """Answer a request that brings no upload."""
+        head = exchange.head
+        if self._cors.is_preflight(head) and not _is_admin(self._route_path(head)):
+            # It brings no key and needs no engine: the browser asks before the page may.
+            origin = head.header(b"origin") or b""
+            if not self._cors.allows(origin):
+                shown = origin[:200].decode("latin-1")
+                raise Forbidden(f"Pages of the origin '{shown}' are not among --cors-origins.")
+            exchange.respond(204, self._cors.preflight_headers(head))
+            return
         await serve_asgi(self._app, exchange, body, self._root_path)
 
     async def answer_upload(self, exchange: Exchange, intake: Any) -> None:
@@ -270,6 +296,10 @@ class RouterService:
             first_byte_seconds.observe(first_at - whole_at)
             if audio_s > 0:
                 ratio.observe((now - whole_at) / audio_s)
+
+
+def _is_admin(path: str) -> bool:
+    return path.startswith(ADMIN_PREFIX) and path != ADMIN_PREFIX
 
 
 class FleetObserver:

@@ -1,9 +1,11 @@
 """What worker processes of one router tell each other: figures when asked, an operator's word when
 given.
 
-Each listens on a Unix socket in a folder that only they may enter. One line of JSON is a question,
-and the answer is what comes until the end of the stream. A sibling that does not answer in time is
-left out.
+Each listens on a Unix socket in a folder that only they may enter. One line of JSON is a question;
+the answer is a line with its length in bytes, and so many bytes. A sibling that does not answer in
+time, or whose answer breaks off, is left out: half a page of metrics would count as a whole one.
+
+Bounds: a question has 16 KiB, an answer 256 MiB.
 """
 
 from __future__ import annotations
@@ -21,8 +23,14 @@ log = logging.getLogger(__name__)
 #: A sibling is on this machine: what takes longer than this is not working.
 ANSWER_S = 2.0
 MAX_QUESTION_BYTES = 16 * 1024
+#: A page of metrics has some 15 KB for each engine.
+MAX_ANSWER_BYTES = 256 * 1024 * 1024
 
 Answerer = Callable[[dict[str, Any]], Awaitable[bytes]]
+
+
+def _only_log(error: Exception) -> None:
+    log.error("a sibling's question could not be answered", exc_info=error)
 
 
 class Siblings:
@@ -32,12 +40,20 @@ class Siblings:
         folder: Where the sockets are.
         index: This worker's number, from 0.
         count: How many there are.
+        failed: Told of an answer that failed for a fault of our own.
     """
 
-    def __init__(self, folder: Path, index: int, count: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        index: int,
+        count: int,
+        failed: Callable[[Exception], object] | None = None,
+    ) -> None:
         self._folder = folder
         self._index = index
         self._count = count
+        self._failed = failed or _only_log
 
     def _path(self, index: int) -> Path:
         return self._folder / f"worker-{index}.sock"
@@ -50,10 +66,16 @@ class Siblings:
             try:
                 async with asyncio.timeout(ANSWER_S):
                     question = json.loads(await reader.readline())
-                    writer.write(await answer(question))
+                    if not isinstance(question, dict):
+                        raise ValueError("it is no JSON object")
+                    said = await answer(question)
+                    writer.write(b"%d\n" % len(said))
+                    writer.write(said)
                     await writer.drain()
-            except (TimeoutError, OSError, ValueError) as e:
+            except (TimeoutError, OSError, ValueError, RecursionError) as e:
                 log.warning("a sibling's question could not be answered: %s", e)
+            except Exception as e:
+                self._failed(e)
             finally:
                 writer.close()
 
@@ -76,9 +98,12 @@ class Siblings:
                 try:
                     writer.write(json.dumps(question).encode() + b"\n")
                     await writer.drain()
-                    return await reader.read()
+                    size_bytes = int(await reader.readline())
+                    if not 0 <= size_bytes <= MAX_ANSWER_BYTES:
+                        raise ValueError(f"an answer of {size_bytes} bytes")
+                    return await reader.readexactly(size_bytes)
                 finally:
                     writer.close()
-        except (TimeoutError, OSError) as e:
+        except (TimeoutError, OSError, EOFError, ValueError) as e:
             log.warning("worker %d does not answer: %s", index, e)
             return None

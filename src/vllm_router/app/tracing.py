@@ -12,13 +12,13 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -92,7 +92,41 @@ class Tracing:
                 await is_done.wait()
 
 
-def build_tracing(endpoint: str, sample_ratio: float, now: Callable[[], float]) -> Tracing:
+class GuardedExporter(SpanExporter):
+    """An exporter whose own faults are counted and cost its spans, not its thread.
+
+    Args:
+        exporter: Sends spans.
+        failed: Told what it raised.
+    """
+
+    def __init__(self, exporter: SpanExporter, failed: Callable[[Exception], object]) -> None:
+        self._exporter = exporter
+        self._failed = failed
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Send spans."""
+        try:
+            return self._exporter.export(spans)
+        except Exception as e:
+            self._failed(e)
+            return SpanExportResult.FAILURE
+
+    def shutdown(self) -> None:
+        """Close the connection."""
+        self._exporter.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """Send what waits."""
+        return self._exporter.force_flush(timeout_millis)
+
+
+def build_tracing(
+    endpoint: str,
+    sample_ratio: float,
+    now: Callable[[], float],
+    failed: Callable[[Exception], object],
+) -> Tracing:
     """Return traces that go to a collector by OTLP over HTTP.
 
     Further OTEL_* variables (headers, certificates, timeouts, resource) count as the SDK defines.
@@ -101,6 +135,7 @@ def build_tracing(endpoint: str, sample_ratio: float, now: Callable[[], float]) 
         endpoint: The collector's address, with or without `/v1/traces`.
         sample_ratio: The part of requests to trace whose clients have not decided.
         now: Monotonic seconds.
+        failed: Told, by another thread, what sending has raised.
     """
     url = endpoint.rstrip("/")
     if not url.endswith(TRACES_PATH):
@@ -113,7 +148,7 @@ def build_tracing(endpoint: str, sample_ratio: float, now: Callable[[], float]) 
         resource=resource,
         shutdown_on_exit=False,
     )
-    exporter = OTLPSpanExporter(url)
+    exporter = GuardedExporter(OTLPSpanExporter(url), failed)
     provider.add_span_processor(BatchSpanProcessor(exporter, max_queue_size=MAX_WAITING_SPANS))
     return Tracing(provider, now)
 

@@ -3,7 +3,7 @@
 Each engine is visited by itself, so that none waits for another. A visit asks what is due: the
 probe, the reading of its metrics, or both on one connection, for to connect costs more than to ask.
 Visits are spread over the interval where there are many engines. What follows from an answer is the
-fleet's business.
+fleet's business. A visit that fails for a fault of our own is counted, and the next one comes.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
+from vllm_router.app.background import Background, Loop
 from vllm_router.app.metrics import RouterMetrics
 from vllm_router.engines.engine import Engine, EngineId, EngineState, Transition
 from vllm_router.engines.states import OUT
@@ -86,6 +87,7 @@ class EngineWatch:
         dispatcher: Whose fleet is watched, and which is told when something changed.
         inquiry: Asks the engines.
         metrics: Counts how long probes take.
+        background: Told of visits that fail for a fault of our own.
         settings: Intervals.
         now: Monotonic seconds.
         rng: Spreads the visits.
@@ -96,6 +98,7 @@ class EngineWatch:
         dispatcher: Dispatcher,
         inquiry: EngineInquiry,
         metrics: RouterMetrics,
+        background: Background,
         settings: WatchSettings,
         now: Callable[[], float],
         rng: Random,
@@ -104,6 +107,7 @@ class EngineWatch:
         self._fleet = dispatcher.fleet
         self._inquiry = inquiry
         self._metrics = metrics
+        self._background = background
         self._settings = settings
         self._now = now
         self._rng = rng
@@ -220,12 +224,22 @@ class EngineWatch:
             must_read: Whether the reading is due.
         """
         if must_probe:
-            await self._probe_once(watched.engine)
-            watched.probe_at = self._loop.time() + factor * self._probe_interval_s(watched)
+            wait_s = 0.0
+            try:
+                await self._probe_once(watched.engine)
+            except Exception as e:
+                wait_s = self._background.failed(Loop.PROBES, e)
+            wait_s = max(wait_s, factor * self._probe_interval_s(watched))
+            watched.probe_at = self._loop.time() + wait_s
             self._schedule(watched)
         if must_read:
-            await self._read_once(watched.engine)
-            watched.read_at = self._loop.time() + factor * self._settings.stats_interval_s
+            wait_s = 0.0
+            try:
+                await self._read_once(watched.engine)
+            except Exception as e:
+                wait_s = self._background.failed(Loop.READINGS, e)
+            wait_s = max(wait_s, factor * self._settings.stats_interval_s)
+            watched.read_at = self._loop.time() + wait_s
             self._schedule(watched)
 
     def _probe_interval_s(self, watched: _Watched) -> float:

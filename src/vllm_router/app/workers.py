@@ -1,7 +1,7 @@
 """Several processes on one port: started, watched, started anew when one dies, stopped together.
 
 The kernel spreads connections over the workers' sockets. Each has its share of the engines' limits,
-of the queue and of the spool, so that together they do what one would.
+of the queue, of the spool and of connections, so that together they do what one would.
 """
 
 from __future__ import annotations
@@ -16,15 +16,26 @@ import time
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from random import Random
 
 from vllm_router.app.logs import set_up_logging
 from vllm_router.app.run import CannotStart, Worker, bind, run_worker
+from vllm_router.outbound.backoff import full_jitter
 from vllm_router.settings import Settings
 
 log = logging.getLogger("vllm_router")
 
 #: A worker that dies at once again and again must not turn the machine into a fork bomb.
 RESTART_AFTER_S = 1.0
+RESTART_CAP_S = 30.0
+#: A worker that lived this long shows that one can.
+STEADY_S = 60.0
+#: How long the supervisor waits for a death at a time.
+TURN_S = 0.25
+#: A worker's exit code when its settings or its files cannot be used (see `run_worker`). At first
+#: that ends the router, so that whoever starts it is told; later, while the others serve, a file
+#: may be broken for a moment.
+CANNOT_START = 2
 #: Given to workers past their own grace and drain timeout before they are killed.
 GRACE_S = 10.0
 
@@ -60,29 +71,83 @@ def run_workers(settings: Settings) -> None:
         raise CannotStart("a worker could not start; its own message says why")
 
 
+class _Place:
+    """When a worker was last started in its place, how often one died there, and when it is to be
+    started again.
+    """
+
+    def __init__(self) -> None:
+        self.deaths = 0
+        self.again_at: float | None = None
+        self._in_a_row = 0
+        self._started_at = 0.0
+
+    def started(self) -> None:
+        self.again_at = None
+        self._started_at = time.monotonic()
+
+    def next_wait_s(self, rng: Random) -> float:
+        """Note a death, and return how long to wait before the next start."""
+        now = time.monotonic()
+        self.deaths += 1
+        self._in_a_row = 1 if now - self._started_at >= STEADY_S else self._in_a_row + 1
+        wait_s = RESTART_AFTER_S
+        if self._in_a_row > 1:
+            base_s, cap_s = RESTART_AFTER_S, RESTART_CAP_S
+            wait_s += full_jitter(self._in_a_row - 1, rng, base_s=base_s, cap_s=cap_s)
+        self.again_at = now + wait_s
+        return wait_s
+
+
 class _Supervisor:
     def __init__(self, settings: Settings, folder: Path) -> None:
         self._settings = settings
         self._folder = folder
         self._context = multiprocessing.get_context("spawn")
         self._workers: dict[int, SpawnProcess] = {}
+        self._places = {index: _Place() for index in range(settings.workers)}
+        self._rng = Random()  # noqa: S311 - spreads waits, guards nothing
         self.has_failed = False
 
     def watch(self, stop: threading.Event) -> None:
-        for index in range(self._settings.workers):
-            self._start(index)
+        for index in self._places:
+            try:
+                self._start(index)
+            except OSError as e:
+                raise CannotStart(f"--workers: no process can be started: {e.strerror}") from e
         while not stop.is_set():
             # A signal ends the wait early only on the main thread's next turn: keep turns short.
-            wait([worker.sentinel for worker in self._workers.values()], timeout=0.25)
-            for index, worker in list(self._workers.items()):
-                if worker.exitcode is None or stop.is_set():
+            living = [one.sentinel for one in self._workers.values() if one.exitcode is None]
+            if living:
+                wait(living, timeout=TURN_S)
+            else:
+                stop.wait(TURN_S)
+            for index, place in self._places.items():
+                worker = self._workers.get(index)
+                code = None if worker is None else worker.exitcode
+                if stop.is_set() or (worker is not None and code is None):
                     continue
-                if worker.exitcode == 2:
+                if place.again_at is not None:
+                    if time.monotonic() >= place.again_at:
+                        self._start_again(index, place)
+                elif code == CANNOT_START and not place.deaths:
                     self.has_failed = True
                     return
-                log.error("worker %d died (exit code %d); starting another", index, worker.exitcode)
-                time.sleep(RESTART_AFTER_S)
-                self._start(index)
+                else:
+                    wait_s = place.next_wait_s(self._rng)
+                    log.error(
+                        "worker %d died (exit code %s); starting another in %.0f s",
+                        index,
+                        code,
+                        wait_s,
+                    )
+
+    def _start_again(self, index: int, place: _Place) -> None:
+        try:
+            self._start(index)
+        except OSError as e:
+            wait_s = place.next_wait_s(self._rng)
+            log.error("worker %d cannot be started: %s; again in %.0f s", index, e, wait_s)
 
     def _start(self, index: int) -> None:
         part = Worker(index, self._settings.workers, self._folder)
@@ -91,6 +156,7 @@ class _Supervisor:
         )
         worker.start()
         self._workers[index] = worker
+        self._places[index].started()
 
     def pass_on(self, number: int) -> None:
         for worker in self._workers.values():

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from vllm_router.inbound.exchange import Exchange, Headers
+from vllm_router.inbound.exchange import AnswerBody, Exchange, Headers
 
 Message = MutableMapping[str, Any]
 ASGIApp = Callable[
@@ -24,10 +24,15 @@ ASGIApp = Callable[
 
 #: The exchange frames the answer itself.
 _FRAMING = frozenset({b"content-length", b"transfer-encoding", b"connection"})
+#: A head alone is asked for: the application makes the whole answer, so that its headers are the
+#: same, and the exchange sends no body.
+_ASKED = {"HEAD": "GET"}
 
 
 async def serve_asgi(app: ASGIApp, exchange: Exchange, body: bytes, root_path: str = "") -> None:
     """Let an ASGI application answer one exchange.
+
+    It sees HEAD as GET, and no slash at a path's end: both are the same route to it.
 
     Args:
         app: The application.
@@ -37,14 +42,17 @@ async def serve_asgi(app: ASGIApp, exchange: Exchange, body: bytes, root_path: s
         root_path: Where a proxy in front has mounted us, for the links the application makes.
     """
     head = exchange.head
+    path, raw_path = head.path, head.raw_path
+    if len(path) > 1 and path.endswith("/"):
+        path, raw_path = path[:-1], raw_path.removesuffix(b"/")
     scope = {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.4"},
         "http_version": head.http_version,
-        "method": head.method,
+        "method": _ASKED.get(head.method, head.method),
         "scheme": "http",
-        "path": head.path,
-        "raw_path": head.raw_path,
+        "path": path,
+        "raw_path": raw_path,
         "query_string": head.query,
         "root_path": root_path,
         "headers": head.headers,
@@ -53,7 +61,8 @@ async def serve_asgi(app: ASGIApp, exchange: Exchange, body: bytes, root_path: s
         "state": {},
     }
     messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-    started: list[tuple[int, Headers]] = []
+    started: list[tuple[int, Headers, int | None]] = []
+    writing: list[AnswerBody] = []
 
     async def receive() -> Message:
         if messages:
@@ -65,19 +74,22 @@ async def serve_asgi(app: ASGIApp, exchange: Exchange, body: bytes, root_path: s
 
     async def send(message: Message) -> None:
         if message["type"] == "http.response.start":
-            kept = [(k, v) for k, v in message.get("headers", ()) if k.lower() not in _FRAMING]
-            started.append((message["status"], kept))
+            given = [(k.lower(), v) for k, v in message.get("headers", ())]
+            kept = [header for header in given if header[0] not in _FRAMING]
+            lengths = [int(v) for k, v in given if k == b"content-length"]
+            started.append((message["status"], kept, lengths[0] if lengths else None))
             return
         data, more = message.get("body", b""), message.get("more_body", False)
         if exchange.status is None:
-            status, headers = started[0]
+            status, headers, length = started[0]
             if not more:
                 exchange.respond(status, headers, data)
                 return
-            exchange.begin(status, headers)
-        exchange.write(data)
-        await exchange.drain()
+            writing.append(exchange.begin(status, headers, length))
+        answer = writing[0]
+        answer.write(data)
+        await answer.drain()
         if not more:
-            exchange.end()
+            answer.end()
 
     await app(scope, receive, send)

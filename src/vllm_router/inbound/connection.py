@@ -196,6 +196,10 @@ class Connection(asyncio.BufferedProtocol):
         """Return the service's clock."""
         return self._service.now()
 
+    def date_line(self, now: float) -> bytes:
+        """Return the Date header; see `Listener.date_line`."""
+        return self._listener.date_line(now)
+
     def write(self, data: bytes) -> None:
         """Send bytes to the client."""
         self._transport.write(data)
@@ -477,6 +481,7 @@ class Connection(asyncio.BufferedProtocol):
         """Answer an error to what cannot even be called a request."""
         head = RequestHead("GET", "", b"", b"", [], None, False, False, "1.1")
         self._exchange = Exchange(self, head, self.now())
+        self._exchange.extra = list(self._listener.early_headers)
         self.will_close = True
         self._exchange.refuse(error)
         self._finish()
@@ -498,7 +503,8 @@ class Connection(asyncio.BufferedProtocol):
         """Release what the request held and have it noted, once."""
         exchange, self._exchange = self._exchange, None
         intake, self._intake = self._intake, None
-        self._small = self._chunks = None
+        # A view of a buffer that nothing was read into would keep it from being used again.
+        self._small = self._chunks = self._direct = None
         self._left = 0
         if intake is not None:
             intake.close()

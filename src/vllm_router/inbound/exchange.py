@@ -1,8 +1,8 @@
 """One request and its answer, as the code that answers sees it.
 
-An `Exchange` writes exactly one response: whole by `respond`, or `begin`, `write` and `end`. It
-knows the rules of HTTP/1.1's answers (lengths, chunks, keeping the connection) and nothing of
-routes or engines.
+An `Exchange` writes exactly one response: whole by `respond`, or its head by `begin`, which returns
+the only object that can write the body. It knows the rules of HTTP/1.1's answers (lengths, chunks,
+keeping the connection) and nothing of routes or engines.
 """
 
 from __future__ import annotations
@@ -49,7 +49,6 @@ class Exchange:
 
     __slots__ = (
         "_connection",
-        "_is_chunked",
         "client",
         "extra",
         "first_byte_at",
@@ -66,7 +65,6 @@ class Exchange:
 
     def __init__(self, connection: Connection, head: RequestHead, started_at: float) -> None:
         self._connection = connection
-        self._is_chunked = False
         self.head = head
         self.client = connection.client
         self.started_at = started_at
@@ -98,29 +96,41 @@ class Exchange:
         headers: Headers = [(b"content-type", b"application/json"), *error.headers()]
         self.respond(error.status, headers, error.body())
 
-    def begin(self, status: int, headers: Headers, length: int | None = None) -> None:
-        """Answer the head only; `write` and `end` follow.
+    def begin(self, status: int, headers: Headers, length: int | None = None) -> AnswerBody:
+        """Send the head only.
 
         Args:
             status: HTTP status.
             headers: Without framing headers, which are added here.
             length: The body's bytes if known; None sends chunks.
-        """
-        self._is_chunked = length is None and self.head.http_version == "1.1"
-        self._connection.write(self._head(status, headers, length))
 
-    def _head(self, status: int, headers: Headers, length: int | None) -> bytes:
+        Returns:
+            The body's only writer.
+
+        Raises:
+            RuntimeError: The exchange has an answer already.
+        """
+        if status in _NO_BODY:
+            length = 0
+        is_chunked = length is None and self.head.http_version == "1.1"
+        self._connection.write(self._head(status, headers, length, is_chunked))
+        is_silent = self.head.method == "HEAD"
+        return AnswerBody(self, self._connection, is_chunked, is_silent, length)
+
+    def _head(
+        self, status: int, headers: Headers, length: int | None, is_chunked: bool = False
+    ) -> bytes:
         if self.status is not None:
             raise RuntimeError("an exchange has one answer")
         self.status = status
-        self.first_byte_at = self._connection.now()
+        self.first_byte_at = now = self._connection.now()
         keep_alive = self._connection.may_keep_alive(self)
-        rest = b""
+        rest = self._connection.date_line(now)
         if length is not None:
             if status not in _NO_BODY:
-                rest = b"content-length: %d\r\n" % length
-        elif self._is_chunked:
-            rest = b"transfer-encoding: chunked\r\n"
+                rest += b"content-length: %d\r\n" % length
+        elif is_chunked:
+            rest += b"transfer-encoding: chunked\r\n"
         else:
             # HTTP/1.0 knows no chunks: the end of the connection is the end of the body.
             keep_alive = False
@@ -135,13 +145,55 @@ class Exchange:
         """Note that the answer begins now: what went before only kept the stream alive."""
         self.first_byte_at = self._connection.now()
 
+    def abort(self) -> None:
+        """Cut the connection: the only honest end for a body that cannot be completed."""
+        self._connection.abort()
+
+
+class AnswerBody:
+    """The body of an answer whose head has been sent; nothing else can write to its connection.
+
+    It keeps the body to the declared Content-Length, because a client takes whatever goes beyond
+    it for the next answer.
+    """
+
+    __slots__ = ("_connection", "_exchange", "_is_chunked", "_is_silent", "_left")
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        connection: Connection,
+        is_chunked: bool,
+        is_silent: bool,
+        length: int | None,
+    ) -> None:
+        self._exchange = exchange
+        self._connection = connection
+        self._is_chunked = is_chunked
+        self._is_silent = is_silent
+        self._left = length
+
     def write(self, data: bytes) -> None:
-        """Pass body bytes on, at once."""
-        if not data or self.head.method == "HEAD":
+        """Send body bytes at once.
+
+        Raises:
+            RuntimeError: The body has ended, or would be longer than declared; the connection is
+                then cut. Nothing of `data` is sent.
+        """
+        if not data or self._is_silent:
             return
-        self.sent_bytes += len(data)
+        exchange, left = self._exchange, self._left
+        if exchange.is_complete:
+            raise RuntimeError("the answer has ended")
+        size = len(data)
+        if left is not None:
+            if size > left:
+                self._connection.abort()
+                raise RuntimeError(f"the answer is {size - left} bytes longer than declared")
+            self._left = left - size
+        exchange.sent_bytes += size
         if self._is_chunked:
-            data = b"%x\r\n%b\r\n" % (len(data), data)
+            data = b"%x\r\n%b\r\n" % (size, data)
         self._connection.write(data)
 
     async def drain(self) -> None:
@@ -155,11 +207,19 @@ class Exchange:
             await asyncio.shield(waiter)
 
     def end(self) -> None:
-        """End a body begun with `begin`."""
-        if self._is_chunked and self.head.method != "HEAD":
-            self._connection.write(b"0\r\n\r\n")
-        self.is_complete = True
+        """End the body.
 
-    def abort(self) -> None:
-        """Cut the connection: the only honest end for a body that cannot be completed."""
-        self._connection.abort()
+        Raises:
+            RuntimeError: The body has ended before, or is shorter than declared; in that case the
+                connection is cut.
+        """
+        exchange = self._exchange
+        if exchange.is_complete:
+            raise RuntimeError("the answer has ended")
+        if not self._is_silent:
+            if self._left:
+                self._connection.abort()
+                raise RuntimeError(f"the answer is {self._left} bytes shorter than declared")
+            if self._is_chunked:
+                self._connection.write(b"0\r\n\r\n")
+        exchange.is_complete = True

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from email.utils import formatdate
 from typing import Any, Protocol
 
 from vllm_router.errors import RouterError
 from vllm_router.inbound.connection import Connection
-from vllm_router.inbound.exchange import Exchange
+from vllm_router.inbound.exchange import Exchange, Headers
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,8 @@ class Listener:
         max_connections: Further connections are refused.
         scratch_bytes: Size of the buffer for all that is not read in place; an intake may take it
             over if it is the size of its own memory.
+        early_headers: Headers of the errors that answer what cannot be read as a request.
+        wall_clock: Unix seconds, for Date.
     """
 
     def __init__(
@@ -98,6 +103,8 @@ class Listener:
         patience: Patience | None = None,
         max_connections: int = 20_000,
         scratch_bytes: int = 128 * 1024,
+        early_headers: Headers | None = None,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.service = service
         self.patience = patience or Patience()
@@ -106,6 +113,22 @@ class Listener:
         self.is_draining = False
         self.scratch = bytearray(scratch_bytes)
         self.scratch_view = memoryview(self.scratch)
+        self.early_headers: Headers = early_headers or []
+        self._wall_clock = wall_clock
+        self._date_line = b""
+        self._date_until = float("-inf")
+
+    def date_line(self, now: float) -> bytes:
+        """Return the Date header as a line, made anew once a second.
+
+        Args:
+            now: The service's clock.
+        """
+        if now >= self._date_until:
+            wall = self._wall_clock()
+            self._date_line = b"date: %b\r\n" % formatdate(wall, usegmt=True).encode()
+            self._date_until = now + 1.0 - wall % 1.0
+        return self._date_line
 
     def give_scratch(self, intake: Intake, at: int) -> bool:
         """Let an intake have the scratch buffer, in which its first bytes lie from `at` on.

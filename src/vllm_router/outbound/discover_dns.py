@@ -8,7 +8,8 @@ gone or empty is believed after three answers in a row, because cluster DNS says
 while a Service is replaced.
 
 Bounds: DNS knows no identity, so an engine is its URL, and one reborn under the same address is the
-same one; one answer holds some 4,000 addresses (64 KiB over TCP). Each question has a deadline.
+same one; one answer holds some 4,000 addresses (64 KiB over TCP), and 10,000 engines are taken in
+all. Weights are brought within 0.01 to 100. Each question has a deadline.
 """
 
 import asyncio
@@ -27,6 +28,7 @@ from dns.resolver import NXDOMAIN, LifetimeTimeout, NoAnswer
 from vllm_router.engines.changes import Change, Listing
 from vllm_router.engines.engine import EngineId, EngineSpec
 from vllm_router.outbound.discovery import DiscoveryStatus
+from vllm_router.wire.engine_facts import MAX_ENGINES, bounded_weight
 from vllm_router.wire.engine_url import address_url
 
 logger = logging.getLogger(__name__)
@@ -34,9 +36,6 @@ logger = logging.getLogger(__name__)
 _QUESTION_S = 5.0
 _TTL_MIN_S = 1.0
 _EMPTY_BEFORE_BELIEVED = 3
-# A SRV weight of 0 means "hardly ever" next to others (RFC 2782).
-_WEIGHT_MIN = 0.01
-
 # Questions at the same time: SRV targets, where the answer does not bring their addresses along.
 _PARALLEL = 16
 
@@ -167,6 +166,8 @@ class DnsDiscovery:
 
     async def changes(self) -> AsyncGenerator[Change]:
         """Yield a Listing whenever the answers change, for ever."""
+        # Whoever begins to follow gets a Listing first, whatever those before were told.
+        self._specs = None
         while True:
             look = _Look(self._resolver, self._known, self._refresh_s)
             specs = await self._engines(look)
@@ -191,7 +192,9 @@ class DnsDiscovery:
                 for address in found.result():
                     url = address_url(address, target.port)
                     specs[url] = EngineSpec(EngineId(url), url, weight=target.weight)
-        return tuple(specs[url] for url in sorted(specs))
+        if len(specs) > MAX_ENGINES:
+            look.failures.append(f"more than {MAX_ENGINES} addresses; some are left out")
+        return tuple(specs[url] for url in sorted(specs)[:MAX_ENGINES])
 
     async def _targets(self, look: _Look, name: str) -> list[_Target]:
         if not name.startswith("_"):
@@ -210,7 +213,8 @@ class DnsDiscovery:
             _Target(
                 each.target.to_text(),
                 each.port,
-                max(_WEIGHT_MIN, each.weight / mean) if mean else 1.0,
+                # 0 means "hardly ever" next to others (RFC 2782).
+                bounded_weight(each.weight / mean) if mean else 1.0,
             )
             for each in records
             if each.port

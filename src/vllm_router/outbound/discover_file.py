@@ -1,8 +1,8 @@
 """Engines from a YAML file that is watched.
 
 Promises: an edit counts within 2 s, by whatever way it came (in place, renamed over, a ConfigMap's
-symlinks): content is compared, not times. A broken edit, or a file that is gone, keeps the last
-good engines and is told once.
+symlinks): content is compared, not times. A broken edit, or a file that is gone or no regular file
+any more, keeps the last good engines and is told once.
 
 Bounds: one read at a time, in a thread, so that a file system that hangs holds one thread and never
 the event loop.
@@ -18,13 +18,13 @@ from pathlib import Path
 from vllm_router.engines.changes import Change, Listing
 from vllm_router.engines.engine import EngineSpec
 from vllm_router.outbound.discovery import DiscoveryStatus
-from vllm_router.outbound.engine_file import file_content, parse_engine_file
+from vllm_router.outbound.engine_file import MAX_BYTES, parse_engine_file
+from vllm_router.outbound.regular_file import READ_S, FileReader, read_regular_file
 
 logger = logging.getLogger(__name__)
 
 # Two equal reads make an edit count, so that one still being written does not: 1 s at the worst.
 _POLL_S = 0.5
-_READ_S = 5.0
 
 
 class FileDiscovery:
@@ -34,6 +34,7 @@ class FileDiscovery:
         path: The file; symlinks are followed at each read.
         poll_s: Time between reads; an edit counts after two that agree.
         read_s: How long a read may take before it is told as a failure.
+        read: Reads the file.
         clock: Monotonic seconds.
         sleep: Waits between reads.
     """
@@ -43,16 +44,16 @@ class FileDiscovery:
         path: Path,
         *,
         poll_s: float = _POLL_S,
-        read_s: float = _READ_S,
+        read_s: float = READ_S,
+        read: Callable[[Path, int], bytes] = read_regular_file,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._path = path
         self.poll_s = poll_s
-        self._read_s = read_s
+        self._reader = FileReader(path, MAX_BYTES, read_s=read_s, read=read)
         self._clock = clock
         self._sleep = sleep
-        self._reading: asyncio.Future[bytes] | None = None
         self._judged: bytes | None = None
         self._engines: int | None = None
         self.status = DiscoveryStatus(f"file {path}", clock())
@@ -63,42 +64,30 @@ class FileDiscovery:
     async def changes(self) -> AsyncGenerator[Change]:
         """Yield a Listing for each new good content, for ever."""
         before: bytes | None = None
+        # Whoever begins to follow gets a Listing first, whatever those before were told.
+        self._judged = None
         is_good = False
-        try:
-            while True:
-                try:
-                    content = await self._content()
-                except OSError as error:
-                    self._failed(error.strerror or str(error))
-                    before = None
-                    if not is_good:
-                        self._judged = None
-                else:
-                    digest = hashlib.sha256(content).digest()
-                    if digest == self._judged:
-                        if is_good:
-                            self._synced()
-                    elif digest == before or self._engines is None:
-                        self._judged = digest
-                        specs = await self._specs(content)
-                        is_good = specs is not None
-                        if specs is not None:
-                            yield Listing(specs)
-                    before = digest
-                await self._sleep(self.poll_s)
-        finally:
-            if self._reading is not None:
-                self._reading.cancel()
-
-    async def _content(self) -> bytes:
-        if self._reading is None:
-            loop = asyncio.get_running_loop()
-            self._reading = loop.run_in_executor(None, file_content, self._path)
-        done, _ = await asyncio.wait({self._reading}, timeout=self._read_s)
-        if not done:
-            raise TimeoutError("the file system does not answer")
-        reading, self._reading = self._reading, None
-        return reading.result()
+        while True:
+            try:
+                content = await self._reader.content()
+            except OSError as error:
+                self._failed(error.strerror or str(error))
+                before = None
+                if not is_good:
+                    self._judged = None
+            else:
+                digest = hashlib.sha256(content).digest()
+                if digest == self._judged:
+                    if is_good:
+                        self._synced()
+                elif digest == before or self._engines is None:
+                    self._judged = digest
+                    specs = await self._specs(content)
+                    is_good = specs is not None
+                    if specs is not None:
+                        yield Listing(specs)
+                before = digest
+            await self._sleep(self.poll_s)
 
     async def _specs(self, content: bytes) -> tuple[EngineSpec, ...] | None:
         try:

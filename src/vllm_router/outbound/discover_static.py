@@ -87,4 +87,5 @@ class StaticDiscovery:
 
     async def changes(self) -> AsyncGenerator[Change]:
         """Yield the one Listing, and end: nothing more can change."""
+        self.status.recovered()
         yield Listing(self._specs)

@@ -1,7 +1,8 @@
 """One connection to an engine, carrying one call at a time, and the answer that comes on it.
 
 Knows the rules of HTTP/1.1's answers and every deadline of a call; who keeps connections and which
-one a call takes is `http1`'s business.
+one a call takes is `http1`'s business. Uploads are sent from where they lie, and the transport may
+keep views of them after the call: `block_pool` says when that memory is used again.
 """
 
 from __future__ import annotations
@@ -145,7 +146,7 @@ class EngineConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection."""
         self._transport = cast(asyncio.Transport, transport)
-        # Paused until the very last byte has gone: what was written lies in memory that is reused.
+        # Paused until the very last byte has gone: then the memory of one piece takes the next.
         self._transport.set_write_buffer_limits(high=0)
         self._client.opened(self)
 
@@ -204,7 +205,12 @@ class EngineConnection(asyncio.Protocol):
         self._fail(ConnectionBroke(words, is_at_work=is_at_work))
 
     def eof_received(self) -> bool:
-        """Close: an engine that ends its side has no more to say."""
+        """Cut the connection: an engine that ends its side has no more to say.
+
+        Left to itself, the transport would close only when the engine has taken all that is unsent.
+        """
+        # In the next step: TLS calls this in the middle of its own shutdown.
+        self._loop.call_soon(self._transport.abort)
         return False
 
     def pause_writing(self) -> None:
@@ -291,6 +297,8 @@ class EngineConnection(asyncio.Protocol):
             buffers = body.in_memory()
             if buffers is not None:
                 self._transport.writelines([head, *buffers])
+                # A failure's traceback would keep these views, and so the memory in use.
+                buffers = None
                 self._is_all_written = True
             else:
                 self._is_all_written = await self._send_pieces(head, body.pieces(), waiter)
@@ -326,6 +334,8 @@ class EngineConnection(asyncio.Protocol):
                 if waiter.done():
                     return False
                 self._transport.writelines(piece)
+                # Without this view its memory takes the next piece, once the engine has taken this.
+                del piece
                 if self._is_writing_paused:
                     await self._taken(waiter)
             return True
@@ -380,8 +390,7 @@ class EngineConnection(asyncio.Protocol):
         if self._error is None:
             self._error = error
         self._disarm()
-        if not self._transport.is_closing():
-            self._transport.abort()
+        self._transport.abort()
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
         self._wake_writer()
@@ -448,7 +457,7 @@ class EngineConnection(asyncio.Protocol):
             and self._is_sent
             and self._is_keep_alive
             and self.is_usable
-            # What is unsent may lie in memory that goes to another upload now.
+            # It answered before it had taken the whole upload, and may never take the rest.
             and not self._transport.get_write_buffer_size()
         ):
             self._idle_since = self._loop.time()
@@ -465,5 +474,5 @@ class EngineConnection(asyncio.Protocol):
         self._waiter = None
         if self._error is None:
             self._error = ConnectionBroke("the connection was cut")
-        if not self._transport.is_closing():
-            self._transport.abort()
+        # Also if it is closing already, which lasts until the engine has taken what is unsent.
+        self._transport.abort()

@@ -4,15 +4,15 @@
 engines:                              # or the list alone
   - url: http://10.0.0.1:8000
     models: [openai/whisper-large-v3] # optional; else the engine is asked
-    label: a                          # optional, as are weight (above 0) and gpu
+    label: a                          # optional, as are weight (0.01 to 100) and gpu
     weight: 2.0
     gpu: H200
 ```
 
 Promises: whatever is wrong is said in one sentence with its line: YAML, unknown or missing keys,
-keys and engines that stand twice, URLs. Bounds: 4 MiB; aliases cannot make it work longer than the
-file is. An empty file is refused, because editors truncate before they write; a list that says it
-is empty (``engines: []``) is believed.
+keys and engines that stand twice, URLs, values out of bounds. Bounds: 4 MiB and 10,000 engines;
+aliases cannot make it work longer than the file is. An empty file is refused, because editors
+truncate before they write; a list that says it is empty (``engines: []``) is believed.
 """
 
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Annotated, Any
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -30,15 +31,25 @@ from pydantic import (
 
 from vllm_router.engines.engine import EngineId, EngineSpec
 from vllm_router.outbound.discover_static import MODEL_TYPES
+from vllm_router.outbound.regular_file import read_regular_file
+from vllm_router.wire.engine_facts import MAX_ENGINES, MAX_MODELS, is_name, read_weight
 from vllm_router.wire.engine_url import engine_url
 
 # 5,000 engines with all keys take 0.7 MB; a thing larger than this is not a list of engines.
-_MAX_BYTES = 4 * 1024 * 1024
+MAX_BYTES = 4 * 1024 * 1024
 # A right file has four levels.
 _MAX_DEPTH = 16
 
 _Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1024)]
 
+
+def _named(value: str) -> str:
+    if not is_name(value):
+        raise ValueError("should be at most 500 characters, all of them printable")
+    return value
+
+
+_Name = Annotated[_Text, AfterValidator(_named)]
 
 # Where pydantic's own words would puzzle who wrote the file.
 _WORDS = {
@@ -55,17 +66,20 @@ class _Entry(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     url: _Text
-    models: Annotated[list[_Text], Field(min_length=1), BeforeValidator(_listed)] | None = None
-    model_type: _Text = MODEL_TYPES[0]
-    label: _Text | None = None
-    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
-    gpu: _Text | None = None
+    models: (
+        Annotated[list[_Name], Field(min_length=1, max_length=MAX_MODELS), BeforeValidator(_listed)]
+        | None
+    ) = None
+    model_type: _Name = MODEL_TYPES[0]
+    label: _Name | None = None
+    weight: Annotated[float, BeforeValidator(read_weight)] = 1.0
+    gpu: _Name | None = None
 
 
 class _Document(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    engines: list[_Entry]
+    engines: Annotated[list[_Entry], Field(max_length=MAX_ENGINES)]
 
 
 def parse_engine_file(content: bytes) -> tuple[EngineSpec, ...]:
@@ -74,8 +88,8 @@ def parse_engine_file(content: bytes) -> tuple[EngineSpec, ...]:
     Raises:
         ValueError: one sentence that begins with the line, where one can be told.
     """
-    if len(content) > _MAX_BYTES:
-        raise ValueError(f"it is larger than {_MAX_BYTES // 1024**2} MiB")
+    if len(content) > MAX_BYTES:
+        raise ValueError(f"it is larger than {MAX_BYTES // 1024**2} MiB")
     make_loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     loader = make_loader(content)
     try:
@@ -84,7 +98,7 @@ def parse_engine_file(content: bytes) -> tuple[EngineSpec, ...]:
         if root is None:
             raise ValueError("it is empty; write `engines: []` if there are none")
         lines = _Lines(root)
-        data = loader.construct_document(root)
+        data = _constructed(loader, root)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         at = "" if mark is None else f"line {mark.line + 1}: "
@@ -104,9 +118,45 @@ def parse_engine_file(content: bytes) -> tuple[EngineSpec, ...]:
         keys = [part for part in first["loc"] if isinstance(part, str) and part != "engines"]
         is_inside = any(isinstance(part, int) for part in first["loc"])
         where = keys[-1] if keys else "an engine" if is_inside else "the list"
-        said = _WORDS.get(first["type"]) or first["msg"][:1].lower() + first["msg"][1:]
+        said = first["msg"].removeprefix("Value error, ")
+        said = _WORDS.get(first["type"]) or said[:1].lower() + said[1:]
         raise ValueError(f"{lines.at(first['loc'])}{where}: {said}") from None
     return _specs(document, lines)
+
+
+#: What YAML's constructors raise beside its own errors, for a date such as 2026-99-99, for
+#: `!!bool maybe`, for a number of 5,000 digits or one of 200 digits to the base of 60.
+_UNREADABLE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+
+
+def _constructed(loader: yaml.SafeLoader, root: yaml.Node) -> Any:
+    try:
+        return loader.construct_document(root)
+    except _UNREADABLE:
+        raise ValueError(_unreadable(loader, root)) from None
+
+
+def _unreadable(loader: yaml.SafeLoader, root: yaml.Node) -> str:
+    # It still takes the value that failed for one that contains itself.
+    loader.recursive_objects.clear()
+    nodes, walked = [root], set()
+    while nodes:
+        node = nodes.pop()
+        if id(node) in walked:
+            continue
+        walked.add(id(node))
+        if isinstance(node, yaml.ScalarNode):
+            try:
+                loader.construct_object(node)
+            except _UNREADABLE:
+                line = node.start_mark.line + 1
+                shown, kind = " ".join(node.value.split())[:50], node.tag.rpartition(":")[2]
+                return f'line {line}: not YAML: "{shown}" is no usable {kind[:20]}'
+        elif isinstance(node, yaml.SequenceNode):
+            nodes.extend(node.value)
+        elif isinstance(node, yaml.MappingNode):
+            nodes.extend(part for pair in node.value for part in pair)
+    return "not YAML: a value cannot be read"
 
 
 def _check_depth(content: bytes, make_loader: type[yaml.SafeLoader]) -> None:
@@ -192,18 +242,8 @@ def read_engine_file(path: Path) -> tuple[EngineSpec, ...]:
         ValueError: one sentence that names the file, and the line where one can be told.
     """
     try:
-        return parse_engine_file(file_content(path))
+        return parse_engine_file(read_regular_file(path, MAX_BYTES))
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror or error}") from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-
-
-def file_content(path: Path) -> bytes:
-    """Return what a file holds, or one byte more than is allowed.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    with path.open("rb") as file:
-        return file.read(_MAX_BYTES + 1)

@@ -14,12 +14,15 @@ minute.
 import asyncio
 import importlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 from vllm_router.outbound.kube_access import KubeAccess
-from vllm_router.wire.kube_objects import mapping, text, whole
+from vllm_router.outbound.regular_file import read_regular_file
+from vllm_router.wire.kube_objects import identifier, mapping, text, whole
 from vllm_router.wire.lines import LineCutter, LineTooLong
 
 # An exec plugin may ask a cloud's identity service; kubectl's users see the same wait.
@@ -31,6 +34,11 @@ _BODY_MAX_BYTES = 256 * 1024 * 1024
 _LINE_MAX_BYTES = 8 * 1024 * 1024
 _READ_BYTES = 64 * 1024
 _MESSAGE_MAX_CHARS = 300
+# Certificates of some hundred clusters; whoever has more keeps them in files of their own.
+_KUBECONFIG_MAX_BYTES = 16 * 1024 * 1024
+_NAMESPACE_MAX_BYTES = 1024
+# No server means to be left alone for longer, and no float holds every whole number of JSON's.
+_RETRY_AFTER_MAX_S = 86_400
 
 Query = Sequence[tuple[str, str]]
 
@@ -103,9 +111,10 @@ class KubeClient:
         if self._access.kubeconfig is None:
             path = self._access.service_account / "namespace"
             try:
-                return (await asyncio.to_thread(path.read_text)).strip() or "default"
+                content = await asyncio.to_thread(read_regular_file, path, _NAMESPACE_MAX_BYTES)
             except OSError:
                 return "default"
+            return identifier(content.decode("ascii", "replace").strip()) or "default"
         await self._opened()
         return self._context_namespace or "default"
 
@@ -170,6 +179,8 @@ class KubeClient:
                 environ=access.environ,
             ).load_and_set(configuration)
         else:
+            # The package opens whatever has the name, and on the event loop.
+            await asyncio.to_thread(_require_readable, access.kubeconfig)
             config = importlib.import_module("kubernetes.aio.config")
             loader = await config.load_kube_config(
                 config_file=access.kubeconfig,
@@ -179,7 +190,7 @@ class KubeClient:
                 persist_config=False,
             )
             context = mapping(mapping(loader.current_context).get("context"))
-            self._context_namespace = text(context.get("namespace"))
+            self._context_namespace = identifier(context.get("namespace"))
         opened = client.ApiClient(configuration)
         opened.user_agent = "vllm-whisper-router"
         return opened
@@ -237,8 +248,8 @@ class KubeAnswer:
             status = {}
         said = text(status.get("message")) or str(self._response.reason)
         asked = self._response.headers.get("Retry-After", "")
-        wait_s = float(asked) if asked.isascii() and asked.isdigit() else None
-        return KubeRefused(self._response.status, said[:_MESSAGE_MAX_CHARS], wait_s)
+        wait_s = int(asked[:9]) if asked.isascii() and asked.isdigit() else None
+        return KubeRefused(self._response.status, said[:_MESSAGE_MAX_CHARS], _bounded_s(wait_s))
 
     async def _piece(self) -> bytes:
         try:
@@ -263,12 +274,24 @@ def event_refusal(status: Mapping[str, Any]) -> KubeRefused:
     """Return the error that a watch's ERROR event carries."""
     said = text(status.get("message")) or text(status.get("reason")) or "an ERROR event"
     details = mapping(status.get("details"))
-    wait_s = whole(details.get("retryAfterSeconds"))
+    code = whole(status.get("code"))
     return KubeRefused(
-        whole(status.get("code")) or 500,
+        code if code is not None and 100 <= code <= 999 else 500,
         said[:_MESSAGE_MAX_CHARS],
-        None if not wait_s else float(wait_s),
+        _bounded_s(whole(details.get("retryAfterSeconds"))),
     )
+
+
+def _bounded_s(seconds: int | None) -> float | None:
+    return None if seconds is None else float(min(max(seconds, 0), _RETRY_AFTER_MAX_S))
+
+
+def _require_readable(kubeconfig: str) -> None:
+    for each in kubeconfig.split(os.pathsep):
+        path = Path(each).expanduser()
+        # Of several some may not be there: the package skips them, as kubectl does.
+        if each and path.exists():
+            read_regular_file(path, _KUBECONFIG_MAX_BYTES)
 
 
 def _reason(error: BaseException) -> str:

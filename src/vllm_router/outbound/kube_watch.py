@@ -48,6 +48,8 @@ _STEADY_S = 5.0
 # Some refusals would repeat for ever (a version from before etcd was restored): list again then.
 _FAILURES_BEFORE_LIST = 5
 _PAGES_MAX = 10_000
+# An object of 1.5 MB may consist of one wrong value.
+_SAID_MAX_CHARS = 300
 _GONE = 410
 
 T = TypeVar("T")
@@ -249,7 +251,8 @@ class KubeWatch(Generic[T]):
             if name not in self._warned:
                 self._warned.add(name)
                 shown = name or "an object"
-                logger.warning("%s: %s is skipped: %s", self._status.source, shown, error)
+                said = str(error)[:_SAID_MAX_CHARS]
+                logger.warning("%s: %s is skipped: %s", self._status.source, shown, said)
         return Altered(name, None) if name else None
 
     def _explained(self, error: KubeError) -> str:

@@ -22,6 +22,7 @@ from vllm_router.outbound.call import (
 from vllm_router.outbound.http1 import HttpClient
 from vllm_router.outbound.origin import Origins
 from vllm_router.outbound.time_limit import TimeLimit
+from vllm_router.wire.engine_facts import are_models
 from vllm_router.wire.exposition import BadExposition, EngineStats, read_engine_stats
 from vllm_router.wire.wav import silence
 
@@ -174,14 +175,9 @@ def read_models(body: bytes) -> tuple[str, ...]:
         names = tuple(dict.fromkeys(item["id"] for item in listed))
     except (ValueError, LookupError, TypeError, RecursionError) as e:
         raise CallFailed("its /v1/models is not a list of models") from e
-    if len(names) > 1000 or not all(isinstance(name, str) and _is_name(name) for name in names):
+    if not are_models(names):
         raise CallFailed("its /v1/models is not a reasonable list of models")
     return names
-
-
-def _is_name(name: str) -> bool:
-    # What cannot be printed cannot be put into headers, logs or, as half a surrogate pair, JSON.
-    return 0 < len(name) <= 500 and name.isprintable()
 
 
 def _form(fields: dict[str, str], audio: bytes) -> bytes:

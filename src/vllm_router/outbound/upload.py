@@ -3,7 +3,8 @@
 Memory is bounded for the whole process, not per request: blocks are taken from a `BlockPool` and
 given back. What does not fit, or is known to be too large, goes to a file without a name, written
 by worker threads so that a slow disk never stops the event loop. An `Upload` can be read any number
-of times, by several engines one after the other. Nothing here knows of HTTP or forms.
+of times, by several engines one after the other or at once, and closed at any moment: `block_pool`
+says when its memory is used again. Nothing here knows of HTTP or forms.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, TypeVar
 
-from vllm_router.outbound.block_pool import BLOCK_BYTES, BlockPool
+from vllm_router.outbound.block_pool import BLOCK_BYTES, BlockPool, is_viewed
 from vllm_router.wire.multipart import Edit
 from vllm_router.wire.quick import copied
 
@@ -221,17 +222,17 @@ class Upload:
         blocks, size = self._staged, self._staged_bytes
         self._staged, self._staged_bytes = [], 0
         self._block, self._used = None, BLOCK_BYTES
-        offset, base = self._disk_bytes, self._base
+        offset = self._disk_bytes
+        views = _views(blocks, self._base, self._base + size)
         self._base = 0
         self._disk_bytes += size
         self._spool.bytes_on_disk += size
         try:
-            await self._on_copy(lambda fd: _write(fd, blocks, base, size, offset))
+            await self._on_copy(lambda fd: _write(fd, views, offset))
         except OSError as e:
             raise SpoolFailed(f"the spool folder {self._spool.folder} refuses: {e.strerror}") from e
         finally:
-            # If the client left, the thread may still read these blocks: what it then writes goes
-            # to its own copy of the descriptor, of a file that nobody will read.
+            # If the client left, the thread may still be writing these; it has views of them.
             self._spool.pool.give(blocks)
 
     def read(self, start: int, count: int) -> bytes:
@@ -250,18 +251,9 @@ class Upload:
         block = self._blocks[(start + self._base) // BLOCK_BYTES]
         return copied(block, at, at + end - start)
 
-    def views(self, start: int, end: int) -> list[bytes | memoryview]:
+    def views(self, start: int, end: int) -> list[memoryview]:
         """Return a range's bytes where they lie in memory."""
-        start += self._base
-        end += self._base
-        out: list[bytes | memoryview] = []
-        while start < end:
-            # Not by divmod: that is a call, also when compiled.
-            at = start % BLOCK_BYTES
-            count = min(end - start, BLOCK_BYTES - at)
-            out.append(memoryview(self._blocks[start // BLOCK_BYTES])[at : at + count])
-            start += count
-        return out
+        return _views(self._blocks, start + self._base, end + self._base)
 
     def file(self) -> int:
         """Return the descriptor of a file that holds it all, for reading by position.
@@ -318,11 +310,14 @@ class Upload:
     async def read_into(self, offset: int, into: memoryview) -> None:
         """Fill memory with bytes from the disk.
 
+        If this is cancelled, a thread may go on filling it, and has a view of it until it is done.
+
         Raises:
             SpoolFailed: The disk could not be read.
         """
+        view = into[:]
         try:
-            count = await self._on_copy(lambda fd: os.preadv(fd, [into], offset))
+            count = await self._on_copy(lambda fd: _read(fd, view, offset))
         except OSError as e:
             raise SpoolFailed(
                 f"the spool in {self._spool.folder} is unreadable: {e.strerror}"
@@ -361,8 +356,8 @@ class Upload:
 class Pieces:
     """An upload's bytes in pieces, to be iterated over once and closed.
 
-    A piece is good until the next one is asked for: its memory is used again. Raises SpoolFailed
-    when the disk cannot be read.
+    A piece does not change as long as somebody has a view of it. Release each before asking for the
+    next, so that one block serves them all. Raises SpoolFailed when the disk cannot be read.
     """
 
     __slots__ = ("_at", "_block", "_end", "_pool", "_spans", "_upload")
@@ -387,19 +382,17 @@ class Pieces:
             if isinstance(span, bytes):
                 return [span]
             if not self._upload.is_on_disk:
-                return self._upload.views(*span)
+                return [*self._upload.views(span[0], span[1])]
             self._at, self._end = span
+        if self._block is not None and is_viewed(self._block):
+            self._give_back()
         if self._block is None:
             self._block = self._pool.take()
         piece = memoryview(self._block)[: min(BLOCK_BYTES, self._end - self._at)]
         try:
             await self._upload.read_into(self._at, piece)
-        except asyncio.CancelledError:
-            # A thread may still be reading into it: it must not become another upload's.
-            self._block = None
-            self._pool.lose()
-            raise
         except BaseException:
+            piece.release()
             self._give_back()
             raise
         self._at += len(piece)
@@ -415,13 +408,33 @@ class Pieces:
         self._give_back()
 
 
-def _write(fd: int, blocks: list[bytearray], base: int, size: int, offset: int) -> None:
-    for block in blocks:
-        count = min(size, BLOCK_BYTES - base)
-        view = memoryview(block)[base : base + count]
-        base = 0
-        while view:
-            written = os.pwrite(fd, view, offset)
-            view = view[written:]
-            offset += written
-        size -= count
+def _views(blocks: list[bytearray], start: int, end: int) -> list[memoryview]:
+    """Return the views that cover a range of blocks that lie one after the other."""
+    out: list[memoryview] = []
+    while start < end:
+        # Not by divmod: that is a call, also when compiled.
+        at = start % BLOCK_BYTES
+        count = min(end - start, BLOCK_BYTES - at)
+        out.append(memoryview(blocks[start // BLOCK_BYTES])[at : at + count])
+        start += count
+    return out
+
+
+# Threads release their views: a thread may still refer to a job whose result is already known.
+
+
+def _read(fd: int, into: memoryview, offset: int) -> int:
+    with into:
+        return os.preadv(fd, [into], offset)
+
+
+def _write(fd: int, views: list[memoryview], offset: int) -> None:
+    try:
+        for view in views:
+            at = 0
+            while at < len(view):
+                at += os.pwrite(fd, view[at:], offset + at)
+            offset += at
+    finally:
+        for view in views:
+            view.release()

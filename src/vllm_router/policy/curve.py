@@ -47,6 +47,10 @@ _MOST_BEND: Final = 1.15
 # No GPU seen is outside; a fit that is, is noise.
 _LEAST_HALF_AT: Final = 0.5
 _MOST_HALF_AT: Final = 64.0
+# The weights that have a curve. Whatever reads one bounds it more narrowly; beyond these the times
+# end up as 0 or infinity, and a curve that cannot be computed must not be anybody's.
+_LEAST_WEIGHT: Final = 1e-6
+_MOST_WEIGHT: Final = 1e6
 # Answers faster than this are a clock that stood still; the squares of far less would be 0.
 _LEAST_MEAN_S: Final = 1e-6
 
@@ -55,7 +59,8 @@ class ServiceCurve:
     """What is known of how an engine serves many windows at once.
 
     Args:
-        weight: Speed relative to the prior, before anything has been measured.
+        weight: Speed relative to the prior, before anything has been measured. Any number gives a
+            curve: from a millionth to a million it counts as it is, beyond as the nearest of these.
 
     Attributes:
         intercept_s: Seconds of a window that do not depend on the others.
@@ -84,7 +89,9 @@ class ServiceCurve:
     )
 
     def __init__(self, weight: float = 1.0) -> None:
-        self.slope_s = 1.0 / (PRIOR_PEAK_PER_S * weight)
+        # In this order NaN counts as the least.
+        bounded = min(max(_LEAST_WEIGHT, weight), _MOST_WEIGHT)
+        self.slope_s = 1.0 / (PRIOR_PEAK_PER_S * bounded)
         self.intercept_s = PRIOR_HALF_AT * self.slope_s
         self.answers = 0.0
         self._sum_c = self._sum_t = self._sum_cc = self._sum_ct = self._sum_tt = 0.0

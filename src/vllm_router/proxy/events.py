@@ -2,7 +2,7 @@
 
 The head is sent with the first event, so that whatever fails before it is told by an HTTP status.
 When nothing comes for a while, a comment goes out, and the head with it: proxies cut silent
-connections.
+connections. Before anything else may answer the client in its place, a stream gives way.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncio
 from types import TracebackType
 
 from vllm_router.errors import RouterError
-from vllm_router.inbound.exchange import Exchange
+from vllm_router.inbound.exchange import AnswerBody, Exchange
 from vllm_router.proxy.story import Story
 from vllm_router.wire.sse import CONTENT_TYPE, comment, encode
 from vllm_router.wire.stream_events import error_event
@@ -41,6 +41,7 @@ class EventStream:
         self._loop = asyncio.get_running_loop()
         self._last_at = self._loop.time()
         self._has_spoken = False
+        self._body: AnswerBody | None = None
         self._timer = self._loop.call_later(keep_alive_s, self._tick)
         self._headers = [
             (b"content-type", CONTENT_TYPE.encode()),
@@ -52,7 +53,7 @@ class EventStream:
     @property
     def is_begun(self) -> bool:
         """Whether the client has been told that all is well so far."""
-        return self._exchange.status is not None
+        return self._body is not None
 
     def set_header(self, name: bytes, value: bytes) -> None:
         """Give a header its value, while the head has not gone."""
@@ -60,9 +61,20 @@ class EventStream:
             self._headers = [header for header in self._headers if header[0] != name]
             self._headers.append((name, value))
 
-    def _begin(self) -> None:
-        if not self.is_begun:
-            self._exchange.begin(200, self._headers)
+    def give_way(self) -> None:
+        """Leave the answer to another writer; this stream sends nothing from now on.
+
+        Raises:
+            RuntimeError: The stream has begun, so the answer is its own.
+        """
+        if self.is_begun:
+            raise RuntimeError("a stream that has begun cannot give way")
+        self._timer.cancel()
+
+    def _begun(self) -> AnswerBody:
+        if self._body is None:
+            self._body = self._exchange.begin(200, self._headers)
+        return self._body
 
     def _tick(self) -> None:
         silent_s = self._loop.time() - self._last_at
@@ -71,10 +83,11 @@ class EventStream:
             silent_s = 0.0
         self._timer = self._loop.call_later(self._keep_alive_s - silent_s, self._tick)
 
-    def _write(self, data: bytes) -> None:
-        self._begin()
+    def _write(self, data: bytes) -> AnswerBody:
+        body = self._begun()
         self._last_at = self._loop.time()
-        self._exchange.write(data)
+        body.write(data)
+        return body
 
     async def send(self, data: bytes) -> None:
         """Send encoded events, waiting for a client that is slow to take them."""
@@ -83,8 +96,7 @@ class EventStream:
                 self._has_spoken = True
                 if self.is_begun:
                     self._exchange.speak()
-            self._write(data)
-            await self._exchange.drain()
+            await self._write(data).drain()
 
     def __enter__(self) -> EventStream:
         return self
@@ -100,11 +112,10 @@ class EventStream:
             return False
         # A stream never just stops.
         self._story.error = error.code
-        self._write(encode(error_event(error.message, error.error_type, error.param, error.code)))
-        self._exchange.end()
+        event = error_event(error.message, error.error_type, error.param, error.code)
+        self._write(encode(event)).end()
         return True
 
     def end(self) -> None:
         """End the stream."""
-        self._begin()
-        self._exchange.end()
+        self._begun().end()

@@ -10,9 +10,9 @@ from vllm_router.inbound.exchange import Exchange
 from vllm_router.outbound.upload import Upload
 from vllm_router.proxy.events import EventStream
 from vllm_router.proxy.facts import RequestFacts
+from vllm_router.proxy.headers import engine_headers
 from vllm_router.proxy.means import Means, require_words
 from vllm_router.proxy.pieces import Heard, LongAudio
-from vllm_router.proxy.relay import engine_headers
 from vllm_router.proxy.story import Story
 from vllm_router.proxy.wish import Wish
 from vllm_router.wire.formats import (

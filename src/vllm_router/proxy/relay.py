@@ -1,8 +1,7 @@
 """One upload to one engine and its answer back: what is sent, what is passed on, what is left out.
 
-The upload goes out as the bytes it was, with edits to a few fields at the most. Engines get the
-client's end-to-end headers but for those that could matter there (`WITHHELD`); clients get the
-engine's.
+The upload goes out as the bytes it was, with edits to a few fields at the most. An answer comes
+back as the bytes it was, a refusal in OpenAI's shape. Which headers pass is known to `headers`.
 """
 
 from __future__ import annotations
@@ -11,6 +10,8 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from vllm_router.engines.engine import Engine
+from vllm_router.engines.work import OutcomeKind
+from vllm_router.errors import EngineFailed, EngineSaid
 from vllm_router.inbound.exchange import Exchange
 from vllm_router.outbound.answer import Answer
 from vllm_router.outbound.call import (
@@ -25,51 +26,15 @@ from vllm_router.outbound.http1 import HttpClient
 from vllm_router.outbound.origin import Origins
 from vllm_router.outbound.upload import Pieces, Span, Upload
 from vllm_router.proxy.dispatch import Attempt
+from vllm_router.proxy.headers import client_headers
+from vllm_router.wire.engine_error import is_for_clients
 from vllm_router.wire.multipart import Edit
 from vllm_router.wire.sse import MAX_EVENT_BYTES, complete_bytes, encode
 from vllm_router.wire.stream_events import error_event
 from vllm_router.wire.transcript import BadTranscript
 
-#: RFC 9110, 7.6.1, and what proxies have always treated alike.
-HOP_BY_HOP: Final = frozenset(
-    {
-        b"connection",
-        b"keep-alive",
-        b"proxy-authenticate",
-        b"proxy-authorization",
-        b"proxy-connection",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-    }
-)
-#: Headers of a client that never reach an engine: its credentials, what we frame or name ourselves,
-#: what claims to come from a proxy, and what steers vLLM itself.
-WITHHELD: Final = HOP_BY_HOP | {
-    b"accept-encoding",
-    b"authorization",
-    b"content-length",
-    b"cookie",
-    b"expect",
-    b"forwarded",
-    b"host",
-    b"via",
-    b"x-api-key",
-    b"x-data-parallel-rank",
-    b"x-engine-id",
-    b"x-forwarded-for",
-    b"x-forwarded-host",
-    b"x-forwarded-port",
-    b"x-forwarded-prefix",
-    b"x-forwarded-proto",
-    b"x-priority",
-    b"x-real-ip",
-    b"x-request-id",
-    b"x-stream-format",
-}
-#: Headers of an engine that never reach a client: what we frame or name ourselves.
-REPLACED: Final = HOP_BY_HOP | {b"content-length", b"x-request-id", b"x-engine-id"}
+#: A refusal is a sentence or a few; what is longer is not read to its end.
+MAX_REFUSAL_BYTES: Final = 256 * 1024
 
 #: What an engine may take for each second of audio: 0.5 times real time is slower than any engine
 #: worth having, so a longer wait means that it hangs.
@@ -107,32 +72,6 @@ class UploadBody:
         return self._upload.pieces(self._spans)
 
 
-def engine_headers(
-    exchange: Exchange, request_id: str, engine_key: str | None, content_type: bytes | None = None
-) -> Headers:
-    """Return the headers that an engine gets with a request.
-
-    Args:
-        exchange: The client's request.
-        request_id: Sent as X-Request-Id.
-        engine_key: Sent as a bearer token.
-        content_type: In place of the client's, for a body that is not the client's.
-    """
-    hidden = WITHHELD
-    headers = exchange.head.headers
-    named = exchange.head.header(b"connection")
-    if named is not None and named.lower() not in (b"keep-alive", b"close"):
-        hidden = hidden | {name.strip().lower() for name in named.split(b",")}
-    out = [header for header in headers if header[0] not in hidden]
-    if content_type is not None:
-        out = [header for header in out if header[0] != b"content-type"]
-        out.append((b"content-type", content_type))
-    out.append((b"x-request-id", request_id.encode("latin-1")))
-    if engine_key is not None:
-        out.append((b"authorization", b"Bearer " + engine_key.encode()))
-    return out
-
-
 async def understood(call: Awaitable[Answer], read: Callable[[bytes], object]) -> Answer:
     """Return a call's answer once its body was read; nonsense is a failure of the engine.
 
@@ -160,20 +99,29 @@ async def understood(call: Awaitable[Answer], read: Callable[[bytes], object]) -
 async def pass_on(exchange: Exchange, attempt: Attempt) -> None:
     """Answer a client with what an engine answered: status, headers and body as they are.
 
-    The caller closes the attempt. An answer that breaks off after its first byte has gone out can
-    only be cut: that is how HTTP says that it is not whole.
+    A refusal is put into OpenAI's shape if it has another. The caller closes the attempt. An answer
+    that breaks off after its first byte has gone out can only be cut: that is how HTTP says that it
+    is not whole.
+
+    Raises:
+        EngineFailed: It is no answer for a client, such as a redirect to somewhere inside; nothing
+            has been sent.
+        CallFailed: It broke off.
     """
     answer = attempt.answer
-    headers = [header for header in answer.headers if header[0] not in REPLACED]
-    headers.append((b"x-engine-id", attempt.engine_id.encode()))
+    status = answer.status
+    if status < 200 or status >= 300:
+        await _pass_refusal_on(exchange, attempt)
+        return
+    headers = client_headers(answer.headers, attempt.engine_id)
     if answer.body is not None:
-        exchange.respond(answer.status, headers, answer.body)
+        exchange.respond(status, headers, answer.body)
         return
     length = answer.header(b"content-length")
     is_events = answer.header(b"content-type").startswith(b"text/event-stream")
     # Events have no length told: one that says what went wrong may take others' place.
     has_length = length.isdigit() and not is_events
-    exchange.begin(answer.status, headers, int(length) if has_length else None)
+    body = exchange.begin(status, headers, int(length) if has_length else None)
     held = b""
     try:
         async for chunk in answer.chunks():
@@ -182,17 +130,39 @@ async def pass_on(exchange: Exchange, attempt: Attempt) -> None:
                 chunk = held + chunk
                 end = complete_bytes(chunk) if len(chunk) < MAX_EVENT_BYTES else len(chunk)
                 chunk, held = chunk[:end], chunk[end:]
-            exchange.write(chunk)
-            await exchange.drain()
+            body.write(chunk)
+            await body.drain()
     except CallFailed as e:
         if not is_events:
             raise
         # A stream of events can say what became of it.
-        exchange.write(encode(error_event(f"The engine broke off: {e}.", code="engine_failed")))
-        exchange.end()
+        body.write(encode(error_event(f"The engine broke off: {e}.", code="engine_failed")))
+        body.end()
         raise
-    exchange.write(held)
-    exchange.end()
+    body.write(held)
+    body.end()
+
+
+async def _pass_refusal_on(exchange: Exchange, attempt: Attempt) -> None:
+    """Answer a client with an engine's refusal, in OpenAI's shape."""
+    answer = attempt.answer
+    status = answer.status
+    if not is_for_clients(status):
+        attempt.close(OutcomeKind.BAD_STATUS, f"it answered {status}")
+        words = f"{attempt.engine_id} answered {status}, which says nothing of the upload."
+        raise EngineFailed(words)
+    try:
+        said = await answer.read(MAX_REFUSAL_BYTES)
+    except CallFailed:
+        # The status is known, and that it refuses; its words are not.
+        said = b""
+    error = EngineSaid(status, said)
+    headers = client_headers(answer.headers, attempt.engine_id)
+    if not error.is_verbatim or not answer.header(b"content-type").startswith(b"application/json"):
+        # What describes the engine's body would describe ours wrongly.
+        headers = [h for h in headers if not h[0].startswith(b"content-") and h[0] != b"etag"]
+        headers.append((b"content-type", b"application/json"))
+    exchange.respond(status, headers, error.body())
 
 
 class Relay:

@@ -22,8 +22,9 @@ from vllm_router.proxy.dispatch import Attempt
 from vllm_router.proxy.empty import is_empty
 from vllm_router.proxy.events import EventStream
 from vllm_router.proxy.facts import RequestFacts
+from vllm_router.proxy.headers import engine_headers
 from vllm_router.proxy.means import Means, known_length, require_words
-from vllm_router.proxy.relay import UploadBody, engine_headers, pass_on, understood
+from vllm_router.proxy.relay import UploadBody, pass_on, understood
 from vllm_router.proxy.story import Story
 from vllm_router.proxy.wish import StreamFormat, Wish
 from vllm_router.wire.formats import (
@@ -162,8 +163,10 @@ class WholeAnswer:
 
         attempt = await self._attempt(edits, read)
         if attempt.answer.status != 200:
-            if stream is not None and stream.is_begun:
-                raise await _refusal(attempt)
+            if stream is not None:
+                if stream.is_begun:
+                    raise await _refusal(attempt)
+                stream.give_way()
             await self._pass_on(attempt)
             return attempt, None
         attempt.close(OutcomeKind.OK)
@@ -233,6 +236,7 @@ class WholeAnswer:
                 if not attempt.answer.header(b"content-type").startswith(b"text/event-stream"):
                     if stream.is_begun:
                         raise await _refusal(attempt)
+                    stream.give_way()
                     await self._pass_on(attempt)
                     return
                 stream.set_header(b"x-engine-id", attempt.engine_id.encode())

@@ -68,7 +68,9 @@ def address_url(address: str, port: int) -> str:
     """
     if not 0 < port < 65536:
         raise ValueError(f"port {port} is not between 1 and 65535")
-    return f"http://{_host(address.rstrip('.').lower(), repr(address))}:{port}"
+    # Of a machine's making, and as long as it likes.
+    shown = ascii(address[:_HOST_MAX])
+    return f"http://{_host(address.rstrip('.').lower(), shown)}:{port}"
 
 
 def _host(host: str, shown: str) -> str:

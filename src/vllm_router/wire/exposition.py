@@ -1,6 +1,7 @@
 """An engine's /metrics page -> the few numbers the router balances by.
 
-Promises: the sums a full Prometheus parser would give for these names, in a fraction of its time.
+Promises: the sums a full Prometheus parser would give for these names, in a fraction of its time;
+of a series that stands twice, which the format forbids, only the last counts.
 A vLLM page is 50 to 100 KB and a thousand engines are scraped every ten seconds, so the page is
 never split into lines: each wanted name is searched in the bytes, and only its lines are read.
 
@@ -19,6 +20,9 @@ MAX_PAGE_BYTES: Final = 8 * 1024 * 1024
 # An engine runs some hundreds of sequences and lets some thousands wait. What a broken one claims
 # goes into sums and pages, where a number without bound would spoil everybody's.
 MAX_REQUESTS: Final = 1_000_000
+
+# A share that rounding has left above 1 is still one.
+_MOST_USAGE: Final = 1.01
 
 # What may follow a name on its line: labels, a value, a timestamp in milliseconds. Possessive
 # quantifiers keep hostile labels from backtracking. A newline inside a label value is written as
@@ -71,7 +75,8 @@ def read_engine_stats(text: bytes, model: str | None = None) -> EngineStats:
         model: Count only the series of this `model_name`; None counts all.
 
     Returns:
-        The sums over ranks. What is optional and absent, infinite, NaN or negative is None.
+        The sums over ranks. What is optional and absent, infinite, NaN or negative is None, and so
+        is a share above 1. A state of sleep that is neither 0 nor 1 says nothing.
 
     Raises:
         BadExposition: the page is over 8 MiB, one of the lines wanted is malformed, or the running
@@ -90,10 +95,12 @@ def read_engine_stats(text: bytes, model: str | None = None) -> EngineStats:
     # vLLM before 0.11 called the cache by the GPU's name; some releases wrote both.
     usage = page.values(b"kv_cache_usage_perc") or page.values(b"gpu_cache_usage_perc")
     usage_total = _total(usage)
+    if usage_total is not None and max(usage) > _MOST_USAGE:
+        usage_total = None
     return EngineStats(
         running=running,
         waiting=waiting,
-        cache_usage=None if usage_total is None else usage_total / len(usage),
+        cache_usage=None if usage_total is None else min(1.0, usage_total / len(usage)),
         is_sleeping=page.is_sleeping(),
     )
 
@@ -112,17 +119,19 @@ class _Page:
         self._first = other if other >= 0 else max(at, 0)
 
     def values(self, name: bytes) -> list[float]:
-        return [value for _, value in self._samples(name)]
+        return list(self._samples(name).values())
 
     def is_sleeping(self) -> bool:
         """Say whether a rank sleeps: it is not `awake`, or in one of the kinds of sleep."""
-        for labels, value in self._samples(b"engine_sleep_state"):
-            if (value == 1.0) != (_label(labels, b"sleep_state") == b"awake"):
+        for labels, value in self._samples(b"engine_sleep_state").items():
+            is_awake = _label(labels, b"sleep_state") == b"awake"
+            if value == (0.0 if is_awake else 1.0):
                 return True
         return False
 
-    def _samples(self, name: bytes) -> list[tuple[bytes, float]]:
-        text, found = self._text, []
+    def _samples(self, name: bytes) -> dict[bytes, float]:
+        text = self._text
+        found: dict[bytes, float] = {}
         at = text.find(name, self._first)
         while at >= 0:
             end = at + len(name)
@@ -132,7 +141,7 @@ class _Page:
                     raise BadExposition(f"a line of vllm:{name.decode()} is malformed")
                 labels = match[1] or b""
                 if self._model is None or _label(labels, b"model_name") == self._model:
-                    found.append((labels, _number(match[2], name)))
+                    found[labels] = _number(match[2], name)
             # The rest of the line cannot begin another sample: each byte is looked at once.
             newline = text.find(b"\n", end)
             # A metric's lines are one group, says the format: a comment or a name that cannot be

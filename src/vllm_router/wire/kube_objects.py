@@ -10,18 +10,22 @@ may not hold the ``/`` of ``openai/whisper-small``): ``model``, ``port``, ``weig
 ``label``. Refuses to know how objects arrive, and what an engine is to the rest of the router.
 """
 
-import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vllm_router.wire.engine_facts import MAX_MODELS, is_name, read_weight
 from vllm_router.wire.engine_url import address_url
 
 HINT_PREFIX = "vllm-whisper-router/"
 # Set on nodes by NVIDIA's feature discovery, so pods that choose their GPU name it here.
 _GPU_NODE_LABEL = "nvidia.com/gpu.product"
 _HINT_MAX_CHARS = 1024
+# The API allows 253 characters, of a smaller alphabet (RFC 1123); what is none of these is made up.
+_ID_MAX_CHARS = 253
+# A pod with more engines than this is a mistake, not a machine.
+_PORTS_MAX = 64
 _PORT_NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 
 Port = int | str
@@ -40,7 +44,7 @@ class Candidate:
         key: ``namespace/name/uid``, plus ``:port`` where one pod holds several engines.
         url: ``http://address:port``.
         models: Names of models; None: ask the engine.
-        weight: Relative speed, greater than 0.
+        weight: Relative speed, 0.01 to 100.
         gpu: Kind of GPU, for humans.
         label: A free label, for humans.
         is_terminating: No new work; never true for a pod's own candidate, which is left out.
@@ -77,15 +81,14 @@ def read_meta(item: object) -> Meta:
     """Return an object's identity.
 
     Raises:
-        MalformedObject: no name or no uid.
+        MalformedObject: no name or no uid, or one that the API would not have let in.
     """
     meta = mapping(mapping(item).get("metadata"))
-    name, uid = text(meta.get("name")), text(meta.get("uid"))
+    name, uid = identifier(meta.get("name")), identifier(meta.get("uid"))
     if not name or not uid:
-        raise MalformedObject("it has no name or no uid")
-    return Meta(
-        text(meta.get("namespace")) or "", name, uid, text(meta.get("resourceVersion")) or ""
-    )
+        raise MalformedObject("it has no usable name or no usable uid")
+    version = text(meta.get("resourceVersion")) or ""
+    return Meta(identifier(meta.get("namespace")) or "", name, uid, version)
 
 
 def parse_port(written: str) -> Port:
@@ -119,6 +122,8 @@ def read_pod(pod: Mapping[str, Any], port: Port) -> Reading:
     own = hint(pod, "port")
     asked = [_pod_port(spec, each, own) for each in _asked_ports(own, port)]
     numbers = list(dict.fromkeys(asked))
+    if len(numbers) > _PORTS_MAX:
+        raise MalformedObject(f"its {HINT_PREFIX}port names more than {_PORTS_MAX} ports")
     hints, doubts = read_hints(pod, text(mapping(spec.get("nodeSelector")).get(_GPU_NODE_LABEL)))
     key = f"{meta.namespace}/{meta.name}/{meta.uid}"
     return Reading(
@@ -194,23 +199,26 @@ def read_hints(item: Mapping[str, Any], gpu: str | None) -> tuple[Hints, tuple[s
         item: Any object with metadata.
         gpu: The kind of GPU if no hint names it.
     """
+    doubts: list[str] = []
     written = (hint(item, "model") or "").split(",")
-    models = tuple(dict.fromkeys(name for each in written if (name := each.strip())))
-    weight, doubt = _weight(hint(item, "weight"))
-    hints = Hints(models or None, weight, hint(item, "gpu") or gpu, hint(item, "label"))
-    return hints, () if doubt is None else (doubt,)
-
-
-def _weight(written: str | None) -> tuple[float, str | None]:
-    if written is None:
-        return 1.0, None
-    try:
-        weight = float(written)
-    except ValueError:
-        weight = math.nan
-    if math.isfinite(weight) and weight > 0:
-        return weight, None
-    return 1.0, f'its {HINT_PREFIX}weight "{written}" is not a number above 0; 1 is used'
+    named = dict.fromkeys(name for each in written if (name := each.strip()))
+    models = tuple(name for name in named if is_name(name))[:MAX_MODELS]
+    if len(models) < len(named):
+        doubts.append(f"its {HINT_PREFIX}model has names that cannot be used; they are left out")
+    weight = 1.0
+    if (said := hint(item, "weight")) is not None:
+        try:
+            weight = read_weight(said)
+        except ValueError as error:
+            doubts.append(f"its {HINT_PREFIX}weight {said[:50]!a} {error}; 1 is used")
+    texts: dict[str, str | None] = {}
+    for name in ("gpu", "label"):
+        texts[name] = hint(item, name)
+        if texts[name] is not None and not is_name(texts[name]):
+            texts[name] = None
+            doubts.append(f"its {HINT_PREFIX}{name} has characters that cannot be printed, or many")
+    kind = texts["gpu"] or (gpu if is_name(gpu) else None)
+    return Hints(models or None, weight, kind, texts["label"]), tuple(doubts)
 
 
 def hint(item: Mapping[str, Any], name: str) -> str | None:
@@ -237,6 +245,13 @@ def mappings(value: object) -> Iterator[Mapping[str, Any]]:
 def text(value: object) -> str | None:
     """Return the value if it is a string."""
     return value if isinstance(value, str) else None
+
+
+def identifier(value: object) -> str | None:
+    """Return the value if it can be part of an engine's id: short plain text without a slash."""
+    if not isinstance(value, str) or not 0 < len(value) <= _ID_MAX_CHARS:
+        return None
+    return value if value.isascii() and value.isprintable() and "/" not in value else None
 
 
 def whole(value: object) -> int | None:

@@ -16,6 +16,7 @@ from vllm_router.wire.kube_objects import (
     MalformedObject,
     Port,
     Reading,
+    identifier,
     mapping,
     mappings,
     read_hints,
@@ -24,6 +25,8 @@ from vllm_router.wire.kube_objects import (
     whole,
 )
 
+# Of a slice that is wrong all through, a few examples say enough.
+_DOUBTS_MAX = 10
 _SERVICE_NAME_LABEL = "kubernetes.io/service-name"
 
 
@@ -46,8 +49,9 @@ def read_slice(endpoint_slice: Mapping[str, Any], port: Port) -> Reading:
         return Reading()
     number = _slice_port(endpoint_slice, port)
     labels = mapping(mapping(endpoint_slice.get("metadata")).get("labels"))
-    owner = text(labels.get(_SERVICE_NAME_LABEL)) or meta.name
-    hints, doubts = read_hints(endpoint_slice, None)
+    owner = identifier(labels.get(_SERVICE_NAME_LABEL)) or meta.name
+    hints, doubted = read_hints(endpoint_slice, None)
+    doubts = list(doubted)
     found: dict[str, Candidate] = {}
     for endpoint in endpoints:
         conditions = mapping(endpoint.get("conditions"))
@@ -63,15 +67,16 @@ def read_slice(endpoint_slice: Mapping[str, Any], port: Port) -> Reading:
             found[key] = hints.at(key, address, number, is_terminating=is_terminating)
         except MalformedObject as error:
             # It costs that endpoint, not its hundred neighbours.
-            doubts = (*doubts, str(error))
-    return Reading(tuple(found.values()), doubts)
+            if len(doubts) < _DOUBTS_MAX:
+                doubts.append(str(error))
+    return Reading(tuple(found.values()), tuple(doubts))
 
 
 def _key(target: Mapping[str, Any], namespace: str) -> str | None:
-    name, uid = text(target.get("name")), text(target.get("uid"))
+    name, uid = identifier(target.get("name")), identifier(target.get("uid"))
     if target.get("kind") != "Pod" or not name or not uid:
         return None
-    return f"{text(target.get('namespace')) or namespace}/{name}/{uid}"
+    return f"{identifier(target.get('namespace')) or namespace}/{name}/{uid}"
 
 
 def _slice_port(endpoint_slice: Mapping[str, Any], port: Port) -> int:
@@ -88,7 +93,7 @@ def _slice_port(endpoint_slice: Mapping[str, Any], port: Port) -> int:
     if not ports and isinstance(port, int):
         return port
     names = ", ".join(f"{name or 'unnamed'} ({number})" for number, name in ports.items())
-    raise MalformedObject(f'it has no port "{port}"; it has {names or "none"}')
+    raise MalformedObject(f'it has no port "{port}"; it has {names[:200] or "none"}')
 
 
 class EndpointBook:

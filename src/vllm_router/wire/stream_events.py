@@ -13,6 +13,7 @@ words on.
 from collections.abc import Mapping
 from enum import Enum
 
+from vllm_router.wire.engine_error import plain_sentence
 from vllm_router.wire.json_text import BadJson, JsonObject, JsonValue, read_object
 from vllm_router.wire.sse import MAX_EVENT_BYTES, EventReader, EventTooLarge
 from vllm_router.wire.transcript import duration_usage, separator
@@ -254,7 +255,8 @@ def _as_error_event(message: JsonObject) -> JsonObject:
     """Return the engine's error in OpenAI's shape; old releases send it without a wrapper."""
     error = message.get("error", message)
     if not isinstance(error, Mapping):
-        return error_event(str(error))
+        words = plain_sentence(error) if isinstance(error, str) else None
+        return error_event(words or "The engine reported an error.")
     text, kind = error.get("message"), error.get("type")
     param, code = error.get("param"), error.get("code")
     return error_event(
