@@ -50,6 +50,7 @@ HOT = (
     "proxy/facts.py",
     "proxy/headers.py",
     "proxy/intake.py",
+    "proxy/lengths.py",
     "proxy/means.py",
     "proxy/relay.py",
     "proxy/story.py",

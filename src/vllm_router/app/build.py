@@ -46,6 +46,7 @@ from vllm_router.proxy.dispatch import Dispatcher
 from vllm_router.proxy.empty import EmptyTranscripts
 from vllm_router.proxy.engine_wait import EngineWait
 from vllm_router.proxy.fanout import Fanout
+from vllm_router.proxy.lengths import Lengths
 from vllm_router.proxy.means import Means, TranscriptionRules
 from vllm_router.proxy.relay import Relay
 from vllm_router.proxy.transcribe import Transcriber
@@ -325,6 +326,13 @@ def build_router(
     def count_empty(model: str) -> None:
         metrics.empty_transcripts.labels(model).inc()
 
+    quotas = Quotas(quota_rules)
+
+    def correct(holder: str, charged_s: float, true_s: float) -> None:
+        quotas.correct(holder, charged_s, true_s, now())
+        if true_s > charged_s:
+            metrics.key_audio_seconds.labels(holder).inc(true_s - charged_s)
+
     fanout = Fanout(dispatcher, relay, decoder, pieces, count_piece)
     transcriber = Transcriber(
         Means(
@@ -343,6 +351,7 @@ def build_router(
                 else None,
             ),
             EmptyTranscripts(fanout.speech, count_empty),
+            Lengths(fanout.length_s, correct),
         )
     )
     access_log = None
@@ -361,7 +370,7 @@ def build_router(
         aliases=dict(settings.static_aliases),
         keys=keys,
         cors=cors,
-        quotas=Quotas(quota_rules),
+        quotas=quotas,
         metrics=metrics,
         access_log=access_log,
         tracing=tracing,

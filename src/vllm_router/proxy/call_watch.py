@@ -93,6 +93,7 @@ class Call:
         task: The task that awaits the answer.
         hedge_at: When it is hedged, monotonic seconds; infinity: never.
         has_ended: Whether it is over, well or not.
+        is_overdue: Whether it was found to be, and its engine is suspected for it.
         second: The same work on another engine; None: there is none.
         reason: Why there is or was a second.
         recalled_as: How the call ends that was cut short from here; None: it was not.
@@ -102,6 +103,7 @@ class Call:
         "charge",
         "has_ended",
         "hedge_at",
+        "is_overdue",
         "reason",
         "recalled_as",
         "second",
@@ -119,6 +121,7 @@ class Call:
         self.task = task
         self.hedge_at = hedge_at
         self.has_ended = False
+        self.is_overdue = False
         self.second: asyncio.Task[Attempt] | None = None
         self.reason = Reason.HEDGE
         self.recalled_as: OutcomeKind | None = None
@@ -248,8 +251,12 @@ class CallWatch:
             return
         overdue_at = self._fleet.overdue_at(charge, now)
         if now >= overdue_at:
-            self._fleet.suspect(charge, now)
-            self._observer.suspected(charge.engine_id)
+            if not call.is_overdue:
+                # Once for each: an engine that has only too much to do is not to be probed for it
+                # without end.
+                call.is_overdue = True
+                self._fleet.suspect(charge, now)
+                self._observer.suspected(charge.engine_id)
             self._move(call, Reason.OVERDUE, now)
         elif now >= call.hedge_at:
             call.hedge_at = math.inf

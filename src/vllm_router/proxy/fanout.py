@@ -155,6 +155,24 @@ class Fanout:
             return None
         return spans
 
+    async def length_s(self, facts: RequestFacts, file: int) -> float | None:
+        """Return the seconds of audio in a short upload; None if that cannot be had soon.
+
+        Args:
+            facts: The request's.
+            file: Descriptor of the file that holds the upload.
+        """
+        audio = facts.file
+        stream = self._decoder.pieces(file, offset=audio.start, size_bytes=audio.end - audio.start)
+        end_s: float | None = None
+        try:
+            async with asyncio.timeout(SPEECH_S), aclosing(stream):
+                async for piece in stream:
+                    end_s = piece.end_s
+        except (RouterError, TimeoutError):
+            return None
+        return end_s
+
     async def _cut(
         self,
         audio: LongAudio,

@@ -90,6 +90,7 @@ class LongAnswer:
     async def _whole(self, audio: LongAudio) -> None:
         length_s = await self._means.fanout.hear(audio, self._keep)
         self._story.audio_s = length_s
+        self._story.is_measured = True
         transcript = joined(self._parts, length_s)
         if self._missing:
             gaps: list[JsonValue] = [{"start": h.start_s, "end": h.end_s} for h in self._missing]
@@ -136,6 +137,7 @@ class LongAnswer:
 
             length_s = await self._means.fanout.hear(audio, pass_piece_on)
             self._story.audio_s = length_s
+            self._story.is_measured = True
             missing = [(h.start_s, h.end_s) for h in self._missing]
             await stream.send(rendering.end(duration_usage(length_s), missing))
             stream.end()

@@ -17,6 +17,7 @@ from vllm_router.proxy.dispatch import Dispatcher
 from vllm_router.proxy.empty import EmptyTranscripts
 from vllm_router.proxy.facts import RequestFacts, Task
 from vllm_router.proxy.fanout import Fanout
+from vllm_router.proxy.lengths import Lengths
 from vllm_router.proxy.relay import Relay
 from vllm_router.proxy.rendering import EventRendering
 from vllm_router.proxy.story import Story
@@ -74,6 +75,7 @@ class Means:
         fanout: Has long audio heard by all engines.
         rules: How it is done.
         empty: Counts answers without a word to audio with sound.
+        lengths: Corrects what short uploads were charged.
         wall_clock: Unix seconds, for vLLM's events.
     """
 
@@ -82,6 +84,7 @@ class Means:
     fanout: Fanout
     rules: TranscriptionRules
     empty: EmptyTranscripts
+    lengths: Lengths
     wall_clock: Callable[[], float] = time.time
 
     def urgency(self, facts: RequestFacts, wish: Wish) -> Urgency:

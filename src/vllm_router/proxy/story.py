@@ -52,6 +52,7 @@ class Story:
         whole_at: When the upload had come whole, monotonic seconds.
         holder: Whose key was presented; None: none was asked for.
         charged_s: Audio seconds charged to that key; None: not yet.
+        is_measured: Whether `audio_s` is what an engine or a decoder has found.
         error: The code of the error answered, also of one told within a stream.
         trace: Follows the request; None: nobody does.
     """
@@ -66,6 +67,7 @@ class Story:
     whole_at: float | None = None
     holder: str | None = None
     charged_s: float | None = None
+    is_measured: bool = False
     error: str | None = None
     trace: RequestTrace | None = None
 

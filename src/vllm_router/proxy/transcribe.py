@@ -62,6 +62,7 @@ class Transcriber:
             await whole.passed_through()
         else:
             await whole.converted()
+        self._means.lengths.measure(upload, facts, story)
 
     def _must_split(self, facts: RequestFacts) -> bool:
         rules = self._means.rules

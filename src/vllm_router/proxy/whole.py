@@ -35,7 +35,7 @@ from vllm_router.wire.multipart import Edit
 from vllm_router.wire.speech import Span, snapped
 from vllm_router.wire.sse import encode
 from vllm_router.wire.stream_events import ChunkTranslator, StreamState
-from vllm_router.wire.told_seconds import corrected_seconds
+from vllm_router.wire.told_seconds import corrected_seconds, told_seconds
 from vllm_router.wire.transcript import (
     Transcript,
     joined,
@@ -87,10 +87,13 @@ class WholeAnswer:
 
         attempt = await self._means.dispatcher.attempt(ticket, send)
         story.queue_s += attempt.waited_s
-        told = attempt.answer.body
+        said = attempt.answer.body
         is_asked = story.charged_s is not None or facts.is_estimated
-        if is_asked and told is not None and attempt.answer.status == 200:
-            story.audio_s = corrected_seconds(facts.audio_s, told)
+        if is_asked and said is not None and attempt.answer.status == 200:
+            told_s = told_seconds(said)
+            if told_s is not None:
+                story.audio_s = corrected_seconds(facts.audio_s, told_s)
+                story.is_measured = True
         return attempt
 
     def _ticket(self) -> Ticket:

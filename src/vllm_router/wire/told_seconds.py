@@ -30,14 +30,11 @@ def told_seconds(body: bytes) -> float | None:
     return None if found is None else float(found[1])
 
 
-def corrected_seconds(believed_s: float, body: bytes) -> float:
-    """Return an audio's length: as it was believed, unless an engine's answer tells another.
+def corrected_seconds(believed_s: float, told_s: float) -> float:
+    """Return an audio's length: as it was believed, unless an engine's answer contradicts it.
 
     Args:
         believed_s: From the container's header, or estimated.
-        body: The engine's whole answer.
+        told_s: From the engine's answer.
     """
-    told_s = told_seconds(body)
-    if told_s is None or abs(told_s - believed_s) <= ROUNDING_S:
-        return believed_s
-    return told_s
+    return believed_s if abs(told_s - believed_s) <= ROUNDING_S else told_s
