@@ -21,7 +21,7 @@ import sys
 from typing import Any, cast
 
 import uvloop
-from benchmarks.chaos.uploads import foreign_bytes
+from benchmarks.chaos.uploads import MARK, foreign_bytes
 
 from vllm_router.local.api import AUDIO_ROUTES, PlainBody
 from vllm_router.local.exchange import Body, Exchange
@@ -33,6 +33,8 @@ from vllm_router.wire.duration import audio_seconds
 EARLY_FROM_BYTES = 100_000
 #: Where an engine stops to answer; routers send a spooled upload in pieces of 128 KiB.
 _STOPS = (1, 4096, 65_536, 131_072, 262_144)
+#: Uploads without a mark are struck less often: nothing can be told of what came of them.
+_UNMARKED = 0.2
 _SIPS = 20
 #: Part of the requests whose connection ends with the answer: over one that has been quick before,
 #: the sender's kernel takes megabytes, and nothing is left to hold back.
@@ -115,12 +117,14 @@ class ChaosEngine(SimulatedEngine):
     def begin(self, exchange: Exchange) -> Body:
         """Decide whether the request is answered early."""
         body = super().begin(exchange)
-        length = int(exchange.head.header(b"content-length") or 0)
+        head = exchange.head
+        length = int(head.header(b"content-length") or 0)
+        share = self.early_share * (1.0 if head.header(MARK) else _UNMARKED)
         if (
-            self.early_share
-            and exchange.head.path in AUDIO_ROUTES
+            share
+            and head.path in AUDIO_ROUTES
             and length >= EARLY_FROM_BYTES
-            and self._rng.random() < self.early_share
+            and self._rng.random() < share
         ):
             stop_at = min(length, self._rng.choice((*_STOPS, length // 2, length)))
             return EarlyBody(exchange, stop_at, self._rng)

@@ -34,6 +34,8 @@ _BOUNDARY = b"chaos-7d1f0c5a"
 #: Seconds of sound that all uploads are cut from; the longest upload is as long.
 _BASE_S = 240
 _MARKED_NAME = "marked.wav"
+#: Tells an engine that an upload is marked; routers pass unknown headers on.
+MARK = b"x-chaos-marked"
 _WAV_HEAD_BYTES = 44
 _STAMP = 8
 
@@ -206,6 +208,8 @@ class Requests:
         if is_chunked := rng.random() < 0.1:
             body = _chunked(body, rng.choice((1000, 16_384, 100_000)))
         framing = b"transfer-encoding: chunked" if is_chunked else b"content-length: %d" % len(body)
+        if filename == _MARKED_NAME:
+            framing += b"\r\n%b: yes" % MARK
         head = (
             b"POST /v1/audio/transcriptions HTTP/1.1\r\nhost: chaos\r\nauthorization: Bearer %b\r\n"
             b"content-type: multipart/form-data; boundary=%b\r\nx-request-id: c%d\r\n"
