@@ -271,7 +271,12 @@ class Settings(BaseModel):
         )
     )
     max_attempts: int = _field(
-        "Balancing", 3, "Engines that one upload may be given to before it fails.", ge=1, le=10
+        "Balancing",
+        3,
+        "Engines that one upload may fail on before it is given up; one that it is moved away from "
+        "because the engine hangs does not count.",
+        ge=1,
+        le=10,
     )
     engine_wait_s: Annotated[float, Field(ge=0, le=600)] = _field(
         "Balancing",

@@ -10,7 +10,7 @@ An upload on which an engine has died is never on two engines at once. When its 
 its call is recalled, and the work goes on elsewhere after that.
 
 Bounds: O(log n) for each call, one timer for all. Second calls are within the same bounds as
-repeats: `max_attempts`, and a budget for the whole router.
+repeats: a number of calls, and a budget for the whole router.
 
 Refuses to know: what is sent, and what an answer says.
 """
@@ -70,15 +70,17 @@ class Tries:
     Attributes:
         failures: What went wrong, a phrase for each call that failed.
         timeouts: How many of them took too long.
+        spent: How many of them count as attempts; a call that was moved to another engine does not.
         started: Calls begun.
         running: Calls begun and not over.
     """
 
-    __slots__ = ("failures", "running", "started", "timeouts")
+    __slots__ = ("failures", "running", "spent", "started", "timeouts")
 
     def __init__(self) -> None:
         self.failures: list[str] = []
         self.timeouts = 0
+        self.spent = 0
         self.started = 0
         self.running = 0
 
@@ -147,7 +149,7 @@ class CallWatch:
         fleet: Knows which engines are out, and what is usual.
         now: Monotonic seconds.
         observer: Is told.
-        max_attempts: Calls that one piece of work may take.
+        max_calls: Calls that one piece of work may take.
         attempt: Does a piece of work on an engine that is not excluded.
     """
 
@@ -156,13 +158,13 @@ class CallWatch:
         fleet: Fleet,
         now: Callable[[], float],
         observer: Observer,
-        max_attempts: int,
+        max_calls: int,
         attempt: Callable[[Ticket, Send, Tries], Coroutine[Any, Any, Attempt]],
     ) -> None:
         self._fleet = fleet
         self._now = now
         self._observer = observer
-        self._max_attempts = max_attempts
+        self._max_calls = max_calls
         self._attempt = attempt
         self._rules = fleet.settings.suspicion
         self._running: dict[Call, None] = {}
@@ -266,7 +268,7 @@ class CallWatch:
             self._push(call, min(overdue_at, call.hedge_at))
 
     def _move(self, call: Call, reason: Reason, now: float) -> None:
-        if call.tries.started >= self._max_attempts:
+        if call.tries.started >= self._max_calls:
             return
         if not self._start_second(call, reason, now):
             # Another engine may be ready soon, and the budget may allow it.
@@ -276,7 +278,7 @@ class CallWatch:
         """Give the work to another engine too, or instead; False: it cannot be at present."""
         ticket = call.charge.ticket
         tries = call.tries
-        if tries.started >= self._max_attempts:
+        if tries.started >= self._max_calls:
             return False
         engine_id = call.charge.engine_id
         other = replace(ticket, excluded=ticket.excluded | {engine_id}, place=0)
@@ -311,7 +313,7 @@ class CallWatch:
         if second.cancelled() or second.exception() is not None:
             # What the first engine says decides, unless there is one more to ask.
             call.second = None
-            if call.tries.started < self._max_attempts:
+            if call.tries.started < self._max_calls:
                 self._push(call, self._now() + self._rules.recheck_s)
         elif call.reason is Reason.OVERDUE:
             call.recall(OutcomeKind.OVERTAKEN)

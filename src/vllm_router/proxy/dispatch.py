@@ -56,6 +56,10 @@ _MAX_TIMEOUTS: Final = 2
 #: too many if it is the upload.
 DEADLY: Final = 2
 RETRY_AFTER_S: Final = 5.0
+#: How a call ends that another engine took over.
+_MOVED: Final = frozenset({OutcomeKind.CANCELLED, OutcomeKind.OVERTAKEN})
+#: Calls in all for each attempt: while the fleet is in trouble, moves must not use up the attempts.
+MOVES: Final = 2
 #: A stream that begins to stand still when its engine is taken out has stopped for good after this.
 #: Between two events of a live one a segment is heard, a second or two on a full engine.
 SILENCE_S: Final = 5.0
@@ -213,7 +217,8 @@ class Dispatcher:
         self._max_attempts = max_attempts
         self._engine_wait = engine_wait
         self._streams: dict[Attempt, None] = {}
-        self._calls = CallWatch(fleet, now, observer, max_attempts, self._attempt)
+        self._max_calls = max_attempts if max_attempts == 1 else MOVES * max_attempts
+        self._calls = CallWatch(fleet, now, observer, self._max_calls, self._attempt)
         # None: who asked has not begun to wait yet, and finds an immediate decision in the second.
         self._waiting: dict[Ticket, asyncio.Future[Charge | Refusal] | None] = {}
         self._decided: dict[Ticket, Charge | Refusal] = {}
@@ -445,10 +450,13 @@ class Dispatcher:
     def _note(self, tries: Tries, charge: Charge, kind: OutcomeKind, failure: str) -> None:
         tries.failures.append(f"{charge.engine_id}: {failure}")
         tries.timeouts += kind is OutcomeKind.TIMEOUT
+        # A call that was moved to another engine has not failed.
+        tries.spent += kind not in _MOVED
 
     def _may_repeat(self, ticket: Ticket, tries: Tries) -> bool:
         return (
-            tries.started < self._max_attempts
+            tries.spent < self._max_attempts
+            and tries.started < self._max_calls
             and tries.timeouts < _MAX_TIMEOUTS
             and len(ticket.deaths) < DEADLY
             # An upload that may be deadly waits for what its other call comes to.
