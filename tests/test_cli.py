@@ -1,5 +1,6 @@
 """Reading the three sources; what starting does with them is tested end to end."""
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -101,7 +102,19 @@ def test_an_empty_file_is_no_settings(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"\xff\xfe", b"- 1", b"a: [", b"1", b"no_such: 1", b"port: {a: 1}", b"port: 2026-99-99"],
+    [
+        b"\xff\xfe",
+        b"- 1",
+        b"a: [",
+        b"1",
+        b"no_such: 1",
+        b"port: {a: 1}",
+        b"port: 2026-99-99",
+        b"port: !!bool maybe",
+        b"port: " + b"[" * 20_000,
+        b"port: 1\n" + b"#" * 2**20,
+    ],
+    ids=lambda data: repr(data[:20]),
 )
 def test_a_file_that_cannot_be_used_is_one_sentence(data: bytes, tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
@@ -110,6 +123,14 @@ def test_a_file_that_cannot_be_used_is_one_sentence(data: bytes, tmp_path: Path)
         read_settings([*BACKEND, "--config", str(path)], {})
     assert "\n" not in str(wrong.value)
     assert str(wrong.value).endswith(".")
+
+
+def test_what_is_no_regular_file_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in (pipe, Path("/dev/zero"), tmp_path):
+        with pytest.raises(WrongUse, match="cannot be read: it is not a regular file"):
+            read_settings([*BACKEND, "--config", str(path)], {})
 
 
 def test_flags_may_not_be_shortened() -> None:

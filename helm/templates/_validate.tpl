@@ -119,8 +119,10 @@ between values. Each refusal names the value and the way out.
 {{- end -}}
 {{- end -}}
 {{- range $forms -}}
-{{- if not (regexMatch (index . 2) (index . 1)) -}}
-{{- fail (printf "%s: %q is not %s" (index . 0) (index . 1) (index . 3)) -}}
+{{- /* A default that --set x=null has deleted counts as empty. */ -}}
+{{- $value := index . 1 | default "" -}}
+{{- if not (regexMatch (index . 2) $value) -}}
+{{- fail (printf "%s: %q is not %s" (index . 0) $value (index . 3)) -}}
 {{- end -}}
 {{- end -}}
 

@@ -20,9 +20,24 @@ from pydantic.fields import FieldInfo
 
 from vllm_router import __version__
 from vllm_router.app.compiled import how_it_runs
+from vllm_router.outbound.regular_file import read_regular_file
 from vllm_router.settings import Settings, WrongSetting
 
 ENVIRONMENT_PREFIX = "VLLM_ROUTER_"
+#: All flags with a comment for each have 10 KB; ten thousand static engines, 600.
+MAX_CONFIG_BYTES = 1024 * 1024
+
+#: PyYAML's constructors raise more than its own errors: ValueError for the date 2026-99-99,
+#: KeyError for `!!bool maybe`, RecursionError for a thousand brackets.
+_NOT_YAML = (
+    yaml.YAMLError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 
 
 class WrongUse(Exception):
@@ -116,11 +131,10 @@ def read_settings(argv: Sequence[str], environment: Mapping[str, str]) -> Settin
 
 def _read_file(path: Path) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(path.read_text())
+        data = yaml.safe_load(read_regular_file(path, MAX_CONFIG_BYTES).decode())
     except OSError as e:
         raise WrongUse(f"--config: '{path}' cannot be read: {e.strerror}.") from e
-    except (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, ValueError) as e:
-        # Besides its own errors, what YAML's numbers and dates raise that cannot be computed.
+    except _NOT_YAML as e:
         raise WrongUse(f"--config: '{path}' is not YAML: {' '.join(str(e).split())}.") from e
     if data is None:
         return {}

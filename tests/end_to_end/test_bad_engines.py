@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -309,3 +310,33 @@ async def test_a_slow_answer_without_events_has_no_keep_alive_written_into_it() 
             head, body = await one.answer()
             assert head.startswith(b"HTTP/1.1 200 ")
             assert b"version" in body
+
+
+JSON = (b"application/json", b'{"text": " one two"}')
+TEXT = (b"text/plain; charset=utf-8", b"one two\n")
+
+
+@pytest.mark.parametrize(("kind", "said"), [JSON, TEXT], ids=["json", "text"])
+async def test_a_late_answer_without_events_ends_the_stream_that_has_begun(
+    kind: bytes, said: bytes
+) -> None:
+    """Some engines ignore `stream`; their words are not lost because comments came first."""
+
+    async def act(peer: Peer) -> None:
+        await peer.reader.readuntil(b"--\r\n")
+        await asyncio.sleep(KEEP_ALIVE_S + 1)
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nContent-Length: %d\r\n\r\n"
+        await peer.say(head % (kind, len(said)) + said)
+        await peer.left()
+
+    upload = [field("model", MODEL), field("stream", "true"), file(silence(1.0))]
+    async with raw_engine(acting(act)) as engine:
+        url = f"http://127.0.0.1:{engine.port}"
+        async with served(url) as router:
+            answer = await router.upload(*upload)
+    comment, *lines = answer.text.split("\n\n")
+    assert comment == ": keep-alive"
+    delta, done = [json.loads(line.removeprefix("data: ")) for line in lines if line]
+    assert delta == {"type": "transcript.text.delta", "delta": "one two"}
+    assert done["type"] == "transcript.text.done"
+    assert done["text"] == "one two"

@@ -63,7 +63,7 @@ async def test_a_key_that_becomes_wrong_takes_the_engine_out_at_its_first_answer
         assert (await router.upload()).status_code == 503
 
 
-@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize("status", [401, 403, 407])
 async def test_an_upload_that_one_engine_denies_goes_to_another(status: int) -> None:
     async with (
         serve_simulated(MODEL, time_scale=1000) as bad,
@@ -97,3 +97,22 @@ async def test_a_redirect_is_no_answer_and_its_target_stays_with_us(status: int)
         async with parrot(says) as good, running_router(bad, good) as router:
             answers = [await router.upload() for _ in range(4)]
             assert {answer.status_code for answer in answers} == {200}
+
+
+@pytest.mark.parametrize("status", [600, 999])
+async def test_an_upload_goes_to_another_engine_where_one_answers_what_is_no_status(
+    status: int,
+) -> None:
+    async def nonsense(heard: Heard) -> Reply:
+        return status, f"HTTP/1.1 {status} X\r\nContent-Length: 0\r\n\r\n".encode()
+
+    async def says(heard: Heard) -> Reply:
+        return 200, verbose("words")
+
+    async with (
+        parrot(nonsense) as bad,
+        parrot(says) as good,
+        running_router(bad, good, routing_logic="roundrobin") as router,
+    ):
+        answers = [await router.upload() for _ in range(4)]
+        assert {answer.status_code for answer in answers} == {200}

@@ -33,6 +33,7 @@ ENGINE = "router.discovery.static.engines"
             '"model" is given for 1 of 2 engines; give it for all or for none',
         ),
         ("router.rootPath=asr", 'router.rootPath: "asr" is not a path that begins with a slash'),
+        ("clusterDomain=null", 'clusterDomain: "" is not a domain such as cluster.local'),
         ("router.image.repository=a/b:1", "is not a repository without tag or digest"),
         ("router.pdb.maxUnavailable=some", "is not a number or a percentage"),
         ("router.routing.logic=session", "router.routing.sessionKey is empty"),

@@ -107,6 +107,9 @@ class Service:
         path = exchange.head.path
         if path == "/hang":
             await self._hang()
+        elif path == "/gated":
+            await self.gate.wait()
+            exchange.respond(200, [], b"open")
         elif path == "/fault":
             raise RuntimeError("a mistake of our own")
         elif path == "/no":

@@ -403,6 +403,24 @@ async def test_what_was_sent_too_far_ahead_is_dropped_with_the_connection() -> N
     assert "/smuggled" not in served.service.begun
 
 
+async def test_who_sends_too_far_ahead_still_gets_the_answer_to_the_first_request() -> None:
+    """Closing at once resets a connection with unread bytes, and takes the answer with it."""
+    async with serving() as served, client(served.port) as one:
+        served.service.gate.clear()
+        one.send(get("/gated"))
+        await until(lambda: served.service.begun)
+        one.send(bytes(40_000_000))
+        [connection] = served.listener.connections
+        await until(lambda: connection.will_close)
+        served.service.gate.set()
+        await until(lambda: served.service.ended)
+        await asyncio.sleep(0.05)
+        head, body = await one.answer()
+        assert b"connection: close" in head.lower()
+        assert body == b"open"
+    await served.settled()
+
+
 async def test_a_task_that_never_began_leaves_nothing() -> None:
     async with serving() as served:
         async with client(served.port) as one:

@@ -63,4 +63,4 @@ async def test_a_stream_that_is_broken_off_fails_for_who_waits_for_more() -> Non
 
 def test_only_what_speaks_of_access_is_a_denial() -> None:
     denied = {status for status in range(100, 600) if denial(status) is not None}
-    assert denied == {401, 403, *range(300, 400)}
+    assert denied == {401, 403, 407, *range(300, 400)}

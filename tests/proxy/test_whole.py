@@ -125,7 +125,10 @@ async def test_a_stream_that_fails_ends_in_an_error_event(broken: bytes) -> None
         ((400, {"error": {"message": "too loud"}}), "too loud"),
         ((400, {"object": "error", "message": "too loud"}), "too loud"),
         ((400, ["too loud"]), "refused the upload with status 400"),
-        ((200, {"text": "one two"}), "answered without events"),
+        ((200, {"text": " one two"}), "one two"),
+        ((200, {"text": "other"}), "heard the beginning otherwise"),
+        ((200, {"words": []}), "answered without events"),
+        ((206, {"text": "one two"}), "answered without events"),
         (
             (200, b"HTTP/1.1 400 X\r\nContent-Length: 9000000\r\n\r\n" + bytes(5_000_000)),
             "broke off",

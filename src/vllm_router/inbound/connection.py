@@ -61,6 +61,7 @@ class Connection(asyncio.BufferedProtocol):
         "_chunks",
         "_direct",
         "_exchange",
+        "_has_dropped",
         "_head",
         "_intake",
         "_is_answering",
@@ -92,6 +93,7 @@ class Connection(asyncio.BufferedProtocol):
         self._chunks: ChunkedReader | None = None
         self._left = 0
         self._is_answering = False
+        self._has_dropped = False
         self._direct: memoryview | None = None
         self._is_paused = False
         # Kept, since asking for the running loop is a system call (getpid) before Python 3.12.
@@ -264,6 +266,7 @@ class Connection(asyncio.BufferedProtocol):
                 # To leave it waiting would hide its leaving: what it sent ahead is dropped, and it
                 # is told by the connection's end to send that again (RFC 9112, 9.3.2).
                 self._ahead.clear()
+                self._has_dropped = True
                 self.will_close = True
 
     def _read_head(self, data: bytearray, view: memoryview, at: int, end: int) -> None:
@@ -446,7 +449,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def _next(self) -> None:
         if self.will_close:
-            self._linger(0)
+            # Who sent so much ahead is probably still sending.
+            self._linger(LINGER_S if self._has_dropped else 0)
             return
         self._state = _HEAD
         self.deadline = self.now() + self._listener.patience.idle_s

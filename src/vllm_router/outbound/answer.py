@@ -126,6 +126,8 @@ def denial(status: int) -> str | None:
     """Return what to do about an answer that says how the router is set up, None for any other."""
     if status in (401, 403):
         return "check --engine-api-key"
+    if status == 407:
+        return "a proxy in front of it asks for a password; give the engine's own address"
     if 300 <= status < 400:
         return "it redirects; give the engine's own address"
     return None

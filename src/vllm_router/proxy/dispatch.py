@@ -50,6 +50,8 @@ log = logging.getLogger(__name__)
 
 #: What a gateway between us and the engine, or the engine while it stops, answers.
 _REPEATED: Final = frozenset({502, 503, 504})
+#: HTTP has no status from here on (RFC 9110, 15): whatever it means, it says nothing of the upload.
+_NO_STATUS: Final = 600
 #: A hung engine takes its whole deadline each time: once more elsewhere, not twice.
 _MAX_TIMEOUTS: Final = 2
 #: Engines that one upload may end. One may have ended for reasons of its own; a third would be one
@@ -597,7 +599,7 @@ def _deadly(ticket: Ticket) -> EnginesDied:
 def _judge(answer: Answer) -> tuple[OutcomeKind, str]:
     """Return what an answer says of its engine, and why it must be repeated, empty if not."""
     status = answer.status
-    if status in _REPEATED:
+    if status in _REPEATED or status >= _NO_STATUS:
         return OutcomeKind.BAD_STATUS, f"it answered {status}"
     why = denial(status) if status >= 300 else None
     if why is not None:

@@ -37,6 +37,7 @@ from vllm_router.wire.sse import encode
 from vllm_router.wire.stream_events import ChunkTranslator, StreamState
 from vllm_router.wire.told_seconds import corrected_seconds, told_seconds
 from vllm_router.wire.transcript import (
+    BadTranscript,
     Transcript,
     joined,
     read_transcript,
@@ -235,7 +236,8 @@ class WholeAnswer:
                     raise EngineFailed(broken) from e
                 if not attempt.answer.header(b"content-type").startswith(b"text/event-stream"):
                     if stream.is_begun:
-                        raise await _refusal(attempt)
+                        await self._told_at_once(attempt, stream, told)
+                        return
                     stream.give_way()
                     await self._pass_on(attempt)
                     return
@@ -255,6 +257,39 @@ class WholeAnswer:
                 failures += 1
                 if not self._means.dispatcher.may_go_on(attempt, failures):
                     raise EngineFailed(broken)
+
+    async def _told_at_once(self, attempt: Attempt, stream: EventStream, told: str) -> None:
+        """End a stream that has begun with the answer of an engine that does not stream.
+
+        Some engines ignore `stream`. Their answer passes as it is while nothing has been sent; a
+        slow one comes when the client has been kept waiting by comments, or has been told a part.
+
+        Raises:
+            RouterError: It is a refusal, or holds no words.
+        """
+        if attempt.answer.status != 200:
+            raise await _refusal(attempt)
+        try:
+            with attempt:
+                answer = await attempt.answer.read()
+        except CallFailed as e:
+            raise EngineFailed(f"The engine broke off in its answer: {e}.") from e
+        length_s = known_length(self._facts)
+        if attempt.answer.header(b"content-type").startswith(b"text/plain"):
+            text, usage = answer.decode("utf-8", "replace").strip(), None
+        else:
+            try:
+                transcript = read_transcript(answer, length_s)
+            except BadTranscript as e:
+                raise EngineFailed(f"{attempt.engine_id} answered without events: {e}.") from e
+            text, usage = transcript.text, transcript.usage
+        translator = ChunkTranslator(length_s, told=told)
+        await stream.send(b"".join(map(encode, translator.feed_whole(text, usage))))
+        if translator.state is StreamState.FAILED:
+            self._story.error = EngineFailed.code
+        elif not text:
+            self._look_for_sound()
+        stream.end()
 
 
 async def _refusal(attempt: Attempt) -> RouterError:

@@ -163,6 +163,20 @@ class ChunkTranslator:
                 break
         return out
 
+    def feed_whole(self, text: str, usage: JsonObject | None = None) -> list[JsonObject]:
+        """Take the whole text at once, of an engine that does not stream; return all events.
+
+        Args:
+            text: What it heard, without a space in front.
+            usage: As it says; None: by the audio's length.
+        """
+        self._usage = usage or self._usage
+        delta = self._delta(text) if text else None
+        out = [] if delta is None else [delta]
+        if self._state is StreamState.OPEN:
+            out.append(self._complete(done_event(self.text, self._final_usage())))
+        return out
+
     def _translate(self, data: str) -> JsonObject | None:
         if data.strip() == "[DONE]":
             return self._complete(done_event(self.text, self._final_usage()))
