@@ -45,6 +45,7 @@ from vllm_router.outbound.call import (
 from vllm_router.outbound.upload import SpoolFailed
 from vllm_router.proxy.call_watch import TAKEN_OUT, Call, CallWatch, Reason, Send, Tries
 from vllm_router.proxy.engine_wait import EngineWait
+from vllm_router.wire.media_type import is_type
 
 log = logging.getLogger(__name__)
 
@@ -620,6 +621,6 @@ def _is_cut_short(answer: Answer) -> bool:
     What is in between is the client's to read: two bytes are looked at, however long it is.
     """
     body = answer.body
-    if body is None or not answer.header(b"content-type").startswith(b"application/json"):
+    if body is None or not is_type(answer.header(b"content-type"), b"application/json"):
         return False
     return body[:16].lstrip()[:1] != b"{" or body[-16:].rstrip()[-1:] != b"}"
