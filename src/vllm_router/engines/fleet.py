@@ -147,7 +147,12 @@ class Fleet:
     def observe_models(self, engine_id: EngineId, models: tuple[str, ...], now: float) -> None:
         """Note the models that an engine says it serves; unknown ids are ignored."""
         engine = self.engine(engine_id)
-        if engine is not None and engine.models != models:
+        if engine is None:
+            return
+        if not models:
+            # It may pass its probes, and still takes no work.
+            engine.last_error = "its /v1/models names no model"
+        if engine.models != models:
             self._registry.set_models(engine, models, now)
 
     def observe_stats(
