@@ -18,7 +18,7 @@ from vllm_router.errors import EnginesDied, RouterError
 from vllm_router.outbound.answer import Answer
 from vllm_router.outbound.call import CallTimedOut, ConnectionBroke
 from vllm_router.policy.suspicion import SuspicionRules
-from vllm_router.proxy.call_watch import LATE_S
+from vllm_router.proxy.call_watch import LATE_S, Tries
 from vllm_router.proxy.dispatch import MOVES, Attempt, Dispatcher
 
 #: The rule with everything a tenth or less of what it is, so that tests are quick.
@@ -127,7 +127,50 @@ async def test_a_slow_engine_that_answers_first_after_all_is_heard(notes: Notes)
     assert notes.hedges == [False]
     await at_rest(dispatcher)
     assert engines.left == [engines.asked[1]]
-    assert OutcomeKind.OVERTAKEN not in notes.kinds
+    # It has lost the race, and no client left.
+    assert notes.outcomes[-2:] == [
+        (engines.asked[0], OutcomeKind.OK),
+        (engines.asked[1], OutcomeKind.CANCELLED),
+    ]
+
+
+async def test_a_client_that_leaves_ends_both_calls_of_a_race(notes: Notes) -> None:
+    dispatcher = fleet_of(2, notes)
+    await learn(dispatcher)
+    engines = Engines(hangs, hangs)
+    waiting = asyncio.create_task(ask(dispatcher, engines))
+    async with asyncio.timeout(PATIENCE_S):
+        while len(engines.asked) < 2:
+            await asyncio.sleep(0.01)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    await at_rest(dispatcher)
+    assert notes.kinds[-2:] == [OutcomeKind.CLIENT_LEFT] * 2
+
+
+@pytest.mark.parametrize("is_given_before", [True, False])
+async def test_a_second_that_loses_as_it_gets_its_engine_gives_it_back(
+    notes: Notes, *, is_given_before: bool
+) -> None:
+    dispatcher = fleet_of(2, notes, max_windows=1)
+    held = await dispatcher.slot(ticket())
+    tries = Tries()
+    other = ticket(excluded={held.engine_id})
+    taken = await dispatcher.slot(ticket(excluded={held.engine_id}))
+    assert taken.engine_id != held.engine_id
+    waiting = asyncio.create_task(dispatcher.slot(other, tries))
+    await asyncio.sleep(0.01)
+    tries.is_settled = True
+    if is_given_before:
+        dispatcher.finish(taken, Outcome(OutcomeKind.OK))
+        waiting.cancel()
+    else:
+        waiting.cancel()
+        dispatcher.finish(taken, Outcome(OutcomeKind.OK))
+    await asyncio.gather(waiting, return_exceptions=True)
+    assert notes.kinds == [OutcomeKind.OK, OutcomeKind.CANCELLED]
+    dispatcher.finish(held, Outcome(OutcomeKind.OK))
+    assert is_idle(dispatcher)
 
 
 async def test_a_second_that_fails_leaves_the_first_its_time(notes: Notes) -> None:

@@ -73,9 +73,10 @@ class Tries:
         spent: How many of them count as attempts; a call that was moved to another engine does not.
         started: Calls begun.
         running: Calls begun and not over.
+        is_settled: Whether no call is needed any more: what is still running has lost.
     """
 
-    __slots__ = ("failures", "running", "spent", "started", "timeouts")
+    __slots__ = ("failures", "is_settled", "running", "spent", "started", "timeouts")
 
     def __init__(self) -> None:
         self.failures: list[str] = []
@@ -83,6 +84,7 @@ class Tries:
         self.spent = 0
         self.started = 0
         self.running = 0
+        self.is_settled = False
 
 
 class Call:

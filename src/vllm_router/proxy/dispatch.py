@@ -252,8 +252,12 @@ class Dispatcher:
                 retry_after_s=RETRY_AFTER_S,
             )
 
-    async def slot(self, ticket: Ticket) -> Charge:
+    async def slot(self, ticket: Ticket, tries: Tries | None = None) -> Charge:
         """Wait for an engine.
+
+        Args:
+            ticket: The work.
+            tries: Of the work, where other calls may settle it meanwhile.
 
         Returns:
             The charge, for the caller to hand to `finish`.
@@ -269,27 +273,27 @@ class Dispatcher:
             now = self.now()
         charge = self.fleet.take(ticket, now)
         if charge is None:
-            charge = await self._queued(ticket, now)
+            charge = await self._queued(ticket, now, tries)
         if ticket.trace is not None:
             ticket.trace.waited(asked_at, charge.started_at, "given")
         self._observer.waited(ticket, charge.started_at - asked_at)
         return charge
 
-    async def _queued(self, ticket: Ticket, now: float) -> Charge:
+    async def _queued(self, ticket: Ticket, now: float, tries: Tries | None) -> Charge:
         try:
             self.fleet.submit(ticket, now)
         except QueueFull as e:
             raise QueueIsFull(e.reason, retry_after_s=e.retry_after_s) from e
         self._waiting[ticket] = None
         self.pump()
-        decision = self._decided.pop(ticket, None) or await self._turn(ticket)
+        decision = self._decided.pop(ticket, None) or await self._turn(ticket, tries)
         if isinstance(decision, Refusal):
             if ticket.trace is not None:
                 ticket.trace.waited(now, self.now(), decision.name.lower())
             raise self._refused(ticket, decision)
         return decision
 
-    async def _turn(self, ticket: Ticket) -> Charge | Refusal:
+    async def _turn(self, ticket: Ticket, tries: Tries | None) -> Charge | Refusal:
         future: asyncio.Future[Charge | Refusal] = asyncio.get_running_loop().create_future()
         self._waiting[ticket] = future
         try:
@@ -297,18 +301,20 @@ class Dispatcher:
         except asyncio.CancelledError:
             if ticket.trace is not None:
                 ticket.trace.waited(ticket.queued_at, self.now(), "left")
-            self._abandon(ticket, future)
+            self._abandon(ticket, future, _why_cancelled(tries))
             raise
 
-    def _abandon(self, ticket: Ticket, future: asyncio.Future[Charge | Refusal]) -> None:
+    def _abandon(
+        self, ticket: Ticket, future: asyncio.Future[Charge | Refusal], kind: OutcomeKind
+    ) -> None:
         if self._waiting.pop(ticket, None) is not None:
             self.fleet.withdraw(ticket, self.now())
             self.pump()
-        elif future.done() and not future.cancelled():
-            # The engine was given in the same moment as the client left.
-            decision = future.result()
-            if isinstance(decision, Charge):
-                self.finish(decision, Outcome(OutcomeKind.CLIENT_LEFT))
+            return
+        # The engine was given in the same moment as the work was given up, just before or after.
+        decision = self._decided.pop(ticket, None) if future.cancelled() else future.result()
+        if isinstance(decision, Charge):
+            self.finish(decision, Outcome(kind))
 
     def _refused(self, ticket: Ticket, refusal: Refusal) -> RouterError:
         if refusal is Refusal.NO_ENGINE_LEFT:
@@ -324,12 +330,11 @@ class Dispatcher:
         for assignment in self.fleet.assign(now):
             future = self._waiting.pop(assignment.ticket)
             decision = assignment.charge or assignment.refusal or Refusal.NO_ENGINE_LEFT
-            if future is None:
+            if future is None or future.done():
+                # Who asked has yet to wait, or has just been cancelled: either looks here.
                 self._decided[assignment.ticket] = decision
-            elif not future.done():
+            else:
                 future.set_result(decision)
-            elif isinstance(decision, Charge):
-                self.finish(decision, Outcome(OutcomeKind.CLIENT_LEFT))
         if self._wakeup is not None:
             self._wakeup.cancel()
             self._wakeup = None
@@ -398,7 +403,7 @@ class Dispatcher:
         while True:
             asked_at = self.now()
             try:
-                charge = await self.slot(ticket)
+                charge = await self.slot(ticket, tries)
             except EngineFailed as e:
                 if shown is not None:
                     # There is no other engine to ask: what the only one said is all there is.
@@ -501,6 +506,7 @@ class Dispatcher:
         """End the race of a call with its second."""
         assert call.second is not None
         if not is_won:
+            call.tries.is_settled = True
             _give_up(call.second)
         if call.reason is not Reason.OUT:
             self._observer.hedged(is_won=is_won)
@@ -550,10 +556,11 @@ class Dispatcher:
                 return None, call.recalled_as, words
             if call.second is not None:
                 _give_up(call.second)
-            self.finish(charge, Outcome(OutcomeKind.CLIENT_LEFT))
+            self.finish(charge, Outcome(_why_cancelled(call.tries)))
             raise
         except SpoolFailed as e:
             self._calls.end(call)
+            call.tries.is_settled = True
             if call.second is not None:
                 _give_up(call.second)
             self.finish(charge, Outcome(OutcomeKind.CANCELLED))
@@ -561,12 +568,19 @@ class Dispatcher:
             raise SpoolFull(words, retry_after_s=1) from e
         except BaseException:
             self._calls.end(call)
+            call.tries.is_settled = True
             if call.second is not None:
                 _give_up(call.second)
             self.finish(charge, Outcome(OutcomeKind.CANCELLED))
             raise
         self._calls.end(call)
         return answer, *_judge(answer)
+
+
+def _why_cancelled(tries: Tries | None) -> OutcomeKind:
+    """Return how a cancelled call ends: it lost a race, or the client left."""
+    is_settled = tries is not None and tries.is_settled
+    return OutcomeKind.CANCELLED if is_settled else OutcomeKind.CLIENT_LEFT
 
 
 def _give_up(task: asyncio.Task[Attempt]) -> None:
