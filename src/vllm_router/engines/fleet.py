@@ -19,6 +19,7 @@ from vllm_router.engines.admission import admit
 from vllm_router.engines.changes import Change
 from vllm_router.engines.dispatcher import Dispatcher
 from vllm_router.engines.engine import Engine, EngineId, EngineState, ProbeResult, Transition
+from vllm_router.engines.heartbeat import Heartbeat
 from vllm_router.engines.judge import Judge, is_failure
 from vllm_router.engines.pool import Pool
 from vllm_router.engines.registry import Registry
@@ -75,6 +76,7 @@ class Fleet:
         self._budget = RetryBudget(self.settings.retry_share, self.settings.retry_floor_per_s)
         self._judge = Judge(self._registry, self._budget)
         self._dispatcher = Dispatcher(self._registry)
+        self._heartbeat = Heartbeat()
         after = self.settings.hedge_after_s
         self._hedge = (
             None
@@ -140,6 +142,14 @@ class Fleet:
 
     # What is observed.
 
+    def beat(self, now: float) -> None:
+        """Note that the event loop runs; to be called every `heartbeat.BEAT_S` seconds.
+
+        Time that a call or a probe took is held against no engine, and not learned, where beats
+        were missing meanwhile: then the router itself stood still.
+        """
+        self._heartbeat.beat(now)
+
     def apply(self, change: Change, now: float) -> tuple[Transition, ...]:
         """Take a change from discovery in."""
         return self._registry.apply(change, now)
@@ -190,6 +200,8 @@ class Fleet:
         """Note the result of a probe that has just ended."""
         engine = self.engine(engine_id)
         if engine is None:
+            return ()
+        if is_timeout and not self._heartbeat.ran_since(now - seconds, now):
             return ()
         result = ProbeResult(ok, seconds, now, error, is_timeout, is_denied)
         moves = self._judge.probed(engine, result)
@@ -288,7 +300,14 @@ class Fleet:
         charge.engine = None
         windows = load.release(charge, engine, now)
         moves: tuple[Transition, ...] = ()
-        if outcome.kind is OutcomeKind.OK:
+        kind = outcome.kind
+        if not self._heartbeat.ran_since(charge.started_at, now):
+            # How long it took says something of the router, not of the engine.
+            if kind is OutcomeKind.OK:
+                kind = OutcomeKind.CLIENT_FAULT
+            elif kind is OutcomeKind.TIMEOUT or kind is OutcomeKind.OVERTAKEN:
+                kind = OutcomeKind.CANCELLED
+        if kind is OutcomeKind.OK:
             seconds = now - charge.started_at
             if self._hedge is not None and charge.ticket.urgency is Urgency.SHORT:
                 self._hedge.answered(seconds)
@@ -298,16 +317,16 @@ class Fleet:
             else:
                 moves = self._judge.answered_well(engine, charge, now)
                 self._learn(engine, windows + engine.elsewhere, seconds, now)
-        elif outcome.kind is OutcomeKind.CLIENT_FAULT:
+        elif kind is OutcomeKind.CLIENT_FAULT:
             moves = self._judge.answered_well(engine, charge, now)
-        elif outcome.kind is OutcomeKind.OVERTAKEN:
+        elif kind is OutcomeKind.OVERTAKEN:
             seconds = now - charge.started_at
             moves = self._judge.overtaken(engine, charge, seconds, now)
             if self.settings.suspicion.is_known(engine.curve.answers):
                 # It would have taken at least as long. Not learned, a slow engine would stay a
                 # suspect for ever: none of its answers would come to be seen.
                 self._learn(engine, windows + engine.elsewhere, seconds, now)
-        elif is_failure(outcome):
+        elif is_failure(kind):
             moves = self._judge.answered_badly(engine, charge.started_at, outcome, now)
         if engine.is_withdrawn:
             moves += self._registry.bury(engine, now)
@@ -353,7 +372,9 @@ class Fleet:
         if engine is None:
             return math.inf
         rules, curve = self.settings.suspicion, engine.curve
-        lasted_s = now - charge.started_at
+        # A standstill of the router itself is no part of an engine's time.
+        started_at = max(charge.started_at, self._heartbeat.stood_still_until)
+        lasted_s = now - started_at
         usual_s = curve.window_s(max(engine.load, load.mean(charge, engine, now)))
         is_known = rules.is_known(curve.answers)
         if not is_known:
@@ -365,7 +386,7 @@ class Fleet:
         after_s = rules.overdue_after_s(usual_s * charge.windows, curve.answers)
         if not is_known and lasted_s >= after_s and not self._others_answer(engine, charge):
             after_s = max(after_s, min(lasted_s + rules.recheck_s, rules.stall_s))
-        return charge.started_at + after_s
+        return started_at + after_s
 
     def _others_answer(self, engine: Engine, charge: Charge) -> bool:
         """Whether another engine for the same model has answered well since a call began."""
