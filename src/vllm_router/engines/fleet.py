@@ -25,7 +25,15 @@ from vllm_router.engines.pool import Pool
 from vllm_router.engines.registry import Registry
 from vllm_router.engines.settings import FleetSettings
 from vllm_router.engines.states import Event
-from vllm_router.engines.work import Assignment, Charge, Outcome, OutcomeKind, Ticket, Urgency
+from vllm_router.engines.work import (
+    Assignment,
+    Charge,
+    Death,
+    Outcome,
+    OutcomeKind,
+    Ticket,
+    Urgency,
+)
 from vllm_router.policy.hedge import Hedge
 from vllm_router.policy.retry import RetryBudget
 from vllm_router.wire.exposition import EngineStats
@@ -355,6 +363,20 @@ class Fleet:
         peak, half = engine.curve.peak_per_s, engine.curve.half_at
         engine.curve.rescale(seconds / engine.curve.window_s(windows))
         self._registry.relearned(engine, peak, half, now)
+
+    def died(self, charge: Charge, now: float, others: Iterable[Charge] = ()) -> None:
+        """Note that an engine has ended while it worked on a charge, released or not.
+
+        Args:
+            charge: The charge.
+            now: Monotonic seconds.
+            others: What else is charged for the same audio.
+        """
+        engine = self.engine(charge.engine_id)
+        is_shared = engine is not None and engine.crowded_at >= charge.started_at
+        charge.ticket.deaths.append(Death(charge.engine_id, now, is_shared))
+        for other in others:
+            load.suspect(other, now)
 
     def blame(self, engine_id: EngineId, outcome: Outcome, now: float) -> tuple[Transition, ...]:
         """Count a failure that was left undecided when its charge was released."""

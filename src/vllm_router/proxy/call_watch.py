@@ -205,6 +205,11 @@ class CallWatch:
         call.tries.running -= 1
         del self._running[call]
 
+    def others(self, charge: Charge) -> list[Charge]:
+        """Return what else is charged now for the same audio as a call that is over."""
+        deaths = charge.ticket.deaths
+        return [call.charge for call in self._running if call.charge.ticket.deaths is deaths]
+
     def taken_out(self, engine_id: EngineId) -> None:
         """Find other engines at once for what an engine works on that has been taken out."""
         now = self._now()

@@ -104,6 +104,7 @@ class Attempt:
     otherwise, which is the client's leaving.
 
     Attributes:
+        charge: Its hold on the engine.
         engine_id: The engine.
         answer: Its answer; may still be streaming.
         first_byte_s: Seconds from the charge to the answer.
@@ -112,9 +113,9 @@ class Attempt:
     """
 
     __slots__ = (
-        "_charge",
         "_dispatcher",
         "answer",
+        "charge",
         "engine_id",
         "first_byte_s",
         "has_died",
@@ -125,7 +126,7 @@ class Attempt:
         self, dispatcher: Dispatcher, charge: Charge, answer: Answer, waited_s: float
     ) -> None:
         self._dispatcher = dispatcher
-        self._charge = charge
+        self.charge = charge
         self.answer = answer
         self.engine_id = charge.engine_id
         self.waited_s = waited_s
@@ -140,7 +141,7 @@ class Attempt:
     @property
     def ticket(self) -> Ticket:
         """The work."""
-        return self._charge.ticket
+        return self.charge.ticket
 
     def __enter__(self) -> Attempt:
         return self
@@ -173,11 +174,11 @@ class Attempt:
 
     def close(self, kind: OutcomeKind, detail: str | None = None) -> None:
         """Release the engine and the connection. Only the first call counts."""
-        if self._charge.is_released:
+        if self.charge.is_released:
             return
         self.answer.close()
         self._dispatcher.closed(self)
-        self._dispatcher.finish(self._charge, Outcome(kind, self.first_byte_s, None, detail))
+        self._dispatcher.finish(self.charge, Outcome(kind, self.first_byte_s, None, detail))
 
     def check_silence(self, arrivals: int) -> None:
         """Break a stream off that has stood still since so many arrivals, its engine being out.
@@ -185,7 +186,7 @@ class Attempt:
         One that goes on is let be, and looked at again: it may be the engine's last words. So is
         one whose client is slow to take what has come.
         """
-        engine, answer = self._charge.engine, self.answer
+        engine, answer = self.charge.engine, self.answer
         if engine is None or engine.state not in TAKEN_OUT:
             return
         if answer.is_awaited and answer.arrivals == arrivals:
@@ -524,7 +525,7 @@ class Dispatcher:
             EnginesDied: Two engines ended while they worked on it.
         """
         if attempt.has_died:
-            attempt.ticket.deaths.append(attempt.engine_id)
+            self.fleet.died(attempt.charge, self.now())
             if len(attempt.ticket.deaths) >= DEADLY:
                 raise _deadly(attempt.ticket)
         if failures >= self._max_attempts or not self.fleet.may_retry(self.now()):
@@ -545,7 +546,7 @@ class Dispatcher:
         except CallFailed as e:
             self._calls.end(call)
             if isinstance(e, ConnectionBroke) and e.is_at_work:
-                charge.ticket.deaths.append(charge.engine_id)
+                self.fleet.died(charge, self.now(), self._calls.others(charge))
             return None, _KINDS[type(e)], str(e)
         except asyncio.CancelledError:
             self._calls.end(call)
@@ -604,10 +605,18 @@ def _failed(ticket: Ticket, tries: Tries) -> RouterError:
 
 
 def _deadly(ticket: Ticket) -> EnginesDied:
-    names = ", then ".join(ticket.deaths[:DEADLY])
+    deaths = ticket.deaths[:DEADLY]
+    names = ", then ".join(death.engine_id for death in deaths)
+    what = f"An engine ended while it worked on this upload, and so did a second one ({names})."
+    if deaths[-1].is_shared:
+        # It shared the second engine too with an upload that had outlived an engine before.
+        return EnginesDied(
+            f"{what} Another upload on the same engine may be what ended it. This one is not tried "
+            "again: send it once more later; if it fails again, convert it to another format."
+        )
     return EnginesDied(
-        f"An engine ended while it worked on this upload, and so did a second one ({names}). It is "
-        "not tried again, for it may be what ended them. Convert the audio to another format."
+        f"{what} It is not tried again, for it may be what ended them. Convert the audio to "
+        "another format."
     )
 
 
