@@ -68,6 +68,15 @@ async def test_an_engine_without_models_is_not_probed_by_transcribing() -> None:
             assert engine.log.audio() == []
 
 
+async def test_an_engine_that_passes_its_probes_without_a_model_says_what_is_missing() -> None:
+    async with serve_simulated(MODEL) as engine:
+        await engine.order(models=[])
+        async with running_router(engine) as running:
+            [one] = running.router.dispatcher.fleet.engines()
+            assert one.last_error == "its /v1/models names no model"
+            assert (await running.client.get("/ready")).status_code == 503
+
+
 async def test_a_drained_engine_is_left_alone() -> None:
     async with serve_simulated(MODEL) as engine, running_router(engine) as running:
         fleet = running.router.dispatcher.fleet

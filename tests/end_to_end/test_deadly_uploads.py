@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -84,6 +85,26 @@ async def test_an_engine_that_ends_for_reasons_of_its_own_costs_nothing() -> Non
     ):
         answers = [await router.upload(model(), file(silence(1.0))) for _ in range(4)]
         assert {answer.status_code for answer in answers} == {200}
+
+
+async def test_uploads_beside_a_deadly_one_are_all_answered() -> None:
+    """They lose one engine with it, and then no second."""
+    fleet = Fleet()
+    innocent = silence(1.0)
+
+    async def says(heard: Heard) -> Reply:
+        await asyncio.sleep(0.2 if heard.audio == fleet.deadly else 0.3)
+        return await fleet.says(heard)
+
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(3):
+            fleet.urls.append(await stack.enter_async_context(parrot(says)))
+        router = await stack.enter_async_context(running_router(*fleet.urls))
+        uploads = [router.upload(model(), file(innocent)) for _ in range(18)]
+        deadly, *answers = await asyncio.gather(router.upload(model(), file(DEADLY)), *uploads)
+        assert deadly.status_code == 502
+        assert [answer.status_code for answer in answers] == [200] * 18
+        assert fleet.dead == 2
 
 
 @pytest.mark.parametrize("partial_ok", [False, True])

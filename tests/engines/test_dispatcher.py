@@ -13,7 +13,7 @@ from vllm_router.engines.engine import Engine, EngineId
 from vllm_router.engines.pool import Pool
 from vllm_router.engines.settings import FleetSettings
 from vllm_router.engines.states import Event
-from vllm_router.engines.work import Charge, Refusal, Ticket, Urgency
+from vllm_router.engines.work import Charge, Death, Refusal, Ticket, Urgency
 
 SHORT, LONG = Urgency.SHORT, Urgency.LONG
 
@@ -33,6 +33,13 @@ class Desk:
 
     def add(self, windows: int = 1, urgency: Urgency = SHORT, *excluded: str) -> Ticket:
         new = ticket(windows, urgency, self.now, excluded=frozenset(excluded))
+        self.dispatcher.add(self.registry.pool(MODEL), new, self.now)
+        return new
+
+    def suspect(self, name: str = "e0", urgency: Urgency = SHORT, age_s: float = 0.0) -> Ticket:
+        """Add an upload on which an engine has died so long ago."""
+        new = ticket(1, urgency, self.now, excluded=frozenset((name,)))
+        new.deaths.append(Death(EngineId(name), self.now - age_s))
         self.dispatcher.add(self.registry.pool(MODEL), new, self.now)
         return new
 
@@ -539,3 +546,99 @@ def test_all_work_is_done_once_where_it_may_be_and_within_the_limits(
     assert not running
     assert desk.pool.held is None
     assert desk.pool.load == 0.0
+
+
+# Suspects: uploads on which an engine has died.
+
+
+@pytest.mark.parametrize("urgency", Urgency)
+def test_two_suspects_are_not_on_one_engine_while_they_can_wait(urgency: Urgency) -> None:
+    desk = Desk(3)
+    tickets = [desk.suspect("e0", urgency) for _ in range(5)]
+    charges = desk.assign()
+    assert [charge.ticket for charge in charges] == tickets[:2]
+    assert {charge.engine_id for charge in charges} == {"e1", "e2"}
+    desk.now += 0.5
+    desk.end(charges[0])
+    (next_one,) = desk.assign()
+    assert next_one.ticket is tickets[2]
+    assert next_one.engine_id == charges[0].engine_id
+    assert len(desk.pool.queue) == 2
+
+
+def test_suspects_that_wait_hold_nobody_up() -> None:
+    desk = Desk(2, limit=200)
+    first = desk.suspect()
+    for _ in range(40):
+        desk.suspect()
+    others = [desk.add() for _ in range(20)] + [desk.add(1, LONG) for _ in range(20)]
+    assert desk.served() == [first, *others]
+    assert (len(desk.pool.queue), len(desk.pool.apart)) == (40, 40)
+
+
+def test_a_suspect_shares_an_engine_with_uploads_that_are_none() -> None:
+    desk = Desk(2)
+    desk.fill(count=6)
+    suspect = desk.suspect()
+    assert desk.served() == [suspect]
+
+
+def test_after_three_seconds_suspects_go_where_they_can() -> None:
+    desk = Desk(2)
+    tickets = [desk.suspect() for _ in range(3)]
+    assert desk.served() == tickets[:1]
+    desk.now += 2.9
+    assert desk.served() == []
+    at = desk.dispatcher.next_wakeup(desk.now)
+    assert at == pytest.approx(103.0)
+    desk.now = at
+    assert desk.served() == tickets[1:]
+    assert len(desk.pool.queue) == len(desk.pool.apart) == 0
+    assert desk.dispatcher.next_wakeup(desk.now) is None
+
+
+def test_a_suspect_does_not_wait_apart_for_a_death_long_ago() -> None:
+    desk = Desk(2)
+    tickets = [desk.suspect(age_s=3.0) for _ in range(3)]
+    assert desk.served() == tickets
+
+
+def test_a_suspect_that_leaves_while_it_waits_is_gone() -> None:
+    desk = Desk(2)
+    desk.suspect()
+    second = desk.suspect()
+    desk.assign()
+    desk.dispatcher.withdraw(second, desk.now)
+    desk.now += 9.0
+    assert desk.served() == []
+    assert len(desk.pool.queue) == len(desk.pool.apart) == 0
+
+
+def test_a_suspect_does_not_outwait_its_time_in_the_queue() -> None:
+    desk = Desk(2)
+    desk.suspect()
+    desk.assign()
+    second = ticket(1, SHORT, desk.now, excluded=frozenset(("e0",)))
+    second.deaths.append(Death(EngineId("e0"), desk.now))
+    second.expires_at = desk.now + 1.0
+    desk.dispatcher.add(desk.pool, second, desk.now)
+    desk.assign()
+    assert desk.dispatcher.next_wakeup(desk.now) == desk.now + 1.0
+    desk.now += 1.0
+    (assignment,) = desk.dispatcher.assign(desk.now)
+    assert (assignment.ticket, assignment.refusal) == (second, Refusal.WAITED_TOO_LONG)
+
+
+def test_a_suspect_without_an_engine_left_is_refused_at_once() -> None:
+    desk = Desk(1)
+    suspect = desk.suspect()
+    (assignment,) = desk.dispatcher.assign(desk.now)
+    assert (assignment.ticket, assignment.refusal) == (suspect, Refusal.NO_ENGINE_LEFT)
+    assert len(desk.pool.queue) == len(desk.pool.apart) == 0
+
+
+def test_a_suspect_is_not_taken_past_the_others() -> None:
+    desk = Desk(2)
+    first = ticket(1, SHORT, desk.now)
+    first.deaths.append(Death(EngineId("gone"), desk.now))
+    assert desk.dispatcher.take(desk.pool, first, desk.now) is None

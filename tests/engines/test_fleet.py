@@ -5,6 +5,7 @@ from tests.engines.conftest import Driver
 
 from vllm_router.engines.changes import Withdrawn
 from vllm_router.engines.engine import EngineId
+from vllm_router.engines.heartbeat import BEAT_S
 from vllm_router.engines.registry import FleetSettings
 from vllm_router.engines.work import Outcome, OutcomeKind, QueueFull, Refusal
 from vllm_router.policy.balance import POLICIES
@@ -632,3 +633,114 @@ def test_an_engine_that_slows_down_is_not_lost_but_comes_to_be_known_as_slow(dri
     engine = fleet.fleet.engine(slow)
     assert fleet.state(slow) == "ready"
     assert engine.ejections <= 6
+
+
+# A router that stood still itself.
+
+
+def standing_still(driver, *, is_told_first):
+    """Return a fleet whose router has been stopped for 30 s with ten calls under way."""
+    fleet = driver(2)
+    quick(fleet)
+    charges = [fleet.start() for _ in range(10)]
+    for _ in range(4):
+        fleet.fleet.beat(fleet.now)
+        fleet.now += BEAT_S
+    fleet.now += 30.0
+    if is_told_first:
+        fleet.fleet.beat(fleet.now)
+    return fleet, charges
+
+
+def shown(fleet):
+    return [
+        (fleet.state(each), engine.curve.window_s(1.0), engine.curve.answers, engine.failed_answers)
+        for each in fleet.ids
+        for engine in [fleet.fleet.engine(each)]
+    ]
+
+
+@pytest.mark.parametrize("is_told_first", [True, False])
+@pytest.mark.parametrize("kind", [OutcomeKind.OK, OutcomeKind.TIMEOUT, OutcomeKind.OVERTAKEN])
+def test_time_in_which_the_router_stood_still_speaks_for_no_engine(driver, kind, is_told_first):
+    """Answers that came meanwhile are read first, so before the next beat or after it."""
+    fleet, charges = standing_still(driver, is_told_first=is_told_first)
+    before = shown(fleet)
+    assert not any(fleet.end(charge, kind) for charge in charges)
+    assert shown(fleet) == before
+
+
+def test_calls_after_a_standstill_are_judged_as_ever(driver):
+    fleet, charges = standing_still(driver, is_told_first=True)
+    for charge in charges:
+        fleet.end(charge)
+    before = sum(fleet.fleet.engine(each).curve.answers for each in fleet.ids)
+    charge = fleet.start()
+    fleet.now += BEAT_S
+    fleet.end(charge)
+    assert sum(fleet.fleet.engine(each).curve.answers for each in fleet.ids) > before
+
+
+def test_a_refusal_speaks_against_an_engine_whatever_the_router_did(driver):
+    fleet, charges = standing_still(driver, is_told_first=True)
+    moves = [move for charge in charges for move in fleet.end(charge, OutcomeKind.RESET)]
+    assert moves
+
+
+def test_no_call_is_overdue_for_the_time_the_router_stood_still(driver):
+    fleet, charges = standing_still(driver, is_told_first=True)
+    assert all(fleet.fleet.overdue_at(charge, fleet.now) > fleet.now for charge in charges)
+
+
+@pytest.mark.parametrize("is_told_first", [True, False])
+def test_a_probe_that_was_late_for_a_standstill_does_not_count(driver, is_told_first):
+    fleet, charges = standing_still(driver, is_told_first=is_told_first)
+    engine_id = charges[0].engine_id
+    fleet.fleet.suspect(charges[0], fleet.now)
+    for _ in range(3):
+        moves = fleet.fleet.observe_probe(engine_id, False, 31.0, "slow", True, fleet.now)
+        assert moves == ()
+    assert fleet.state(engine_id) == "ready"
+
+
+# Deaths.
+
+
+def test_a_death_says_whether_the_engine_held_another_suspect(driver):
+    fleet = driver(1)
+    alone = fleet.start()
+    fleet.fleet.died(alone, fleet.now)
+    fleet.end(alone, OutcomeKind.RESET)
+    assert [death.is_shared for death in alone.ticket.deaths] == [False]
+    # Long ago, so that they go where they can.
+    fleet.now += 100.0
+    for ticket in (alone.ticket, first := fleet.ticket()):
+        ticket.excluded.clear()
+        if not ticket.deaths:
+            fleet.fleet.died(alone, fleet.now - 50.0)
+            ticket.deaths.append(alone.ticket.deaths.pop())
+        fleet.fleet.submit(ticket, fleet.now)
+    charges = fleet.charges()
+    assert {charge.ticket for charge in charges} == {alone.ticket, first}
+    for charge in charges:
+        fleet.end(charge, OutcomeKind.RESET)
+        fleet.fleet.died(charge, fleet.now)
+    assert [charge.ticket.deaths[-1].is_shared for charge in charges] == [True, True]
+
+
+def test_a_death_makes_a_suspect_of_the_same_upload_on_another_engine(driver):
+    fleet = driver(2)
+    first = fleet.start()
+    second = fleet.start(deaths=first.ticket.deaths)
+    fleet.fleet.died(first, fleet.now, [second])
+    assert second.engine.suspects == 1
+    fleet.end(first, OutcomeKind.RESET)
+    fleet.end(second)
+    assert [fleet.fleet.engine(each).suspects for each in fleet.ids] == [0, 0]
+
+
+def test_an_engine_that_names_no_model_says_so(driver):
+    fleet = driver(1)
+    fleet.fleet.observe_models(fleet.ids[0], (), fleet.now)
+    fleet.probe(fleet.ids[0])
+    assert fleet.fleet.engine(fleet.ids[0]).last_error == "its /v1/models names no model"

@@ -102,6 +102,31 @@ class Histories(RuleBasedStateMachine):
         self.now += seconds
         self.decide()
 
+    @rule()
+    def beat(self) -> None:
+        self.fleet.beat(self.now)
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def engine_dies(self, data: st.DataObject) -> None:
+        """All that an engine holds breaks off, and is tried again at once."""
+        number = data.draw(st.sampled_from(sorted(self.running)))
+        engine_id = self.running[number].engine_id
+        for number, charge in sorted(self.running.items()):
+            if charge.engine_id != engine_id:
+                continue
+            del self.running[number]
+            ticket = charge.ticket
+            self.fleet.died(charge, self.now)
+            self.fleet.finish(charge, Outcome(OutcomeKind.RESET), self.now)
+            ticket.excluded.add(engine_id)
+            if len(ticket.deaths) > 1:
+                self.fate[number] = "two deaths"
+                continue
+            self.fleet.submit(ticket, self.now)
+            self.waiting[number] = ticket
+        self.decide()
+
     @precondition(lambda self: self.running)
     @rule(data=st.data(), kind=st.sampled_from(OutcomeKind), again=st.booleans())
     def answer(self, data: st.DataObject, kind: OutcomeKind, again: bool) -> None:
@@ -110,6 +135,8 @@ class Histories(RuleBasedStateMachine):
         self.fleet.finish(charge, Outcome(kind), self.now)
         assert charge.is_released
         ticket = charge.ticket
+        if kind is OutcomeKind.RESET:
+            self.fleet.died(charge, self.now)
         if again and kind in (*FAILED, OutcomeKind.UNDECIDED) and self.fleet.may_retry(self.now):
             ticket.excluded.add(charge.engine_id)
             self.fleet.submit(ticket, self.now)
@@ -217,6 +244,10 @@ class Histories(RuleBasedStateMachine):
             assert engine.in_flight == len(mine)
             assert engine.windows_in_flight == sum(charge.windows for charge in mine)
             assert engine.audio_s_in_flight == sum(charge.audio_s for charge in mine)
+            suspects = [charge for charge in mine if charge.is_suspect]
+            assert engine.suspects == len(suspects)
+            apart = [each for each in suspects if each.ticket.apart_until() > self.now]
+            assert len(apart) <= 1
             # What others have there is a mean, so that the sum is rounded.
             assert engine.load == pytest.approx(engine.windows_in_flight + engine.elsewhere)
 

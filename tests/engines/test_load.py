@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from tests.engines.parts import MODEL, lone_engine, ready_registry, ticket
 
 from vllm_router.engines import load
-from vllm_router.engines.work import Charge
+from vllm_router.engines.engine import EngineId
+from vllm_router.engines.work import Charge, Death, Ticket
 
 # Seconds that pass, then the windows that are charged, or None for a release.
 STEPS = st.lists(
@@ -105,3 +106,42 @@ def test_the_mean_since_a_charge_counts_what_came_and_went_meanwhile() -> None:
     load.release(other, engine, 12.0)
     engine.elsewhere = 3.0
     assert math.isclose(load.mean(held, engine, 14.0), (2 * 4 + 4 * 1) / 4 + 3.0)
+
+
+def suspect() -> Ticket:
+    made = ticket()
+    made.deaths.append(Death(EngineId("gone"), 0.0))
+    return made
+
+
+def test_an_engine_counts_the_suspects_that_it_holds() -> None:
+    engine = lone_engine()
+    first = load.charge(engine, suspect(), 1, 1.0)
+    load.charge(engine, ticket(), 2, 2.0)
+    assert (engine.suspects, engine.crowded_at) == (1, -math.inf)
+    second = load.charge(engine, suspect(), 3, 3.0)
+    assert (engine.suspects, engine.crowded_at) == (2, 3.0)
+    load.release(first, engine, 5.0)
+    assert (engine.suspects, engine.crowded_at) == (1, 5.0)
+    load.release(second, engine, 6.0)
+    assert (engine.suspects, engine.crowded_at) == (0, 5.0)
+
+
+def test_what_becomes_suspect_while_it_is_charged_is_counted_once() -> None:
+    engine = lone_engine()
+    charge = load.charge(engine, ticket(), 1, 1.0)
+    load.suspect(charge, 2.0)
+    load.suspect(charge, 2.0)
+    assert engine.suspects == 1
+    load.release(charge, engine, 3.0)
+    charge.engine = None
+    load.suspect(charge, 4.0)
+    assert engine.suspects == 0
+
+
+def test_a_death_in_flight_does_not_make_its_own_release_one_of_a_suspect() -> None:
+    engine = lone_engine()
+    charge = load.charge(engine, ticket(), 1, 1.0)
+    charge.ticket.deaths.append(Death(engine.engine_id, 2.0))
+    load.release(charge, engine, 2.0)
+    assert engine.suspects == 0

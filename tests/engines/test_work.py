@@ -6,12 +6,16 @@ from hypothesis import strategies as st
 from tests.engines.parts import lone_engine, ticket
 
 from vllm_router.engines import load
+from vllm_router.engines.engine import EngineId
 from vllm_router.engines.work import (
     Assignment,
+    Death,
     Outcome,
     OutcomeKind,
     QueueFull,
     Refusal,
+    Ticket,
+    Urgency,
     windows_of,
 )
 
@@ -76,3 +80,12 @@ def test_an_assignment_without_a_charge_says_why() -> None:
 def test_a_full_queue_says_its_reason_as_its_text() -> None:
     full = QueueFull(12.5, "Much waits.")
     assert (full.retry_after_s, full.reason, str(full)) == (12.5, "Much waits.", "Much waits.")
+
+
+def test_a_suspect_waits_apart_for_three_seconds_after_its_last_death():
+    waiting = Ticket("r", "m", 1.0, 1, Urgency.SHORT, 0.0)
+    assert waiting.apart_until() == -math.inf
+    waiting.deaths.append(Death(EngineId("a"), 10.0))
+    assert waiting.apart_until() == 13.0
+    waiting.expires_at = 11.0
+    assert waiting.apart_until() == 11.0

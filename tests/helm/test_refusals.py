@@ -126,6 +126,27 @@ def test_a_release_whose_services_nobody_could_make_is_refused_in_a_sentence(rel
     assert "choose another release name or set fullnameOverride" in done.stderr
 
 
+def objects(values, at=""):
+    """Yield the paths of the values that are objects; what a group may leave out has no end."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield f"{at}{name}"
+            if name != "defaults":
+                yield from objects(value, f"{at}{name}.")
+
+
+OBJECTS = list(objects(yaml.safe_load((CHART / "values.yaml").read_text())))
+
+
+@pytest.mark.parametrize("path", OBJECTS)
+def test_an_object_that_was_deleted_with_null_is_empty_or_missed_in_a_sentence(path):
+    values = str(CHART / "ci" / "everything-values.yaml")
+    done = helm("template", "rel", str(CHART), "--values", values, "--set", f"{path}=null")
+    if done.returncode != 0:
+        assert f"{path.rpartition('.')[2]} is required" in done.stderr
+        assert "template:" not in done.stderr
+
+
 @pytest.mark.parametrize("namespace", ["My_Namespace", "a" * 64, "a.b"])
 def test_a_namespace_that_cannot_be_is_refused(namespace):
     done = helm("template", "rel", str(CHART), "--namespace", namespace)

@@ -14,7 +14,12 @@ from tests.wire.test_kube_objects import JSON
 from vllm_router.local.serving import serve_simulated
 from vllm_router.outbound.call import CallFailed
 from vllm_router.outbound.http1 import HttpClient
-from vllm_router.outbound.probe import MAX_ANSWER_BYTES, EngineInquiry, read_models
+from vllm_router.outbound.probe import (
+    MAX_ANSWER_BYTES,
+    MAX_MODELS_BYTES,
+    EngineInquiry,
+    read_models,
+)
 from vllm_router.wire.engine_facts import MAX_MODELS, is_name
 
 MODEL = "openai/whisper-small"
@@ -109,6 +114,20 @@ QUESTIONS: list[Question] = [
     lambda inquiry, to: inquiry.models(to),
     lambda inquiry, to: inquiry.stats(to),
 ]
+
+
+@pytest.mark.parametrize("more", [0, 1])
+async def test_a_list_of_models_is_read_up_to_1_mib(client: HttpClient, more: int) -> None:
+    listed = json.dumps({"data": [{"id": MODEL}]}).encode()
+    data = answer(200, listed + b" " * (MAX_MODELS_BYTES - len(listed) + more))
+    async with raw_engine(saying(data, then="close")) as engine:
+        models = EngineInquiry(client, None, 20).models(url(engine))
+        if more:
+            with pytest.raises(CallFailed, match="too large"):
+                await models
+        else:
+            assert await models == (MODEL,)
+    await until(lambda: not client.open_connections)
 
 
 @pytest.mark.parametrize("question", QUESTIONS, ids=["models", "stats"])

@@ -82,6 +82,29 @@ def test_work_that_comes_back_stands_in_the_queue_once_though_its_old_entry_rema
     assert emptied(queue.short) == [first, again]
 
 
+def test_work_beside_the_line_is_counted_and_nothing_waits_behind_it() -> None:
+    queue = queue_of()
+    aside, other = Work(1.0), Work(2.0)
+    queue.add_aside(aside)
+    queue.add(other)
+    queue.add(aside)
+    assert (len(queue), queue.windows) == (2, 2)
+    assert queue.short.head() is other
+    queue.line_up(aside)
+    queue.line_up(other)
+    assert emptied(queue.short) == [aside, other]
+
+
+def test_work_beside_the_line_may_leave() -> None:
+    aside = Work(1.0)
+    queue = queue_of()
+    queue.add_aside(aside)
+    assert queue.remove(aside)
+    assert not queue.remove(aside)
+    queue.line_up(aside)
+    assert (len(queue), queue.short.head()) == (0, None)
+
+
 def test_those_who_leave_from_the_middle_are_not_kept_in_memory() -> None:
     head = Work(0.0)
     queue = queue_of(head)
@@ -150,6 +173,7 @@ class QueueBesideAList(RuleBasedStateMachine):
         self.queue: WorkQueue[Work] = WorkQueue()
         self.inside: list[Work] = []
         self.outside: list[Work] = []
+        self.aside: list[Work] = []
 
     @rule(
         at=st.integers(0, 9),
@@ -168,6 +192,7 @@ class QueueBesideAList(RuleBasedStateMachine):
     def leave(self, data: st.DataObject) -> None:
         work = self.inside.pop(data.draw(st.integers(0, len(self.inside) - 1)))
         assert self.queue.remove(work)
+        self.aside = [each for each in self.aside if each is not work]
         self.outside.append(work)
 
     @precondition(lambda self: self.outside)
@@ -178,11 +203,26 @@ class QueueBesideAList(RuleBasedStateMachine):
         self.queue.add(work)
         self.inside.append(work)
 
+    @precondition(lambda self: self.outside)
+    @rule(data=st.data())
+    def come_back_beside_the_line(self, data: st.DataObject) -> None:
+        work = self.outside.pop(data.draw(st.integers(0, len(self.outside) - 1)))
+        self.queue.add_aside(work)
+        self.inside.append(work)
+        self.aside.append(work)
+
+    @precondition(lambda self: self.aside)
+    @rule(data=st.data())
+    def line_up(self, data: st.DataObject) -> None:
+        self.queue.line_up(self.aside.pop(data.draw(st.integers(0, len(self.aside) - 1))))
+
     @precondition(lambda self: len(self.inside) > 40)
     @rule()
     def nearly_all_leave(self) -> None:
         while len(self.inside) > 2:
-            self.queue.remove(self.inside.pop())
+            work = self.inside.pop()
+            self.queue.remove(work)
+            self.aside = [each for each in self.aside if each is not work]
 
     @invariant()
     def the_sums_are_those_of_what_waits(self) -> None:
@@ -197,14 +237,17 @@ class QueueBesideAList(RuleBasedStateMachine):
             (self.queue.long, Urgency.LONG),
         ):
             mine = [work for work in self.inside if work.urgency is urgency]
+            line = [work for work in mine if work not in self.aside]
             head = lane.head()
-            assert (head is None) == (not mine)
+            assert (head is None) == (not line)
             assert lane.count == len(mine)
             if head is not None:
-                assert head in mine
-                assert head.enqueued_at == min(work.enqueued_at for work in mine)
+                assert head in line
+                assert head.enqueued_at == min(work.enqueued_at for work in line)
 
     def teardown(self) -> None:
+        for work in self.aside:
+            self.queue.line_up(work)
         out = emptied(self.queue.short) + emptied(self.queue.long)
         assert set(map(id, out)) == set(map(id, self.inside))
         assert len(out) == len(self.inside)

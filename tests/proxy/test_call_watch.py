@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from tests.proxy.dispatching import Notes, answer, is_idle, ready_dispatcher, ticket
 
 from vllm_router.engines.engine import Engine, EngineId
-from vllm_router.engines.work import Outcome, OutcomeKind
+from vllm_router.engines.work import Death, Outcome, OutcomeKind
 from vllm_router.errors import EnginesDied, RouterError
 from vllm_router.outbound.answer import Answer
-from vllm_router.outbound.call import CallTimedOut, ConnectionBroke
+from vllm_router.outbound.call import CallTimedOut, ConnectionBroke, NotConnected
 from vllm_router.policy.suspicion import SuspicionRules
-from vllm_router.proxy.call_watch import LATE_S
+from vllm_router.proxy.call_watch import LATE_S, Tries
 from vllm_router.proxy.dispatch import MOVES, Attempt, Dispatcher
 
 #: The rule with everything a tenth or less of what it is, so that tests are quick.
@@ -127,7 +127,50 @@ async def test_a_slow_engine_that_answers_first_after_all_is_heard(notes: Notes)
     assert notes.hedges == [False]
     await at_rest(dispatcher)
     assert engines.left == [engines.asked[1]]
-    assert OutcomeKind.OVERTAKEN not in notes.kinds
+    # It has lost the race, and no client left.
+    assert notes.outcomes[-2:] == [
+        (engines.asked[0], OutcomeKind.OK),
+        (engines.asked[1], OutcomeKind.CANCELLED),
+    ]
+
+
+async def test_a_client_that_leaves_ends_both_calls_of_a_race(notes: Notes) -> None:
+    dispatcher = fleet_of(2, notes)
+    await learn(dispatcher)
+    engines = Engines(hangs, hangs)
+    waiting = asyncio.create_task(ask(dispatcher, engines))
+    async with asyncio.timeout(PATIENCE_S):
+        while len(engines.asked) < 2:
+            await asyncio.sleep(0.01)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    await at_rest(dispatcher)
+    assert notes.kinds[-2:] == [OutcomeKind.CLIENT_LEFT] * 2
+
+
+@pytest.mark.parametrize("is_given_before", [True, False])
+async def test_a_second_that_loses_as_it_gets_its_engine_gives_it_back(
+    notes: Notes, *, is_given_before: bool
+) -> None:
+    dispatcher = fleet_of(2, notes, max_windows=1)
+    held = await dispatcher.slot(ticket())
+    tries = Tries()
+    other = ticket(excluded={held.engine_id})
+    taken = await dispatcher.slot(ticket(excluded={held.engine_id}))
+    assert taken.engine_id != held.engine_id
+    waiting = asyncio.create_task(dispatcher.slot(other, tries))
+    await asyncio.sleep(0.01)
+    tries.is_settled = True
+    if is_given_before:
+        dispatcher.finish(taken, Outcome(OutcomeKind.OK))
+        waiting.cancel()
+    else:
+        waiting.cancel()
+        dispatcher.finish(taken, Outcome(OutcomeKind.OK))
+    await asyncio.gather(waiting, return_exceptions=True)
+    assert notes.kinds == [OutcomeKind.OK, OutcomeKind.CANCELLED]
+    dispatcher.finish(held, Outcome(OutcomeKind.OK))
+    assert is_idle(dispatcher)
 
 
 async def test_a_second_that_fails_leaves_the_first_its_time(notes: Notes) -> None:
@@ -265,6 +308,61 @@ class TestDeadlyUploads:
         assert all(engine_id in error.value.message for engine_id in engines.asked)
         assert is_idle(dispatcher)
 
+    async def test_a_file_that_was_not_alone_is_not_blamed_with_certainty(
+        self, notes: Notes
+    ) -> None:
+        dispatcher = fleet_of(2, notes)
+        # Long ago: they wait apart no longer.
+        deaths = [[Death(EngineId("another"), dispatcher.now() - 60.0)] for _ in range(2)]
+        asked = [
+            ask(dispatcher, Engines(dies), deaths=each, excluded={EngineId("b")}) for each in deaths
+        ]
+        for error in await asyncio.gather(*asked, return_exceptions=True):
+            assert isinstance(error, EnginesDied)
+            assert "Another upload on the same engine may be what ended it" in error.message
+        alone = Death(EngineId("another"), dispatcher.now())
+        with pytest.raises(EnginesDied) as raised:
+            await ask(dispatcher, Engines(dies), deaths=[alone])
+        assert "Another upload" not in raised.value.message
+
+    async def test_suspects_of_one_engine_do_not_share_the_next(self, notes: Notes) -> None:
+        """Else the one that is deadly would take the others with it."""
+        dispatcher = fleet_of(3, notes)
+        gone: set[EngineId] = set()
+        working: dict[EngineId, list[asyncio.Future[None]]] = {}
+
+        def sending(*, is_deadly: bool) -> Callable[[Engine], Awaitable[Answer]]:
+            async def send(engine: Engine) -> Answer:
+                name = engine.engine_id
+                if name in gone:
+                    raise NotConnected("refused")
+                ends: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                working.setdefault(name, []).append(ends)
+                await asyncio.wait([ends], timeout=0.1 if is_deadly else 0.2)
+                working[name].remove(ends)
+                if is_deadly and not ends.done():
+                    gone.add(name)
+                    for each in working[name]:
+                        each.set_result(None)
+                if name in gone:
+                    raise ConnectionBroke("reset by peer", is_at_work=True)
+                return answer(200, b"{}")
+
+            return send
+
+        async with asyncio.timeout(PATIENCE_S):
+            innocent = sending(is_deadly=False)
+            asked = [dispatcher.attempt(ticket(), innocent) for _ in range(15)]
+            asked.append(dispatcher.attempt(ticket(), sending(is_deadly=True)))
+            *attempts, error = await asyncio.gather(*asked, return_exceptions=True)
+        assert isinstance(error, EnginesDied)
+        assert "Another upload" not in error.message
+        for attempt in attempts:
+            assert isinstance(attempt, Attempt), attempt
+            attempt.close(attempt.kind)
+        assert len(gone) == 2
+        assert is_idle(dispatcher)
+
     async def test_one_death_is_repeated(self, notes: Notes) -> None:
         dispatcher = fleet_of(3, notes)
         attempt = await ask(dispatcher, Engines(dies, answers))
@@ -274,7 +372,9 @@ class TestDeadlyUploads:
         """As of a piece that is tried again later."""
         dispatcher = fleet_of(5, notes)
         with pytest.raises(EnginesDied):
-            await ask(dispatcher, Engines(dies), deaths=[EngineId("another")])
+            await ask(
+                dispatcher, Engines(dies), deaths=[Death(EngineId("another"), dispatcher.now())]
+            )
         assert notes.kinds == [OutcomeKind.RESET]
 
     @pytest.mark.parametrize("hedge_after_s", [None, 0.05])

@@ -151,6 +151,20 @@ async def test_the_engine_that_goes_on_with_a_stream_says_what_the_first_one_sai
         assert last in (end.get("text") or end["error"]["message"])
 
 
+async def test_the_case_of_an_engines_content_type_does_not_matter() -> None:
+    for more in (), (field("stream_format", "sse"),):
+        told = []
+        for kind in (b"text/event-stream", b"Text/Event-Stream"):
+
+            async def says(heard: Heard, kind: bytes = kind) -> Reply:
+                return 200, sse(chunk("one"), chunk("", "stop")).replace(b"text/event-stream", kind)
+
+            async with parrot(says) as url, running_router(url) as router:
+                answer = await router.upload(*asking(field("stream", "true"), *more))
+                told.append(events(answer.text))
+        assert told[0] == told[1] != []
+
+
 async def test_a_stream_asked_of_an_engine_that_answers_at_once_is_its_answer() -> None:
     async def says(heard: Heard) -> Reply:
         return 200, {"text": "all at once"}

@@ -41,6 +41,7 @@ class Loop(StrEnum):
     PROBES = "probes"
     READINGS = "readings"
     SWEEP = "sweep"
+    HEARTBEAT = "heartbeat"
     KEY_FILE = "key_file"
     STATS_TABLE = "stats_table"
     ACCESS_LOG = "access_log"

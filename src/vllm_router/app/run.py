@@ -37,6 +37,7 @@ from vllm_router.app.legacy import Legacy
 from vllm_router.app.logs import set_up_logging
 from vllm_router.app.siblings import Siblings
 from vllm_router.app.stats import stats_table
+from vllm_router.engines.heartbeat import BEAT_S
 from vllm_router.settings import Settings
 
 log = logging.getLogger("vllm_router")
@@ -263,6 +264,7 @@ async def running(
         loops: dict[Loop, Callable[[], Awaitable[None]]] = {
             Loop.DISCOVERY: partial(_discover, router),
             Loop.SWEEP: partial(_sweep, router),
+            Loop.HEARTBEAT: partial(_beat, router),
         }
         if router.key_file is not None:
             loops[Loop.KEY_FILE] = router.key_file.follow
@@ -304,6 +306,13 @@ async def _sweep(router: Router) -> None:
         router.listener.sweep()
         for client in router.clients:
             client.sweep()
+
+
+async def _beat(router: Router) -> None:
+    """Show the fleet that the event loop runs: time in which it does not speaks for no engine."""
+    while True:
+        router.dispatcher.fleet.beat(router.now())
+        await asyncio.sleep(BEAT_S)
 
 
 async def _print_stats(router: Router, interval_s: float) -> None:

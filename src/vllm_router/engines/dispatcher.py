@@ -36,7 +36,11 @@ class Dispatcher:
     def add(self, pool: Pool, ticket: Ticket, now: float) -> None:
         """Queue a ticket."""
         ticket.queued_at = now
-        pool.queue.add(ticket)
+        if ticket.deaths and (until := ticket.apart_until()) > now:
+            pool.queue.add_aside(ticket)
+            pool.apart.add(ticket, until)
+        else:
+            pool.queue.add(ticket)
         if pool.busy_since is None:
             pool.busy_since = now
             self._busy[pool.model] = pool
@@ -46,7 +50,7 @@ class Dispatcher:
 
         With nothing before it in the queue this is what `add` and `assign` come to.
         """
-        if len(pool.queue) or pool.held is not None or ticket.excluded:
+        if len(pool.queue) or pool.held is not None or ticket.excluded or ticket.deaths:
             return None
         timer = self._registry.next_timer()
         is_due = timer is not None and timer <= now
@@ -62,6 +66,7 @@ class Dispatcher:
         """Take a ticket out wherever it stands."""
         pool = self._registry.pools.get(ticket.model)
         if pool is not None and pool.queue.remove(ticket):
+            pool.apart.discard(ticket)
             self._let_go(pool, ticket, now)
             self._rest(pool)
 
@@ -83,6 +88,9 @@ class Dispatcher:
         due = self._registry.next_timer()
         for pool in self._busy.values():
             queue = pool.queue
+            until = pool.apart.until()
+            if until is not None and (due is None or until < due):
+                due = until
             for head in (queue.short.head(), queue.long.head()):
                 if head is not None and (due is None or head.expires_at < due):
                     due = head.expires_at
@@ -102,6 +110,8 @@ class Dispatcher:
 
     def _serve(self, pool: Pool, now: float, out: list[Assignment]) -> None:
         queue = pool.queue
+        if len(pool.apart):
+            self._serve_suspects(pool, now, out)
         if not queue.long.count and pool.held is None:
             # What nearly every call comes down to: short requests and room for them.
             while (head := queue.short.head()) is not None:
@@ -121,6 +131,20 @@ class Dispatcher:
             pass
         for ticket in aside:
             queue.add(ticket)
+
+    def _serve_suspects(self, pool: Pool, now: float, out: list[Assignment]) -> None:
+        """Give suspects to engines that hold none. One whose time is over goes where it can."""
+        for ticket in pool.apart.take_over(now):
+            pool.queue.line_up(ticket)
+        for ticket in pool.apart.first(_MOST_ASIDE):
+            engine = pool.pick_apart(ticket)
+            if engine is not None:
+                pool.apart.discard(ticket)
+                self._give(pool, ticket, engine, now, out)
+            elif pool.is_stranded(ticket, now):
+                pool.apart.discard(ticket)
+                pool.queue.remove(ticket)
+                out.append(Assignment(ticket, None, Refusal.NO_ENGINE_LEFT))
 
     def _serve_one(
         self, pool: Pool, now: float, out: list[Assignment], aside: list[Ticket]

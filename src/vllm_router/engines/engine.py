@@ -4,6 +4,7 @@ Only the fleet writes here; others read. Counters, not lists: an engine does not
 it holds, only how many and how long they are.
 """
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NewType
 from zlib import crc32
@@ -84,6 +85,8 @@ class Engine:
         in_flight: Requests charged to it.
         windows_in_flight: Their windows of 30 s.
         audio_s_in_flight: Their seconds of audio.
+        suspects: How many of them are uploads on which an engine has died.
+        crowded_at: When it last held several of those, monotonic seconds.
         elsewhere: Windows that other routers have there, as far as scrapes tell.
         part: The part of the engine's work that is this router's, with some slack.
         load: `windows_in_flight + elsewhere`.
@@ -111,6 +114,7 @@ class Engine:
         "area_at",
         "audio_s_in_flight",
         "cap",
+        "crowded_at",
         "curve",
         "ejected_until",
         "ejections",
@@ -144,6 +148,7 @@ class Engine:
         "state",
         "stats",
         "suspected_at",
+        "suspects",
         "trial_at",
         "turn",
         "windows_in_flight",
@@ -158,6 +163,8 @@ class Engine:
         self.in_flight = 0
         self.windows_in_flight = 0
         self.audio_s_in_flight = 0.0
+        self.suspects = 0
+        self.crowded_at = -math.inf
         self.elsewhere = 0.0
         self.others = 0.0
         self.scrapes = 0

@@ -19,12 +19,21 @@ from vllm_router.engines.admission import admit
 from vllm_router.engines.changes import Change
 from vllm_router.engines.dispatcher import Dispatcher
 from vllm_router.engines.engine import Engine, EngineId, EngineState, ProbeResult, Transition
+from vllm_router.engines.heartbeat import Heartbeat
 from vllm_router.engines.judge import Judge, is_failure
 from vllm_router.engines.pool import Pool
 from vllm_router.engines.registry import Registry
 from vllm_router.engines.settings import FleetSettings
 from vllm_router.engines.states import Event
-from vllm_router.engines.work import Assignment, Charge, Outcome, OutcomeKind, Ticket, Urgency
+from vllm_router.engines.work import (
+    Assignment,
+    Charge,
+    Death,
+    Outcome,
+    OutcomeKind,
+    Ticket,
+    Urgency,
+)
 from vllm_router.policy.hedge import Hedge
 from vllm_router.policy.retry import RetryBudget
 from vllm_router.wire.exposition import EngineStats
@@ -75,6 +84,7 @@ class Fleet:
         self._budget = RetryBudget(self.settings.retry_share, self.settings.retry_floor_per_s)
         self._judge = Judge(self._registry, self._budget)
         self._dispatcher = Dispatcher(self._registry)
+        self._heartbeat = Heartbeat()
         after = self.settings.hedge_after_s
         self._hedge = (
             None
@@ -140,6 +150,14 @@ class Fleet:
 
     # What is observed.
 
+    def beat(self, now: float) -> None:
+        """Note that the event loop runs; to be called every `heartbeat.BEAT_S` seconds.
+
+        Time that a call or a probe took is held against no engine, and not learned, where beats
+        were missing meanwhile: then the router itself stood still.
+        """
+        self._heartbeat.beat(now)
+
     def apply(self, change: Change, now: float) -> tuple[Transition, ...]:
         """Take a change from discovery in."""
         return self._registry.apply(change, now)
@@ -147,7 +165,12 @@ class Fleet:
     def observe_models(self, engine_id: EngineId, models: tuple[str, ...], now: float) -> None:
         """Note the models that an engine says it serves; unknown ids are ignored."""
         engine = self.engine(engine_id)
-        if engine is not None and engine.models != models:
+        if engine is None:
+            return
+        if not models:
+            # It may pass its probes, and still takes no work.
+            engine.last_error = "its /v1/models names no model"
+        if engine.models != models:
             self._registry.set_models(engine, models, now)
 
     def observe_stats(
@@ -185,6 +208,8 @@ class Fleet:
         """Note the result of a probe that has just ended."""
         engine = self.engine(engine_id)
         if engine is None:
+            return ()
+        if is_timeout and not self._heartbeat.ran_since(now - seconds, now):
             return ()
         result = ProbeResult(ok, seconds, now, error, is_timeout, is_denied)
         moves = self._judge.probed(engine, result)
@@ -283,7 +308,14 @@ class Fleet:
         charge.engine = None
         windows = load.release(charge, engine, now)
         moves: tuple[Transition, ...] = ()
-        if outcome.kind is OutcomeKind.OK:
+        kind = outcome.kind
+        if not self._heartbeat.ran_since(charge.started_at, now):
+            # How long it took says something of the router, not of the engine.
+            if kind is OutcomeKind.OK:
+                kind = OutcomeKind.CLIENT_FAULT
+            elif kind is OutcomeKind.TIMEOUT or kind is OutcomeKind.OVERTAKEN:
+                kind = OutcomeKind.CANCELLED
+        if kind is OutcomeKind.OK:
             seconds = now - charge.started_at
             if self._hedge is not None and charge.ticket.urgency is Urgency.SHORT:
                 self._hedge.answered(seconds)
@@ -293,16 +325,16 @@ class Fleet:
             else:
                 moves = self._judge.answered_well(engine, charge, now)
                 self._learn(engine, windows + engine.elsewhere, seconds, now)
-        elif outcome.kind is OutcomeKind.CLIENT_FAULT:
+        elif kind is OutcomeKind.CLIENT_FAULT:
             moves = self._judge.answered_well(engine, charge, now)
-        elif outcome.kind is OutcomeKind.OVERTAKEN:
+        elif kind is OutcomeKind.OVERTAKEN:
             seconds = now - charge.started_at
             moves = self._judge.overtaken(engine, charge, seconds, now)
             if self.settings.suspicion.is_known(engine.curve.answers):
                 # It would have taken at least as long. Not learned, a slow engine would stay a
                 # suspect for ever: none of its answers would come to be seen.
                 self._learn(engine, windows + engine.elsewhere, seconds, now)
-        elif is_failure(outcome):
+        elif is_failure(kind):
             moves = self._judge.answered_badly(engine, charge.started_at, outcome, now)
         if engine.is_withdrawn:
             moves += self._registry.bury(engine, now)
@@ -332,6 +364,20 @@ class Fleet:
         engine.curve.rescale(seconds / engine.curve.window_s(windows))
         self._registry.relearned(engine, peak, half, now)
 
+    def died(self, charge: Charge, now: float, others: Iterable[Charge] = ()) -> None:
+        """Note that an engine has ended while it worked on a charge, released or not.
+
+        Args:
+            charge: The charge.
+            now: Monotonic seconds.
+            others: What else is charged for the same audio.
+        """
+        engine = self.engine(charge.engine_id)
+        is_shared = engine is not None and engine.crowded_at >= charge.started_at
+        charge.ticket.deaths.append(Death(charge.engine_id, now, is_shared))
+        for other in others:
+            load.suspect(other, now)
+
     def blame(self, engine_id: EngineId, outcome: Outcome, now: float) -> tuple[Transition, ...]:
         """Count a failure that was left undecided when its charge was released."""
         engine = self.engine(engine_id)
@@ -348,7 +394,9 @@ class Fleet:
         if engine is None:
             return math.inf
         rules, curve = self.settings.suspicion, engine.curve
-        lasted_s = now - charge.started_at
+        # A standstill of the router itself is no part of an engine's time.
+        started_at = max(charge.started_at, self._heartbeat.stood_still_until)
+        lasted_s = now - started_at
         usual_s = curve.window_s(max(engine.load, load.mean(charge, engine, now)))
         is_known = rules.is_known(curve.answers)
         if not is_known:
@@ -360,7 +408,7 @@ class Fleet:
         after_s = rules.overdue_after_s(usual_s * charge.windows, curve.answers)
         if not is_known and lasted_s >= after_s and not self._others_answer(engine, charge):
             after_s = max(after_s, min(lasted_s + rules.recheck_s, rules.stall_s))
-        return charge.started_at + after_s
+        return started_at + after_s
 
     def _others_answer(self, engine: Engine, charge: Charge) -> bool:
         """Whether another engine for the same model has answered well since a call began."""

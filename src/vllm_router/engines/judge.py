@@ -22,9 +22,9 @@ _FAILURES: Final = frozenset(
 _KNOWN_AFTER: Final = 12.0
 
 
-def is_failure(outcome: Outcome) -> bool:
+def is_failure(kind: OutcomeKind) -> bool:
     """Whether an outcome speaks against the engine."""
-    return outcome.kind in _FAILURES
+    return kind in _FAILURES
 
 
 class Judge:

@@ -23,7 +23,21 @@ def charge(engine: Engine, ticket: Ticket, turn: int, now: float) -> Charge:
     for pool in engine.pools:
         pool.load += windows
         pool.place(engine)
-    return Charge(ticket, engine.spec.engine_id, now, windows, ticket.audio_s, engine, engine.area)
+    made = Charge(ticket, engine.spec.engine_id, now, windows, ticket.audio_s, engine, engine.area)
+    if ticket.deaths:
+        suspect(made, now)
+    return made
+
+
+def suspect(held: Charge, now: float) -> None:
+    """Count a charge as one of a suspect; nothing happens if it is, or if it was released."""
+    engine = held.engine
+    if engine is None or held.is_suspect:
+        return
+    held.is_suspect = True
+    engine.suspects += 1
+    if engine.suspects > 1:
+        engine.crowded_at = now
 
 
 def mean(held: Charge, engine: Engine, now: float) -> float:
@@ -44,6 +58,10 @@ def release(held: Charge, engine: Engine, now: float) -> float:
     engine.area += engine.windows_in_flight * (now - engine.area_at)
     engine.area_at = now
     windows = held.windows
+    if held.is_suspect:
+        if engine.suspects > 1:
+            engine.crowded_at = now
+        engine.suspects -= 1
     engine.in_flight -= 1
     engine.windows_in_flight -= windows
     engine.audio_s_in_flight = engine.audio_s_in_flight - held.audio_s if engine.in_flight else 0.0

@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Final
 
+from vllm_router.engines.apart import Apart
 from vllm_router.engines.engine import Engine, EngineId, EngineState
 from vllm_router.engines.ring import Ring
-from vllm_router.engines.work import Ticket
+from vllm_router.engines.work import Ticket, Urgency
 from vllm_router.policy.balance import Policy
 from vllm_router.policy.balance.view import first_in_order
 from vllm_router.policy.drain import DrainRate
@@ -57,6 +58,7 @@ class Pool:
     Attributes:
         members: Every engine that serves the model and is not gone.
         states: How many of them are in each state.
+        apart: Suspects of the queue that wait for an engine without another.
         drain: How fast work gets done.
         busy_since: Since when work has waited without a break; None: none waits.
         fill: Long work may fill an engine up to so many times its `half_at`.
@@ -79,6 +81,7 @@ class Pool:
         "_quiet_share",
         "_ring",
         "_seen",
+        "apart",
         "busy_since",
         "drain",
         "fill",
@@ -108,6 +111,7 @@ class Pool:
         self.model = model
         self.policy = policy
         self.queue = queue
+        self.apart = Apart()
         self.members: dict[EngineId, Engine] = {}
         self.states: Counter[EngineState] = Counter()
         self.drain = DrainRate()
@@ -209,6 +213,15 @@ class Pool:
             return None
         return self.policy.choose(_Choice(self, engines, ticket, is_long=True), ticket.session_key)
 
+    def pick_apart(self, ticket: Ticket) -> Engine | None:
+        """Return the engine that takes a suspect and holds no other; None: none has room for it."""
+        is_long = ticket.urgency is Urgency.LONG
+        engines = self._open_to_long.engines if is_long else self.with_room
+        if not engines:
+            return None
+        choice = _Choice(self, engines, ticket, is_long=is_long, is_apart=True)
+        return self.policy.choose(choice, ticket.session_key)
+
     def is_stranded(self, ticket: Ticket, now: float) -> bool:
         """Whether every engine that could take the ticket, now or soon, has failed on it."""
         alive = self.states[EngineState.READY] + self.states[EngineState.EJECTED]
@@ -307,15 +320,26 @@ def fits(engine: Engine, ticket: Ticket, cap: float) -> bool:
 class _Choice:
     """The engines of a pool that have room for one ticket."""
 
-    __slots__ = ("_engines", "_is_long", "_pool", "_ticket")
+    __slots__ = ("_engines", "_is_apart", "_is_long", "_pool", "_ticket")
 
-    def __init__(self, pool: Pool, engines: list[Engine], ticket: Ticket, *, is_long: bool) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        engines: list[Engine],
+        ticket: Ticket,
+        *,
+        is_long: bool,
+        is_apart: bool = False,
+    ) -> None:
         self._pool = pool
         self._engines = engines
         self._ticket = ticket
         self._is_long = is_long
+        self._is_apart = is_apart
 
     def _may_take(self, engine: Engine) -> bool:
+        if self._is_apart and engine.suspects:
+            return False
         cap = engine.long_cap if self._is_long else engine.cap
         return fits(engine, self._ticket, cap) and engine.engine_id not in self._ticket.excluded
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Assignment",
     "Charge",
+    "Death",
     "Outcome",
     "OutcomeKind",
     "QueueFull",
@@ -29,11 +30,29 @@ __all__ = [
 
 # Whisper's quantum of work.
 WINDOW_S: Final = 30.0
+# A suspect waits so long after its last death for an engine that holds no other suspect: several
+# short clips, one after the other, on each engine that is left.
+_APART_S: Final = 3.0
 
 
 def windows_of(audio_s: float) -> int:
     """Return how many windows of 30 s an audio takes, at least 1."""
     return max(1, math.ceil(audio_s / WINDOW_S))
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """The end of an engine that held an upload.
+
+    Attributes:
+        engine_id: The engine.
+        at: Monotonic seconds.
+        is_shared: Whether another suspect was on the engine at some time during the call.
+    """
+
+    engine_id: EngineId
+    at: float
+    is_shared: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -49,8 +68,8 @@ class Ticket:
         enqueued_at: Monotonic seconds at which the request came; kept over repeats.
         session_key: Requests of one key like to meet the same engine; None: no preference.
         excluded: Engines that it has already failed on.
-        deaths: Engines that died while they held it; shared by all tickets for the same audio. With
-            one death it is suspect, and on one engine at a time; with two it has failed for good.
+        deaths: Of engines that held it; shared by all tickets for the same audio. With one death
+            it is a suspect, and on one engine at a time; with two it has failed for good.
         is_admitted: Past the door: neither refused for the queue's length nor for its own wait.
         queued_at: When it last joined the queue, monotonic seconds.
         waited_s: Seconds it has waited in the queue, over all its repeats.
@@ -67,13 +86,22 @@ class Ticket:
     enqueued_at: float
     session_key: str | None = None
     excluded: set[EngineId] = field(default_factory=set)
-    deaths: list[EngineId] = field(default_factory=list)
+    deaths: list[Death] = field(default_factory=list)
     is_admitted: bool = False
     queued_at: float = 0.0
     waited_s: float = 0.0
     expires_at: float = math.inf
     place: int = 0
     trace: "WorkTrace | None" = None
+
+    def apart_until(self) -> float:
+        """Return until when it waits for an engine without suspects, monotonic seconds.
+
+        Minus infinity for a ticket that is no suspect.
+        """
+        if not self.deaths:
+            return -math.inf
+        return min(self.deaths[-1].at + _APART_S, self.expires_at)
 
 
 @dataclass(slots=True, eq=False)
@@ -88,6 +116,7 @@ class Charge:
         audio_s: Seconds of audio charged.
         engine: The engine until the release, then None.
         area_before: The engine's window-seconds when this began.
+        is_suspect: Whether an engine has died on the upload, and this one counts it.
     """
 
     ticket: Ticket
@@ -97,6 +126,7 @@ class Charge:
     audio_s: float
     engine: "Engine | None" = field(repr=False)
     area_before: float = field(repr=False, default=0.0)
+    is_suspect: bool = False
 
     @property
     def is_released(self) -> bool:

@@ -26,6 +26,7 @@ from vllm_router.outbound.call import (
     Headers,
 )
 from vllm_router.outbound.origin import Origin
+from vllm_router.wire.media_type import is_type
 from vllm_router.wire.quick import usual_answer
 
 #: An answer's head; nginx gives upstreams 4 to 8 KiB.
@@ -260,7 +261,7 @@ class EngineConnection(asyncio.Protocol):
             if name == b"content-length" or name == b"transfer-encoding":
                 has_length = True
             elif name == b"content-type":
-                is_stream = value.lower().startswith(b"text/event-stream")
+                is_stream = is_type(value, b"text/event-stream")
         self._is_until_close = not has_length and status not in (204, 304)
         self._is_event_stream = is_stream
 

@@ -28,8 +28,10 @@ from vllm_router.wire.wav import silence
 
 #: Long enough to be a window's worth of encoder work, short enough to cost next to nothing.
 PROBE_S = 0.1
-#: A list of models is short; a metrics page has some 100 KB. An engine may not fill our memory.
+#: A metrics page has some 100 KB. An engine may not fill our memory.
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
+#: A model takes less than 1 KB there, with its adapters and permissions.
+MAX_MODELS_BYTES = 1024 * 1024
 _BOUNDARY = b"vllm-router-probe-5b1f0c1d"
 
 
@@ -72,7 +74,14 @@ class EngineInquiry:
         if engine_key is not None:
             self._headers.append((b"authorization", b"Bearer " + engine_key.encode()))
 
-    async def _ask(self, url: str, method: bytes, path: bytes, body: bytes = b"") -> Answer:
+    async def _ask(
+        self,
+        url: str,
+        method: bytes,
+        path: bytes,
+        body: bytes = b"",
+        most_bytes: int = MAX_ANSWER_BYTES,
+    ) -> Answer:
         headers = self._headers
         if body:
             kind = b"multipart/form-data; boundary=" + _BOUNDARY
@@ -88,12 +97,12 @@ class EngineInquiry:
                     headers,
                     BytesBody(body),
                     self._deadlines,
-                    whole_bytes=MAX_ANSWER_BYTES,
+                    whole_bytes=most_bytes,
                 )
         except TimeoutError as e:
             raise CallTimedOut(f"no answer within {self._timeout_s:g} s") from e
         answer.close()
-        if answer.body is None:
+        if answer.body is None or len(answer.body) > most_bytes:
             raise CallFailed("the answer is too large")
         return answer
 
@@ -127,7 +136,7 @@ class EngineInquiry:
             Denied: It does not let the router in.
             CallFailed: It does not say.
         """
-        answer = await self._ask(url, b"GET", b"/v1/models")
+        answer = await self._ask(url, b"GET", b"/v1/models", most_bytes=MAX_MODELS_BYTES)
         why = denial(answer.status)
         if why is not None:
             raise Denied(f"it answered {answer.status} to /v1/models: {why}")
@@ -141,7 +150,7 @@ class EngineInquiry:
         `/health` needs no key. What else is wrong with the list of models is not looked at.
         """
         try:
-            answer = await self._ask(url, b"GET", b"/v1/models")
+            answer = await self._ask(url, b"GET", b"/v1/models", most_bytes=MAX_MODELS_BYTES)
         except CallFailed as e:
             return Probe(str(e), is_timeout=isinstance(e, CallTimedOut))
         why = denial(answer.status)

@@ -4,14 +4,18 @@ One queue per model. Two heaps ordered by time of arrival, one for short work an
 long audio. A repeated attempt keeps its time of arrival and so comes to the front.
 
 Bounds: O(log n) for adding and taking; a withdrawn item is forgotten at once in the counts and
-dropped from its heap when it surfaces or when such leftovers are more than half of the heap.
+dropped from its heap when it surfaces or when such leftovers are more than half of the heap. An
+item that waits for something of its own is counted, and nothing waits behind it.
 
 Refuses to know: engines, limits, clocks.
 """
 
 import heapq
 from enum import Enum
-from typing import Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
+
+# The place of what stands in no heap.
+_ASIDE: Final = -1
 
 
 class Urgency(Enum):
@@ -57,14 +61,26 @@ class Lane(Generic[ItemT]):
 
     def add(self, item: ItemT, place: int) -> None:
         """Put an item in, at a place number never used before."""
+        self.place(item, place)
+        self._count(item)
+
+    def add_aside(self, item: ItemT) -> None:
+        """Count an item in that does not stand in the line until `place` puts it there."""
+        item.place = _ASIDE
+        self._count(item)
+
+    def place(self, item: ItemT, place: int) -> None:
+        """Put an item that has been counted into the line, where its arrival wants it."""
         item.place = place
         heapq.heappush(self._heap, (item.enqueued_at, place, item))
+
+    def _count(self, item: ItemT) -> None:
         self.count += 1
         self.windows += item.windows
         self.audio_s += item.audio_s
 
     def head(self) -> ItemT | None:
-        """Return the item that came first, or None."""
+        """Return the item in the line that came first, or None."""
         heap = self._heap
         while heap:
             _, place, item = heap[0]
@@ -80,7 +96,7 @@ class Lane(Generic[ItemT]):
         self.count -= 1
         self.windows -= item.windows
         self.audio_s -= item.audio_s
-        if heap[0][2] is item:
+        if heap and heap[0][2] is item:
             heapq.heappop(heap)
         elif len(heap) > 2 * self.count + 32:
             self._heap = [entry for entry in heap if entry[2].place == entry[1]]
@@ -132,6 +148,17 @@ class WorkQueue(Generic[ItemT]):
             return
         self._places += 1
         self.lane(item).add(item, self._places)
+
+    def add_aside(self, item: ItemT) -> None:
+        """Count an item in that is not a head until `line_up`; one that is in stays where it is."""
+        if not item.place:
+            self.lane(item).add_aside(item)
+
+    def line_up(self, item: ItemT) -> None:
+        """Put an item into the line that was added aside; nothing happens to any other."""
+        if item.place == _ASIDE:
+            self._places += 1
+            self.lane(item).place(item, self._places)
 
     def remove(self, item: ItemT) -> bool:
         """Take an item out, wherever it stands; False if it is not in."""

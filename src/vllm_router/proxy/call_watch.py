@@ -73,9 +73,10 @@ class Tries:
         spent: How many of them count as attempts; a call that was moved to another engine does not.
         started: Calls begun.
         running: Calls begun and not over.
+        is_settled: Whether no call is needed any more: what is still running has lost.
     """
 
-    __slots__ = ("failures", "running", "spent", "started", "timeouts")
+    __slots__ = ("failures", "is_settled", "running", "spent", "started", "timeouts")
 
     def __init__(self) -> None:
         self.failures: list[str] = []
@@ -83,6 +84,7 @@ class Tries:
         self.spent = 0
         self.started = 0
         self.running = 0
+        self.is_settled = False
 
 
 class Call:
@@ -202,6 +204,11 @@ class CallWatch:
         call.has_ended = True
         call.tries.running -= 1
         del self._running[call]
+
+    def others(self, charge: Charge) -> list[Charge]:
+        """Return what else is charged now for the same audio as a call that is over."""
+        deaths = charge.ticket.deaths
+        return [call.charge for call in self._running if call.charge.ticket.deaths is deaths]
 
     def taken_out(self, engine_id: EngineId) -> None:
         """Find other engines at once for what an engine works on that has been taken out."""

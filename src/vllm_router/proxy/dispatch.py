@@ -45,6 +45,7 @@ from vllm_router.outbound.call import (
 from vllm_router.outbound.upload import SpoolFailed
 from vllm_router.proxy.call_watch import TAKEN_OUT, Call, CallWatch, Reason, Send, Tries
 from vllm_router.proxy.engine_wait import EngineWait
+from vllm_router.wire.media_type import is_type
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +104,7 @@ class Attempt:
     otherwise, which is the client's leaving.
 
     Attributes:
+        charge: Its hold on the engine.
         engine_id: The engine.
         answer: Its answer; may still be streaming.
         first_byte_s: Seconds from the charge to the answer.
@@ -111,9 +113,9 @@ class Attempt:
     """
 
     __slots__ = (
-        "_charge",
         "_dispatcher",
         "answer",
+        "charge",
         "engine_id",
         "first_byte_s",
         "has_died",
@@ -124,7 +126,7 @@ class Attempt:
         self, dispatcher: Dispatcher, charge: Charge, answer: Answer, waited_s: float
     ) -> None:
         self._dispatcher = dispatcher
-        self._charge = charge
+        self.charge = charge
         self.answer = answer
         self.engine_id = charge.engine_id
         self.waited_s = waited_s
@@ -139,7 +141,7 @@ class Attempt:
     @property
     def ticket(self) -> Ticket:
         """The work."""
-        return self._charge.ticket
+        return self.charge.ticket
 
     def __enter__(self) -> Attempt:
         return self
@@ -172,11 +174,11 @@ class Attempt:
 
     def close(self, kind: OutcomeKind, detail: str | None = None) -> None:
         """Release the engine and the connection. Only the first call counts."""
-        if self._charge.is_released:
+        if self.charge.is_released:
             return
         self.answer.close()
         self._dispatcher.closed(self)
-        self._dispatcher.finish(self._charge, Outcome(kind, self.first_byte_s, None, detail))
+        self._dispatcher.finish(self.charge, Outcome(kind, self.first_byte_s, None, detail))
 
     def check_silence(self, arrivals: int) -> None:
         """Break a stream off that has stood still since so many arrivals, its engine being out.
@@ -184,7 +186,7 @@ class Attempt:
         One that goes on is let be, and looked at again: it may be the engine's last words. So is
         one whose client is slow to take what has come.
         """
-        engine, answer = self._charge.engine, self.answer
+        engine, answer = self.charge.engine, self.answer
         if engine is None or engine.state not in TAKEN_OUT:
             return
         if answer.is_awaited and answer.arrivals == arrivals:
@@ -251,8 +253,12 @@ class Dispatcher:
                 retry_after_s=RETRY_AFTER_S,
             )
 
-    async def slot(self, ticket: Ticket) -> Charge:
+    async def slot(self, ticket: Ticket, tries: Tries | None = None) -> Charge:
         """Wait for an engine.
+
+        Args:
+            ticket: The work.
+            tries: Of the work, where other calls may settle it meanwhile.
 
         Returns:
             The charge, for the caller to hand to `finish`.
@@ -268,27 +274,27 @@ class Dispatcher:
             now = self.now()
         charge = self.fleet.take(ticket, now)
         if charge is None:
-            charge = await self._queued(ticket, now)
+            charge = await self._queued(ticket, now, tries)
         if ticket.trace is not None:
             ticket.trace.waited(asked_at, charge.started_at, "given")
         self._observer.waited(ticket, charge.started_at - asked_at)
         return charge
 
-    async def _queued(self, ticket: Ticket, now: float) -> Charge:
+    async def _queued(self, ticket: Ticket, now: float, tries: Tries | None) -> Charge:
         try:
             self.fleet.submit(ticket, now)
         except QueueFull as e:
             raise QueueIsFull(e.reason, retry_after_s=e.retry_after_s) from e
         self._waiting[ticket] = None
         self.pump()
-        decision = self._decided.pop(ticket, None) or await self._turn(ticket)
+        decision = self._decided.pop(ticket, None) or await self._turn(ticket, tries)
         if isinstance(decision, Refusal):
             if ticket.trace is not None:
                 ticket.trace.waited(now, self.now(), decision.name.lower())
             raise self._refused(ticket, decision)
         return decision
 
-    async def _turn(self, ticket: Ticket) -> Charge | Refusal:
+    async def _turn(self, ticket: Ticket, tries: Tries | None) -> Charge | Refusal:
         future: asyncio.Future[Charge | Refusal] = asyncio.get_running_loop().create_future()
         self._waiting[ticket] = future
         try:
@@ -296,18 +302,20 @@ class Dispatcher:
         except asyncio.CancelledError:
             if ticket.trace is not None:
                 ticket.trace.waited(ticket.queued_at, self.now(), "left")
-            self._abandon(ticket, future)
+            self._abandon(ticket, future, _why_cancelled(tries))
             raise
 
-    def _abandon(self, ticket: Ticket, future: asyncio.Future[Charge | Refusal]) -> None:
+    def _abandon(
+        self, ticket: Ticket, future: asyncio.Future[Charge | Refusal], kind: OutcomeKind
+    ) -> None:
         if self._waiting.pop(ticket, None) is not None:
             self.fleet.withdraw(ticket, self.now())
             self.pump()
-        elif future.done() and not future.cancelled():
-            # The engine was given in the same moment as the client left.
-            decision = future.result()
-            if isinstance(decision, Charge):
-                self.finish(decision, Outcome(OutcomeKind.CLIENT_LEFT))
+            return
+        # The engine was given in the same moment as the work was given up, just before or after.
+        decision = self._decided.pop(ticket, None) if future.cancelled() else future.result()
+        if isinstance(decision, Charge):
+            self.finish(decision, Outcome(kind))
 
     def _refused(self, ticket: Ticket, refusal: Refusal) -> RouterError:
         if refusal is Refusal.NO_ENGINE_LEFT:
@@ -323,12 +331,11 @@ class Dispatcher:
         for assignment in self.fleet.assign(now):
             future = self._waiting.pop(assignment.ticket)
             decision = assignment.charge or assignment.refusal or Refusal.NO_ENGINE_LEFT
-            if future is None:
+            if future is None or future.done():
+                # Who asked has yet to wait, or has just been cancelled: either looks here.
                 self._decided[assignment.ticket] = decision
-            elif not future.done():
+            else:
                 future.set_result(decision)
-            elif isinstance(decision, Charge):
-                self.finish(decision, Outcome(OutcomeKind.CLIENT_LEFT))
         if self._wakeup is not None:
             self._wakeup.cancel()
             self._wakeup = None
@@ -397,7 +404,7 @@ class Dispatcher:
         while True:
             asked_at = self.now()
             try:
-                charge = await self.slot(ticket)
+                charge = await self.slot(ticket, tries)
             except EngineFailed as e:
                 if shown is not None:
                     # There is no other engine to ask: what the only one said is all there is.
@@ -500,6 +507,7 @@ class Dispatcher:
         """End the race of a call with its second."""
         assert call.second is not None
         if not is_won:
+            call.tries.is_settled = True
             _give_up(call.second)
         if call.reason is not Reason.OUT:
             self._observer.hedged(is_won=is_won)
@@ -517,7 +525,7 @@ class Dispatcher:
             EnginesDied: Two engines ended while they worked on it.
         """
         if attempt.has_died:
-            attempt.ticket.deaths.append(attempt.engine_id)
+            self.fleet.died(attempt.charge, self.now())
             if len(attempt.ticket.deaths) >= DEADLY:
                 raise _deadly(attempt.ticket)
         if failures >= self._max_attempts or not self.fleet.may_retry(self.now()):
@@ -538,7 +546,7 @@ class Dispatcher:
         except CallFailed as e:
             self._calls.end(call)
             if isinstance(e, ConnectionBroke) and e.is_at_work:
-                charge.ticket.deaths.append(charge.engine_id)
+                self.fleet.died(charge, self.now(), self._calls.others(charge))
             return None, _KINDS[type(e)], str(e)
         except asyncio.CancelledError:
             self._calls.end(call)
@@ -549,10 +557,11 @@ class Dispatcher:
                 return None, call.recalled_as, words
             if call.second is not None:
                 _give_up(call.second)
-            self.finish(charge, Outcome(OutcomeKind.CLIENT_LEFT))
+            self.finish(charge, Outcome(_why_cancelled(call.tries)))
             raise
         except SpoolFailed as e:
             self._calls.end(call)
+            call.tries.is_settled = True
             if call.second is not None:
                 _give_up(call.second)
             self.finish(charge, Outcome(OutcomeKind.CANCELLED))
@@ -560,12 +569,19 @@ class Dispatcher:
             raise SpoolFull(words, retry_after_s=1) from e
         except BaseException:
             self._calls.end(call)
+            call.tries.is_settled = True
             if call.second is not None:
                 _give_up(call.second)
             self.finish(charge, Outcome(OutcomeKind.CANCELLED))
             raise
         self._calls.end(call)
         return answer, *_judge(answer)
+
+
+def _why_cancelled(tries: Tries | None) -> OutcomeKind:
+    """Return how a cancelled call ends: it lost a race, or the client left."""
+    is_settled = tries is not None and tries.is_settled
+    return OutcomeKind.CANCELLED if is_settled else OutcomeKind.CLIENT_LEFT
 
 
 def _give_up(task: asyncio.Task[Attempt]) -> None:
@@ -589,10 +605,18 @@ def _failed(ticket: Ticket, tries: Tries) -> RouterError:
 
 
 def _deadly(ticket: Ticket) -> EnginesDied:
-    names = ", then ".join(ticket.deaths[:DEADLY])
+    deaths = ticket.deaths[:DEADLY]
+    names = ", then ".join(death.engine_id for death in deaths)
+    what = f"An engine ended while it worked on this upload, and so did a second one ({names})."
+    if deaths[-1].is_shared:
+        # It shared the second engine too with an upload that had outlived an engine before.
+        return EnginesDied(
+            f"{what} Another upload on the same engine may be what ended it. This one is not tried "
+            "again: send it once more later; if it fails again, convert it to another format."
+        )
     return EnginesDied(
-        f"An engine ended while it worked on this upload, and so did a second one ({names}). It is "
-        "not tried again, for it may be what ended them. Convert the audio to another format."
+        f"{what} It is not tried again, for it may be what ended them. Convert the audio to "
+        "another format."
     )
 
 
@@ -620,6 +644,6 @@ def _is_cut_short(answer: Answer) -> bool:
     What is in between is the client's to read: two bytes are looked at, however long it is.
     """
     body = answer.body
-    if body is None or not answer.header(b"content-type").startswith(b"application/json"):
+    if body is None or not is_type(answer.header(b"content-type"), b"application/json"):
         return False
     return body[:16].lstrip()[:1] != b"{" or body[-16:].rstrip()[-1:] != b"}"

@@ -23,6 +23,7 @@ from vllm_router.outbound.answer import Answer
 from vllm_router.outbound.upload import Upload
 from vllm_router.proxy.facts import RequestFacts
 from vllm_router.proxy.story import Story
+from vllm_router.wire.media_type import is_type
 from vllm_router.wire.speech import Span
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ def is_empty(answer: Answer) -> bool:
     body = answer.body
     if body is None or answer.status != 200 or len(body) > LONGEST_BYTES:
         return False
-    if not answer.header(b"content-type").startswith(b"application/json"):
+    if not is_type(answer.header(b"content-type"), b"application/json"):
         return not body.strip()
     at = body.find(_TEXT)
     return at >= 0 and body[at + len(_TEXT) :].lstrip()[1:].lstrip().startswith(b'"')

@@ -6,8 +6,7 @@ import asyncio
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
-from vllm_router.engines.engine import EngineId
-from vllm_router.engines.work import Urgency
+from vllm_router.engines.work import Death, Urgency
 from vllm_router.outbound.call import Headers
 from vllm_router.outbound.upload import Upload
 from vllm_router.proxy.facts import RequestFacts
@@ -47,7 +46,7 @@ class SpooledPiece:
         speech: Where somebody speaks in it, on the whole audio's clock.
         upload: Holds its samples, 16 kHz, mono, 16 bits.
         first_byte: Where they begin there; not 0 for a part of a piece.
-        deaths: Engines that died while they held it; its halves share them.
+        deaths: Of engines that held it; its halves share them.
     """
 
     index: int
@@ -56,7 +55,7 @@ class SpooledPiece:
     speech: tuple[Span, ...]
     upload: Upload
     first_byte: int = 0
-    deaths: list[EngineId] = field(default_factory=list)
+    deaths: list[Death] = field(default_factory=list)
 
     @property
     def size_bytes(self) -> int:

@@ -28,6 +28,7 @@ from vllm_router.outbound.upload import Pieces, Span, Upload
 from vllm_router.proxy.dispatch import Attempt
 from vllm_router.proxy.headers import client_headers
 from vllm_router.wire.engine_error import is_for_clients
+from vllm_router.wire.media_type import is_type
 from vllm_router.wire.multipart import Edit
 from vllm_router.wire.sse import MAX_EVENT_BYTES, complete_bytes, encode
 from vllm_router.wire.stream_events import error_event
@@ -118,7 +119,7 @@ async def pass_on(exchange: Exchange, attempt: Attempt) -> None:
         exchange.respond(status, headers, answer.body)
         return
     length = answer.header(b"content-length")
-    is_events = answer.header(b"content-type").startswith(b"text/event-stream")
+    is_events = is_type(answer.header(b"content-type"), b"text/event-stream")
     # Events have no length told: one that says what went wrong may take others' place.
     has_length = length.isdigit() and not is_events
     body = exchange.begin(status, headers, int(length) if has_length else None)
@@ -158,7 +159,7 @@ async def _pass_refusal_on(exchange: Exchange, attempt: Attempt) -> None:
         said = b""
     error = EngineSaid(status, said)
     headers = client_headers(answer.headers, attempt.engine_id)
-    if not error.is_verbatim or not answer.header(b"content-type").startswith(b"application/json"):
+    if not error.is_verbatim or not is_type(answer.header(b"content-type"), b"application/json"):
         # What describes the engine's body would describe ours wrongly.
         headers = [h for h in headers if not h[0].startswith(b"content-") and h[0] != b"etag"]
         headers.append((b"content-type", b"application/json"))

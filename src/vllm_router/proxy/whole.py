@@ -31,6 +31,7 @@ from vllm_router.wire.formats import (
     FORMATS,
     ResponseFormat,
 )
+from vllm_router.wire.media_type import is_type
 from vllm_router.wire.multipart import Edit
 from vllm_router.wire.speech import Span, snapped
 from vllm_router.wire.sse import encode
@@ -234,7 +235,7 @@ class WholeAnswer:
                     if before is None:
                         raise
                     raise EngineFailed(broken) from e
-                if not attempt.answer.header(b"content-type").startswith(b"text/event-stream"):
+                if not is_type(attempt.answer.header(b"content-type"), b"text/event-stream"):
                     if stream.is_begun:
                         await self._told_at_once(attempt, stream, told)
                         return
@@ -275,7 +276,7 @@ class WholeAnswer:
         except CallFailed as e:
             raise EngineFailed(f"The engine broke off in its answer: {e}.") from e
         length_s = known_length(self._facts)
-        if attempt.answer.header(b"content-type").startswith(b"text/plain"):
+        if is_type(attempt.answer.header(b"content-type"), b"text/plain"):
             text, usage = answer.decode("utf-8", "replace").strip(), None
         else:
             try:
