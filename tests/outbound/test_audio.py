@@ -24,7 +24,7 @@ __all__ = ["audio_folder"]
 
 @pytest.fixture
 async def decoder() -> AsyncIterator[AudioDecoder]:
-    async with asyncio.timeout(90), AudioDecoder(max_workers=2) as decoder:
+    async with asyncio.timeout(90), AudioDecoder(max_workers=2, vad="off") as decoder:
         yield decoder
 
 
@@ -180,7 +180,7 @@ async def test_cancelling_at_any_moment_leaves_nothing_behind(
 
 
 async def test_leaving_the_context_ends_every_process(minutes: Path) -> None:
-    async with AudioDecoder() as decoder:
+    async with AudioDecoder(vad="off") as decoder:
         await decoder.warm()
         stream = decoder.pieces(minutes)
         await anext(stream)
@@ -210,7 +210,7 @@ async def test_a_decoder_that_breaks_is_a_broken_file(decoder: AudioDecoder, min
 
 
 async def test_decoding_without_end_is_given_up(minutes: Path) -> None:
-    async with AudioDecoder(max_workers=1, piece_timeout_s=0.3) as decoder:
+    async with AudioDecoder(max_workers=1, piece_timeout_s=0.3, vad="off") as decoder:
         await decoder.warm()
         (worker,) = children()
         os.kill(worker, signal.SIGSTOP)
@@ -249,7 +249,7 @@ async def test_a_process_that_cannot_live_is_unavailable(minutes: Path) -> None:
 async def test_one_process_is_ready_ahead_of_need_and_again_after_one_was_lost(
     minutes: Path,
 ) -> None:
-    async with AudioDecoder(keeps_one_ready=True) as decoder:
+    async with AudioDecoder(keeps_one_ready=True, vad="off") as decoder:
         first = await one_started(set())
         async with decoder.pieces(minutes) as stream:
             await anext(stream)
@@ -274,7 +274,7 @@ async def test_no_program_to_run_is_unavailable(
     minutes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
-    async with AudioDecoder() as decoder:
+    async with AudioDecoder(vad="off") as decoder:
         with pytest.raises(DecoderUnavailable, match="No such file"):
             await decoder.warm()
 

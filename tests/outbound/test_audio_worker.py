@@ -16,6 +16,7 @@ from vllm_router.outbound.audio_worker import (
     END,
     ERROR,
     JOB_LENGTH,
+    OFF,
     PIECE,
     READY,
     Job,
@@ -39,7 +40,7 @@ def receive(sock: socket.socket) -> Answer:
 
 
 def job(size_bytes: int, *, offset: int = 0, max_audio_s: float = 600.0) -> Job:
-    return Job(offset, size_bytes, max_audio_s, 30.0, (8.0,), keeps_silence=False)
+    return Job(offset, size_bytes, max_audio_s, 30.0, (8.0,), keeps_silence=True, vad=OFF)
 
 
 def send(sock: socket.socket, work: Job, path: Path) -> None:
@@ -81,11 +82,13 @@ def test_pieces_come_in_order_then_the_end(worker: socket.socket, tmp_path: Path
         send(worker, job(len(pcm) + 44, offset=6), path)
         got, index, at = b"", 0, 0.0
         while (answer := receive(worker))[0] == PIECE:
-            number, start_s, end_s, speech = json.loads(answer[1])
+            number, start_s, end_s, speech, stretches = json.loads(answer[1])
             assert (number, start_s) == (index, at)
             assert speech
+            assert stretches == [[0, start_s, pytest.approx(end_s - start_s)]]
             got, index, at = got + answer[2], index + 1, end_s
-        assert answer == (END, b"", b"")
+        assert (answer[0], answer[2]) == (END, b"")
+        assert json.loads(answer[1])[0] == 75
         assert got == pcm
         assert index >= 4
 
@@ -124,13 +127,13 @@ def test_no_descriptor_is_kept(worker: socket.socket, tmp_path: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) <= before + 1
 
 
-def start(memory_bytes: int) -> tuple[subprocess.Popen[bytes], socket.socket]:
+def start(memory_bytes: int, vad: str = OFF) -> tuple[subprocess.Popen[bytes], socket.socket]:
     ours, theirs = socket.socketpair()
     ours.settimeout(60)
     with theirs:
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "vllm_router.outbound.audio_worker",
-             str(theirs.fileno()), str(memory_bytes)],
+             str(theirs.fileno()), str(memory_bytes), vad],
             pass_fds=(theirs.fileno(),),
             stdin=subprocess.DEVNULL,
             env={

@@ -27,11 +27,12 @@ async def uploads_of(seconds: float, rate_hz: int = 16_000, **settings: object) 
     ("seconds", "settings", "is_cut"),
     [
         (20.0, {}, False),
-        (59.0, {}, False),
-        (61.0, {}, True),
+        (29.0, {}, False),
+        (31.0, {}, True),
         (61.0, {"split": "off"}, False),
-        (40.0, {"split": "always"}, True),
+        (40.0, {"split": "always", "split_longer_than_s": 60}, True),
         (40.0, {"split_longer_than_s": 10}, True),
+        (59.0, {"split_longer_than_s": 60}, False),
     ],
 )
 async def test_length_decides(seconds: float, settings: dict[str, object], is_cut: bool) -> None:
@@ -44,6 +45,6 @@ async def test_length_decides(seconds: float, settings: dict[str, object], is_cu
 async def test_a_file_larger_than_engines_take_is_cut_however_short() -> None:
     rate_hz = 384_000
     seconds = ENGINE_FILE_BYTES / (2 * rate_hz) + 1
-    assert seconds < 60
+    assert seconds < 30
     sent = await uploads_of(seconds, rate_hz)
     assert all(len(upload.audio) < ENGINE_FILE_BYTES for upload in sent)

@@ -297,6 +297,7 @@ def build_router(
         max_workers=settings.decode_workers,
         max_audio_s=settings.max_audio_s,
         keeps_one_ready=settings.split != "off",
+        vad=settings.vad,
     )
 
     def count_piece(outcome: str) -> None:

@@ -34,8 +34,8 @@ from vllm_router.proxy.facts import RequestFacts
 from vllm_router.proxy.pieces import Heard, LongAudio, SpooledPiece
 from vllm_router.proxy.relay import Relay, UploadBody, understood
 from vllm_router.wire.loops import is_caught_in_a_loop
+from vllm_router.wire.piece import Piece, heard_at
 from vllm_router.wire.speech import Span
-from vllm_router.wire.split import Piece
 from vllm_router.wire.transcript import Transcript, joined, read_transcript
 from vllm_router.wire.wav import pcm16_header
 
@@ -79,7 +79,7 @@ class Fanout:
         relay: Knows how engines are called.
         decoder: Cuts.
         spool: Holds pieces until they have been heard.
-        counted: Told what became of each piece: "heard", "silent", "missing";
+        counted: Told what became of each piece: "heard", "missing";
             and "halved" for each that was heard again.
     """
 
@@ -114,23 +114,20 @@ class Fanout:
             first_s=(LEADER_S,) if audio.is_stream else (),
             keeps_silence=not audio.skip_silence,
         )
-        end_s = 0.0
         pieces: asyncio.Queue[asyncio.Task[Heard] | None] = asyncio.Queue()
         room = asyncio.Semaphore(AHEAD)
         try:
             async with aclosing(stream), asyncio.TaskGroup() as group:
                 group.create_task(self._cut(audio, stream, group, pieces, room))
                 while (task := await pieces.get()) is not None:
-                    heard = await task
-                    end_s = heard.end_s
-                    await take(heard)
+                    await take(await task)
                     room.release()
         except BaseExceptionGroup as several:
             error = _first(several)
             if error is None:
                 raise
             raise error from several
-        return end_s
+        return stream.length_s or 0.0
 
     async def speech(self, facts: RequestFacts, file: int) -> list[Span] | None:
         """Return where somebody speaks in a short audio; None if that cannot be had soon.
@@ -163,11 +160,6 @@ class Fanout:
     ) -> None:
         async for cut in stream:
             await room.acquire()
-            if cut.is_silent and audio.skip_silence:
-                self._counted("silent")
-                silent = Heard(cut.start_s, cut.end_s, None)
-                pieces.put_nowait(group.create_task(_at_once(silent)))
-                continue
             piece = await _spooled(cut, audio.story.pieces, self._spool)
             audio.story.pieces += 1
             task = group.create_task(self._hear_piece(audio, piece))
@@ -244,7 +236,7 @@ class Fanout:
         self, audio: LongAudio, piece: SpooledPiece, trace: WorkTrace | None
     ) -> tuple[Transcript, str | None]:
         """Return a piece's words, on the audio's clock, and the language they were asked in."""
-        length_s = piece.end_s - piece.start_s
+        length_s = piece.length_s
         boundary = b"piece-" + secrets.token_hex(12).encode()
         kind = b"multipart/form-data; boundary=" + boundary
         headers = [*audio.headers, (b"content-type", kind)]
@@ -286,7 +278,7 @@ class Fanout:
             if answer.status == 200:
                 attempt.close(OutcomeKind.OK)
                 transcript, language = heard[-1]
-                return transcript.shifted(piece.start_s), language
+                return transcript.on_clock(partial(heard_at, stretches=piece.stretches)), language
             said = await attempt.refusal()
             if answer.status >= 500:
                 # Of a whole upload this is the client's to see; of a piece it says too little.
@@ -308,10 +300,6 @@ def _release(upload: Upload, _: asyncio.Task[Heard]) -> None:
     upload.close()
 
 
-async def _at_once(heard: Heard) -> Heard:
-    return heard
-
-
 async def _spooled(piece: Piece, number: int, spool: Spool) -> SpooledPiece:
     upload = spool.upload()
     try:
@@ -325,7 +313,9 @@ async def _spooled(piece: Piece, number: int, spool: Spool) -> SpooledPiece:
         upload.close()
         raise
     speech = tuple(Span(a, b) for a, b in piece.speech)
-    return SpooledPiece(number, piece.start_s, piece.end_s, speech, upload)
+    return SpooledPiece(
+        number, piece.start_s, piece.end_s, speech, upload, len(piece.pcm), piece.stretches
+    )
 
 
 def _named(error: RouterError, piece: SpooledPiece) -> RouterError:

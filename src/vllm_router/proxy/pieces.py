@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 
 from vllm_router.engines.work import Urgency
 from vllm_router.outbound.call import Headers
 from vllm_router.outbound.upload import Upload
 from vllm_router.proxy.facts import RequestFacts
 from vllm_router.proxy.story import Story
+from vllm_router.wire.levels import RATE_HZ
+from vllm_router.wire.piece import Stretch, halved
 from vllm_router.wire.speech import Span
-from vllm_router.wire.split import RATE_HZ
 from vllm_router.wire.transcript import Transcript
 
 
@@ -45,7 +45,9 @@ class SpooledPiece:
         end_s: Where it ends.
         speech: Where somebody speaks in it, on the whole audio's clock.
         upload: Holds its samples, 16 kHz, mono, 16 bits.
-        first_byte: Where they begin there; not 0 for a part of a piece.
+        size_bytes: The size of its samples.
+        stretches: Where they come from, as of a `Piece`.
+        first_byte: Where they begin in the upload; not 0 for a part of a piece.
     """
 
     index: int
@@ -53,36 +55,33 @@ class SpooledPiece:
     end_s: float
     speech: tuple[Span, ...]
     upload: Upload
+    size_bytes: int
+    stretches: tuple[Stretch, ...]
     first_byte: int = 0
 
     @property
-    def size_bytes(self) -> int:
-        """The size of its samples."""
-        return _bytes_of(self.end_s - self.start_s)
+    def length_s(self) -> float:
+        """How long it sounds."""
+        return self.size_bytes / 2 / RATE_HZ
 
     def halves(self) -> tuple[SpooledPiece, SpooledPiece] | None:
-        """Return it cut in the pause that is nearest to its middle; None: there is no pause."""
-        middle_s = (self.start_s + self.end_s) / 2
-        pauses = [(a.end_s + b.start_s) / 2 for a, b in pairwise(self.speech)]
-        if not pauses:
+        """Return it cut in a pause near its middle; None: there is no pause."""
+        parts = halved([(span.start_s, span.end_s) for span in self.speech], self.stretches)
+        if parts is None:
             return None
-        cut_s = min(pauses, key=lambda at: abs(at - middle_s))
-        first_bytes = _bytes_of(cut_s - self.start_s)
-        cut_s = self.start_s + first_bytes / 2 / RATE_HZ
-        before = tuple(span for span in self.speech if span.end_s <= cut_s)
-        return (
-            replace(self, end_s=cut_s, speech=before),
+        first, second = (
             replace(
                 self,
-                start_s=cut_s,
-                speech=self.speech[len(before) :],
-                first_byte=self.first_byte + first_bytes,
-            ),
+                start_s=part.start_s,
+                end_s=part.end_s,
+                speech=tuple(Span(a, b) for a, b in part.speech),
+                size_bytes=part.past_byte - part.first_byte,
+                stretches=part.stretches,
+                first_byte=self.first_byte + part.first_byte,
+            )
+            for part in parts
         )
-
-
-def _bytes_of(seconds: float) -> int:
-    return 2 * round(seconds * RATE_HZ)
+        return first, second
 
 
 @dataclass(slots=True)
