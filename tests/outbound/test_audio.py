@@ -219,8 +219,9 @@ async def test_decoding_without_end_is_given_up(minutes: Path) -> None:
         assert not children()
 
 
-async def test_too_little_memory_is_said(minutes: Path) -> None:
-    async with AudioDecoder(memory_bytes=8 << 20) as decoder:
+@pytest.mark.parametrize("vad", ["silero", "level", "off"])
+async def test_too_little_memory_is_said(vad: str, minutes: Path) -> None:
+    async with AudioDecoder(memory_bytes=8 << 20, vad=vad) as decoder:
         with pytest.raises(UnreadableAudio, match="too much memory"):
             await collect(decoder.pieces(minutes))
 

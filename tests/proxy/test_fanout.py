@@ -168,10 +168,12 @@ async def test_a_piece_in_which_the_engine_goes_round_in_circles_is_heard_again_
         ).json()
         metrics = (await router.client.get("/metrics")).text
     assert "engine" not in body["text"]
-    whole = [piece for piece in pieces if len(piece) > 44 + 20 * 32_000]
+    whole = [piece[44:] for piece in pieces if len(piece) > 44 + 20 * 32_000]
     halves = [piece[44:] for piece in pieces if len(piece) <= 44 + 20 * 32_000]
     assert len(whole) == 4
-    assert b"".join(sorted(halves, key=SENTENCES.index)) == SENTENCES[44:]
+    assert b"".join(sorted(halves, key=SENTENCES.index)) == b"".join(
+        sorted(whole, key=SENTENCES.index)
+    )
     starts = [segment["start"] for segment in body["segments"]]
     assert starts == sorted(set(starts))
     assert body["duration"] == pytest.approx(92.4, abs=0.001)

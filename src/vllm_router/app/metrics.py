@@ -30,7 +30,7 @@ LAG_BUCKETS: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
 
 #: Statuses that every model can be expected to answer with at some time.
 STATUSES: Final = ("200", "429", "499", "502", "503", "504")
-PIECE_OUTCOMES: Final = ("heard", "silent", "missing", "halved")
+PIECE_OUTCOMES: Final = ("heard", "missing", "halved")
 #: Of a hedged upload: the engine that it was sent to first, or second.
 HEDGE_WINNERS: Final = ("first", "second")
 

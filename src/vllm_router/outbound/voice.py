@@ -57,9 +57,8 @@ class Voice:
         try:
             import onnxruntime
             from onnxruntime.capi import onnxruntime_pybind11_state as failures
-        except ModuleNotFoundError:
-            raise
-        except ImportError as error:
+        except (ImportError, SystemError) as error:
+            # What the interpreter says when memory ends in the middle of an import.
             raise MemoryError("there is no room to map its libraries") from error
         # It has no error of its own for a lack of memory; its input is always well formed.
         self._failures = (RuntimeError, failures.RuntimeException, failures.Fail)

@@ -30,6 +30,8 @@ class HeldSamples:
 
     def drop(self, first: int, past: int) -> None:
         """Forget the samples from `first` to before `past`, those of them that are held."""
+        if first >= past:
+            return
         kept: list[tuple[int, bytearray]] = []
         for start, data in self._parts:
             end = start + len(data) // 2
