@@ -2,6 +2,7 @@ import asyncio
 import os
 import signal
 import sys
+import wave
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from vllm_router.outbound.audio import (
 from vllm_router.wire.wav import pcm16_wav
 
 __all__ = ["audio_folder"]
+
+SAMPLES = Path(__file__).parents[2] / "speech_model" / "samples"
 
 
 @pytest.fixture
@@ -295,3 +298,42 @@ def test_a_file_in_memory_holds_what_it_was_given() -> None:
         assert os.pread(fd, 9999, 0) == b"abc" * 1000
     finally:
         os.close(fd)
+
+
+def recording(name: str) -> bytes:
+    with wave.open(str(SAMPLES / name)) as file:
+        return file.readframes(file.getnframes())
+
+
+async def test_only_speech_is_in_the_pieces(tmp_path: Path) -> None:
+    path = tmp_path / "noisy.wav"
+    noise, talk = loud(40), recording("07.wav")
+    path.write_bytes(pcm16_wav(noise + talk + noise + talk + noise))
+    talk_s = len(talk) / 32_000
+    async with AudioDecoder() as decoder:
+        stream = decoder.pieces(path)
+        assert (stream.length_s, stream.speech_s) == (None, None)
+        pieces = await collect(stream)
+        assert stream.length_s == pytest.approx(120 + 2 * talk_s)
+        assert stream.speech_s == pytest.approx(1.6 * talk_s, rel=0.2)
+    spoken = [(40, 40 + talk_s), (80 + talk_s, 80 + 2 * talk_s)]
+    for piece in pieces:
+        assert piece.length_s < 2 * talk_s + 2.8
+        for _, start_s, length_s in piece.stretches:
+            assert any(a - 0.5 < start_s < start_s + length_s < b + 0.5 for a, b in spoken)
+    assert sum(len(piece.stretches) for piece in pieces) >= 2
+
+
+async def test_noise_alone_is_no_piece(minutes: Path) -> None:
+    async with AudioDecoder() as decoder:
+        stream = decoder.pieces(minutes)
+        assert await collect(stream) == []
+        assert (stream.length_s, stream.speech_s) == (200, 0)
+
+
+@pytest.mark.parametrize(("vad", "keeps"), [("silero", True), ("level", True), ("off", False)])
+async def test_all_is_kept_where_that_is_wanted(vad: str, keeps: bool, minutes: Path) -> None:
+    async with AudioDecoder(vad=vad) as decoder:
+        pieces = await collect(decoder.pieces(minutes, keeps_silence=keeps))
+    assert b"".join(piece.pcm for piece in pieces) == loud(200)
+    assert all(piece.is_silent == (vad == "silero") for piece in pieces)

@@ -19,6 +19,7 @@ from vllm_router.outbound.audio_worker import (
     OFF,
     PIECE,
     READY,
+    SILERO,
     Job,
     serve,
 )
@@ -185,3 +186,19 @@ def test_the_process_keeps_to_its_memory_and_writes_no_file() -> None:
 def test_a_job_states_its_own_length() -> None:
     message = job(5).encode()
     assert JOB_LENGTH.unpack(message[:4]) == (len(message) - 4,)
+
+
+def test_the_detector_has_room_within_the_workers_bounds(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(pcm16_wav(loud(75)))
+    process, sock = start(2 << 30, SILERO)
+    try:
+        assert receive(sock)[0] == READY
+        send(sock, Job(0, path.stat().st_size, 600, 30.0, (), False, SILERO), path)
+        kind, meta, _ = receive(sock)
+        assert (kind, json.loads(meta)) == (END, [75, 0])
+        peak_kb = Path(f"/proc/{process.pid}/status").read_text().split("VmPeak:")[1].split()[0]
+        assert int(peak_kb) < 1 << 20
+    finally:
+        sock.close()
+        process.wait(30)
