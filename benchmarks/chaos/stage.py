@@ -39,6 +39,8 @@ ROUTER_ARGUMENTS = (
     "--max-queue-wait-s", "60",
     "--spool-memory-mb", "4",
     "--decode-workers", "1",
+    # What speaks here is noise, which only a level meter takes for speech.
+    "--vad", "level",
 )  # fmt: skip
 
 

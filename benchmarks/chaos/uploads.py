@@ -22,13 +22,14 @@ import numpy as np
 
 from vllm_router.local.madeup import WINDOW_S, window_text
 from vllm_router.proxy.fanout import LEADER_S
+from vllm_router.wire.levels import LevelDetector
 from vllm_router.wire.split import Cutter
 from vllm_router.wire.wav import pcm16_wav
 
 MODEL = "openai/whisper-small"
 RATE_HZ = 16_000
 #: `--split-longer-than-s` at its default: longer audio is cut.
-SPLIT_S = 60.0
+SPLIT_S = 30.0
 _BOUNDARY = b"chaos-7d1f0c5a"
 #: Seconds of sound that all uploads are cut from; the longest upload is as long.
 _BASE_S = 240
@@ -227,7 +228,7 @@ def _words_of(audio: bytes, seconds: float) -> tuple[str, ...]:
 
 
 def _words_in_pieces(pcm: bytes, *, is_stream: bool) -> tuple[str, ...]:
-    cutter = Cutter(first_s=(LEADER_S,) if is_stream else ())
+    cutter = Cutter(LevelDetector(), first_s=(LEADER_S,) if is_stream else ())
     pieces = [*cutter.feed(pcm), *cutter.flush()]
     return tuple(
         word

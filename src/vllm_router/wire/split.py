@@ -105,8 +105,9 @@ class Cutter:
             data = data[:whole]
         self._held.add(data)
         self._note(self._detector.feed(data))
-        self._known = self._detector.known
-        return self._decided()
+        known, self._known = self._known, self._detector.known
+        # A decoder's frames are short: most of them decide nothing.
+        return self._decided() if self._keeps_silence or self._known > known else []
 
     def flush(self) -> list[Piece]:
         """Return what is left, when the audio has ended; half a sample is dropped."""
