@@ -291,7 +291,7 @@ async def test_a_pooled_connection_that_the_engine_has_left_is_no_failure(
 async def test_an_upload_on_disk_can_be_repeated_too(
     engines: list[SimulatedHandle],
 ) -> None:
-    async with running_router(*engines[:2], spool_memory_mb=1) as router:
+    async with running_router(*engines[:2], spool_memory_mb=1, split="off") as router:
         for engine in engines[:2]:
             await engine.order(status=503, times=1)
         answer: httpx.Response = await router.upload(
