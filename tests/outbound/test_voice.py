@@ -167,6 +167,14 @@ def test_a_word_between_noises_is_found(voice: Voice) -> None:
     assert end / RATE_HZ == pytest.approx(30.5, abs=0.3)
 
 
+def test_chords_after_speech_are_no_speech(voice: Voice) -> None:
+    talk = sample("07.wav")
+    talk *= 3000 / np.sqrt(np.mean(talk**2))
+    sound = np.concatenate([talk, chords(16, 1500), talk, chords(24, 45), talk])
+    wanted = 3 * seconds(speech(voice, pcm(talk)))
+    assert seconds(speech(voice, pcm(sound))) == pytest.approx(wanted, rel=0.08)
+
+
 def test_spans_do_not_depend_on_how_the_audio_came(voice: Voice) -> None:
     sound = np.concatenate([noise(3.3, 500), sample("03.wav"), noise(9, 20), sample("05.wav")])
     data = pcm(sound)
