@@ -25,11 +25,15 @@ NOISE_FLOOR = 12.0
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """One spoken sentence and when it begins and ends, in seconds from the recording's start."""
+    """One spoken sentence and when it begins and ends, in seconds from the recording's start.
+
+    `stretches` tell where in between there is sound, where that is known.
+    """
 
     start_s: float
     end_s: float
     text: str
+    stretches: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +100,7 @@ def joined(
     pieces.append(_background(noise, total - at))
     return Recording(
         name=f"joined-{seed}.wav",
-        audio=_wav(np.concatenate(pieces)),
+        audio=wav(np.concatenate(pieces)),
         duration_s=total / RATE_HZ,
         sentences=tuple(sentences),
     )
@@ -131,7 +135,8 @@ def _background(noise: np.random.Generator, length: int) -> NDArray[np.int16]:
     return noise.normal(0, NOISE_FLOOR, length).round().astype("<i2")
 
 
-def _wav(pcm: NDArray[np.int16]) -> bytes:
+def wav(pcm: NDArray[np.int16]) -> bytes:
+    """Return a mono 16 kHz WAV file of 16-bit samples."""
     buffer = BytesIO()
     with wave.open(buffer, "wb") as writer:
         writer.setnchannels(1)
