@@ -59,8 +59,8 @@ class RealListener:
         cuts = await loop.run_in_executor(self._decoders, lambda: cut(decode(ask.file.head)))
         if language is not None:
             return RealRecording(ask, language, cuts, None, self)
-        encoded, language = await self.work(lambda: self._detect(cuts[0]))
-        return RealRecording(ask, language, cuts, encoded, self)
+        encoded, detected = await self.work(lambda: self._detect(cuts[0]))
+        return RealRecording(ask, detected, cuts, encoded, self)
 
     async def work(self, task: Callable[[], T]) -> T:
         """Run one stretch's work when its turn comes."""
