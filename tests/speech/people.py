@@ -32,6 +32,8 @@ PLACE = Path(
     os.environ.get("VLLM_ROUTER_REAL_SPEECH")
     or Path(__file__).parents[3] / "shared" / "real_speech"
 )
+# The index may lie beside the folder of the recordings or in it.
+_FOLDERS = (PLACE, PLACE / "recordings")
 MISSING = f"no recordings of people in {PLACE}; name their folder by VLLM_ROUTER_REAL_SPEECH"
 # Lengths of pauses in seconds. Noise and music last long enough to fill windows of their own.
 SHORT_PAUSES_S = (0.3, 0.6, 1.2, 3.0)
@@ -58,6 +60,11 @@ class Clip:
     text: str
     samples: Samples
     stretches: tuple[tuple[float, float], ...]
+
+
+def is_there() -> bool:
+    """Say whether there are recordings of people on this machine."""
+    return any((folder / "index.json").is_file() for folder in _FOLDERS)
 
 
 def clips(language: str = "en") -> list[Clip]:
@@ -114,6 +121,18 @@ def joined_clips(
     return _recording(f"people-{seed}.wav", parts, sentences)
 
 
+def in_a_row(recordings: Sequence[Recording]) -> Recording:
+    """Return recordings one right after the other."""
+    parts: list[Samples] = []
+    sentences: list[Sentence] = []
+    at_s = 0.0
+    for one in recordings:
+        parts.append(decode(one.audio))
+        sentences += [_moved(sentence, at_s) for sentence in one.sentences]
+        at_s += len(parts[-1]) / RATE_HZ
+    return _recording("in-a-row.wav", parts, sentences)
+
+
 def no_speech(kind: Pause, length_s: float, seed: int = 1) -> Recording:
     """Return a recording in which nobody speaks."""
     rng, noise = random.Random(seed), np.random.default_rng(seed)
@@ -159,8 +178,13 @@ def stretches_of_sound(samples: Samples) -> tuple[tuple[float, float], ...]:
 
 
 def _sentence(one: Clip, at_s: float) -> Sentence:
-    stretches = tuple((at_s + start, at_s + end) for start, end in one.stretches)
-    return Sentence(stretches[0][0], stretches[-1][1], one.text, stretches)
+    start_s, end_s = one.stretches[0][0], one.stretches[-1][1]
+    return _moved(Sentence(start_s, end_s, one.text, one.stretches), at_s)
+
+
+def _moved(one: Sentence, by_s: float) -> Sentence:
+    stretches = tuple((start + by_s, end + by_s) for start, end in one.stretches)
+    return Sentence(one.start_s + by_s, one.end_s + by_s, one.text, stretches)
 
 
 def _recording(name: str, parts: Sequence[Samples], sentences: Sequence[Sentence]) -> Recording:
@@ -176,12 +200,11 @@ def _read(name: str, language: str, text: str) -> Clip:
 
 
 def _path(name: str) -> Path:
-    beside = PLACE / "recordings" / name
-    return beside if beside.exists() else PLACE / name
+    return next(folder / name for folder in _FOLDERS if (folder / name).exists())
 
 
 def _index() -> dict[str, dict[str, str]]:
-    for folder in (PLACE, PLACE / "recordings"):
+    for folder in _FOLDERS:
         if (folder / "index.json").is_file():
             entries: dict[str, dict[str, str]] = json.loads((folder / "index.json").read_text())
             return dict(sorted(entries.items()))

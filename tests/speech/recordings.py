@@ -125,6 +125,13 @@ def as_mp3(recording: Recording, bit_rate: int = 64_000) -> Recording:
     )
 
 
+def saved(recording: Recording, folder: Path) -> Path:
+    """Write a recording's file into a folder, under its own name."""
+    path = folder / recording.name
+    path.write_bytes(recording.audio)
+    return path
+
+
 def _pcm(wav: bytes) -> NDArray[np.int16]:
     with wave.open(BytesIO(wav)) as reader:
         assert reader.getparams()[:3] == (1, 2, RATE_HZ)

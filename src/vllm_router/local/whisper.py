@@ -23,8 +23,8 @@ TIMESTAMPS = 1501
 # What Whisper's decoder takes; half of it is left to the prompt at most.
 MAX_TOKENS = 448
 PROMPT_TOKENS = 223
-# Size of the English-only models' vocabulary. Their tokenizers may name languages and tasks, but the
-# weights were never taught them: OpenAI's code tells these models by this size, too.
+# Size of the English-only models' vocabulary. Their tokenizers may name languages and tasks, but
+# the weights were never taught them: OpenAI's code tells these models by this size, too.
 ENGLISH_ONLY_VOCABULARY = 51864
 
 
