@@ -10,7 +10,7 @@ import pytest
 from tests.clients.servers import Server, router, running
 from tests.real.engines import MODEL, START_S, engine
 from tests.speech import people
-from tests.speech.recordings import Recording, samples
+from tests.speech.recordings import Recording
 
 _FIGURES = pytest.StashKey[dict[str, object]]()
 
@@ -80,7 +80,5 @@ def router_url(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def recording() -> Recording:
-    """The recording that each client sends: a person, or the one sample that base has right."""
-    if people.is_there():
-        return people.spoken("jfk.flac")
-    return next(sample for sample in samples() if sample.name == "11.wav")
+    """The recording that each client sends: one that base has right to the word."""
+    return people.spoken("jfk.flac")
