@@ -68,9 +68,13 @@ def test_two_languages_in_one_recording_are_both_kept(
     router_url: str, pytestconfig: pytest.Config
 ) -> None:
     seed = pytestconfig.getoption("--seed")
-    spoken = people.joined_clips(seed, 4, ("silence",), languages=("en", "ru"))
+    english = people.joined_clips(seed, 4)
+    russian = people.joined_clips(seed, 8, languages=("ru",))
+    spoken = people.in_a_row([english, russian])
     answer = transcribe(router_url, spoken, response_format="verbose_json").json()
-    english = " ".join(s.text for s in spoken.sentences if s.text.isascii())
-    latin = " ".join(word for word in normal_words(answer["text"]) if word.isascii())
-    assert word_errors(english, latin).rate <= ALLOWED_EACH
-    assert "на его месте" in " ".join(normal_words(answer["text"]))
+    words = normal_words(answer["text"])
+    errors = word_errors(english.text, " ".join(word for word in words if word.isascii()))
+    # One piece may hold both languages, and then Whisper translates the end of it: words that are
+    # added to the English ones are not counted, nor is each Russian sentence asked for.
+    assert errors.wrong - errors.invented <= ALLOWED_EACH * errors.said
+    assert " ".join(words).count("на его месте") >= 3
