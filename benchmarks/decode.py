@@ -1,9 +1,9 @@
-"""What decoding and cutting long audio costs: CPU seconds and memory, per hour of audio.
+"""The cost of decoding long audio, finding speech and cutting: CPU seconds per hour, and memory.
 
-`python benchmarks/decode.py [--hours 1] [--long-hours 10]` makes an hour of speech from the
-recordings in `speech_model/samples` in several formats (by ffmpeg, which must be installed), sends
-each through the decoder that the router uses, and prints a table. The last row is a WAV of 44.1 kHz
-stereo as long as `--long-hours`, to show that memory does not grow with it.
+`python benchmarks/decode.py [--hours 1] [--long-hours 10] [--vad silero]` makes an hour of speech
+from the recordings in `speech_model/samples` in several formats (by ffmpeg, which must be
+installed), sends each through the decoder that the router uses, and prints a table. The last row is
+a WAV of 44.1 kHz stereo as long as `--long-hours`, to show that memory does not grow with it.
 """
 
 import argparse
@@ -38,6 +38,7 @@ class Cost:
 
     pieces: int
     audio_s: float
+    packed_s: float
     first_piece_s: float
     wall_s: float
     cpu_s: float
@@ -85,28 +86,33 @@ def worker_pid() -> int:
     return int(children[0])
 
 
-async def measure(path: Path) -> Cost:
+async def measure(path: Path, vad: str) -> Cost:
     """Decode one file in a fresh worker, taking each piece and letting it go."""
-    async with AudioDecoder(max_workers=1) as decoder:
+    async with AudioDecoder(max_workers=1, vad=vad) as decoder:
         await decoder.warm()
         before_s, _ = process_cost(worker_pid())
         began = time.perf_counter()
-        count, audio_s, first_s = 0, 0.0, 0.0
+        count, first_s, packed_s = 0, 0.0, 0.0
         async with decoder.pieces(path) as pieces:
             async for piece in pieces:
                 first_s = first_s or time.perf_counter() - began
-                count, audio_s = count + 1, piece.end_s
+                count += 1
+                packed_s += piece.length_s
         wall_s = time.perf_counter() - began
         after_s, peak_mb = process_cost(worker_pid())
     _, router_mb = process_cost(os.getpid())
-    return Cost(count, audio_s, first_s, wall_s, after_s - before_s, peak_mb, router_mb)
+    assert pieces.length_s is not None
+    return Cost(
+        count, pieces.length_s, packed_s, first_s, wall_s, after_s - before_s, peak_mb, router_mb
+    )
 
 
 def row(name: str, cost: Cost) -> str:
     """Return one line of the table."""
     hours = cost.audio_s / 3600
     return (
-        f"| {name} | {cost.audio_s:.0f} | {cost.pieces} | {cost.first_piece_s:.2f} | "
+        f"| {name} | {cost.audio_s:.0f} | {cost.pieces} | {cost.packed_s:.0f} | "
+        f"{cost.first_piece_s:.2f} | "
         f"{cost.wall_s:.1f} | {cost.cpu_s / hours:.2f} | {cost.peak_mb:.0f} | "
         f"{cost.router_mb:.0f} |"
     )
@@ -117,24 +123,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--hours", type=float, default=1.0)
     parser.add_argument("--long-hours", type=float, default=10.0)
+    parser.add_argument("--vad", choices=("silero", "level", "off"), default="silero")
     args = parser.parse_args()
-    print("| file | audio s | pieces | first piece s | wall s | CPU s per hour | worker peak MB |"
-          " reader peak MB |")  # fmt: skip
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    print("| file | audio s | pieces | seconds in them | first piece s | wall s | CPU s per hour |"
+          " worker peak MB | reader peak MB |")  # fmt: skip
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder) / "speech.wav"
         speech(plain, args.hours)
-        print(row("wav 16 kHz mono", asyncio.run(measure(plain))), flush=True)
+        print(row("wav 16 kHz mono", asyncio.run(measure(plain, args.vad))), flush=True)
         for name, (extension, options) in FORMATS.items():
             path = Path(folder) / f"speech_out.{extension}"
             command = ["ffmpeg", "-v", "error", "-y", "-i", str(plain), *options, str(path)]
             subprocess.run(command, check=True)
-            print(row(name, asyncio.run(measure(path))), flush=True)
+            print(row(name, asyncio.run(measure(path, args.vad))), flush=True)
             path.unlink()
         for hours in (args.long_hours / 10, args.long_hours):
             path = Path(folder) / "long.wav"
             long_wav(path, hours)
-            print(row(f"wav 44.1 kHz stereo, {hours:g} h", asyncio.run(measure(path))), flush=True)
+            print(
+                row(f"wav 44.1 kHz stereo, {hours:g} h", asyncio.run(measure(path, args.vad))),
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -141,6 +141,8 @@ async def _soak(folder: Path, seconds: float, seed: int) -> dict[str, Any]:
         sys.executable, "-m", "vllm_router.app", "--host", "127.0.0.1", "--port", str(ports[0]),
         "--service-discovery", "file", "--discovery-file", str(sources.engines),
         "--api-key-file", str(sources.keys),
+        # As in the chaos: what speaks is noise, and the engines' words are made up.
+        "--vad", "level", "--no-verify", "--split-longer-than-s", "60",
     ]  # fmt: skip
     log = folder / "router.log"
     broken: list[str] = []

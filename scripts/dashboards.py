@@ -259,9 +259,19 @@ def fleet() -> Json:
         graph(
             "Pieces of long audio",
             {"{{outcome}}": rate("vllm_router_pieces_total", "outcome")},
-            "Missing: could not be had from any engine, and left out (--partial-ok). Silent: not "
-            "sent.",
+            "Missing: could not be had from any engine, and left out (--partial-ok).",
             "ops",
+            width=6,
+            stacked=True,
+        ),
+        graph(
+            "Audio asked for again",
+            {
+                "{{reason}}": "sum by (reason) (rate(vllm_router_reheard_seconds_total"
+                f"{{{FLEET}}}{RATE}))"
+            },
+            "Seconds of audio in a second whose first answer was implausible for the speech in it. "
+            "A rise means that an engine or a model loses words.",
             width=6,
             stacked=True,
         ),

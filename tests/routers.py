@@ -35,6 +35,13 @@ QUICK: dict[str, Any] = {
     "static_backend_health_check_interval": 0.2,
     "engine_stats_interval": 0.2,
     "decode_workers": 1,
+    # What speaks in tests is noise, which only a level meter takes for speech.
+    "vad": "level",
+    # Engines of most tests say a word or two, whatever they are sent: too few for its length, were
+    # anybody to compare. Tests of the words themselves set these on their own.
+    "verify": False,
+    # Shorter than the pieces that audio is cut into would mean pieces of what fits into one.
+    "split_longer_than_s": 60,
 }
 
 

@@ -28,7 +28,8 @@ def test_the_defaults_are_those_of_the_documentation() -> None:
     assert (chosen.host, chosen.port) == ("0.0.0.0", 8001)
     assert chosen.routing_logic == "least-loaded"
     assert chosen.max_attempts == 3
-    assert chosen.split_longer_than_s == 60
+    assert chosen.split_longer_than_s == 30
+    assert chosen.vad == "silero"
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)

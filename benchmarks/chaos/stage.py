@@ -40,6 +40,11 @@ ROUTER_ARGUMENTS = (
     "--max-queue-wait-s", "60",
     "--spool-memory-mb", "4",
     "--decode-workers", "1",
+    # What speaks here is noise: a level meter takes it for speech, and engines' words, made of an
+    # upload's digest, are too few for its length.
+    "--vad", "level",
+    "--no-verify",
+    "--split-longer-than-s", "60",
 )  # fmt: skip
 
 

@@ -23,12 +23,13 @@ from benchmarks.chaos.nonsense import KEY
 
 from vllm_router.local.madeup import WINDOW_S, window_text
 from vllm_router.proxy.fanout import LEADER_S
+from vllm_router.wire.levels import LevelDetector
 from vllm_router.wire.split import Cutter
 from vllm_router.wire.wav import pcm16_wav
 
 MODEL = "openai/whisper-small"
 RATE_HZ = 16_000
-#: `--split-longer-than-s` at its default: longer audio is cut.
+#: `--split-longer-than-s` of the routers: longer audio is cut.
 SPLIT_S = 60.0
 _BOUNDARY = b"chaos-7d1f0c5a"
 #: Seconds of sound that all uploads are cut from; the longest upload is as long.
@@ -273,13 +274,15 @@ def _words_of(audio: bytes, seconds: float) -> tuple[str, ...]:
     return tuple(
         word
         for index in range(count)
-        for sentence in window_text(digest, index)
+        for sentence in window_text(
+            digest, index, length_s=min(WINDOW_S, seconds - index * WINDOW_S)
+        )
         for word in sentence.split()
     )
 
 
 def _words_in_pieces(pcm: bytes, *, is_stream: bool) -> tuple[str, ...]:
-    cutter = Cutter(first_s=(LEADER_S,) if is_stream else ())
+    cutter = Cutter(LevelDetector(), first_s=(LEADER_S,) if is_stream else ())
     pieces = [*cutter.feed(pcm), *cutter.flush()]
     return tuple(
         word

@@ -291,9 +291,21 @@ class Settings(BaseModel):
         "one window.",
     )
     split_longer_than_s: Seconds = _field(
-        "Long audio", 60.0, "Audio longer than this is cut with --split auto."
+        "Long audio", 30.0, "Audio longer than this is cut with --split auto."
     )
-    skip_silence: bool = _field("Long audio", True, "Send no piece that holds only silence.")
+    vad: Literal["silero", "level", "off"] = _field(
+        "Long audio",
+        "silero",
+        "How speech is told from other sound in long audio: by a neural network, by loudness "
+        "alone, or not at all.",
+    )
+    verify: bool = _field(
+        "Long audio",
+        True,
+        "Hold engines' words against the speech in the audio, and ask again where some are "
+        "missing.",
+    )
+    skip_silence: bool = _field("Long audio", True, "Send only speech and the short pauses in it.")
     partial_ok: bool = _field(
         "Long audio",
         False,

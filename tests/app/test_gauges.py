@@ -28,7 +28,7 @@ async def test_models_are_shown_with_the_engines_ready_for_them() -> None:
 
 
 async def test_an_engine_at_work_is_shown_with_its_work() -> None:
-    async with serve_simulated(MODEL) as engine, running_router(engine) as router:
+    async with serve_simulated(MODEL) as engine, running_router(engine, split="off") as router:
         await engine.order(hang="answer")
         upload = asyncio.create_task(
             router.upload(field("model", MODEL), file(silence(45.0)), x_request_id="one")

@@ -14,6 +14,7 @@ from vllm_router.engines.changes import Listing
 from vllm_router.engines.engine import EngineId, EngineSpec, Transition
 from vllm_router.engines.fleet import Fleet
 from vllm_router.outbound.discovery import DiscoveryStatus
+from vllm_router.policy.containers import ContainerBook
 from vllm_router.wire.exposition import read_engine_stats
 
 A = EngineId("http://a")
@@ -33,6 +34,7 @@ def operations(changes: list[Transition]) -> Operations:
     return Operations(
         fleet=fleet,
         aliases={},
+        containers=ContainerBook(),
         keys=KeyRing([]),
         admin=KeyRing([]),
         registry=registry,
@@ -88,6 +90,18 @@ async def test_siblings_are_answered(operations: Operations) -> None:
 async def test_alone_the_page_is_the_processs_own(operations: Operations) -> None:
     assert b"things_total 1.0" in await operations.merged_metrics()
     assert [view["engine_id"] for view in await operations.engine_views()] == [A]
+
+
+async def test_the_containers_that_an_engines_models_cannot_read_are_shown(
+    operations: Operations,
+) -> None:
+    for _ in range(2):
+        operations.containers.refused("m", "webm", 9.0)
+        operations.containers.refused("m", "mp4", 9.0)
+        operations.containers.refused("other", "flac", 9.0)
+    operations.containers.refused("m", "ogg", 9.0)
+    [view] = await operations.engine_views()
+    assert view["unreadable_containers"] == ["mp4", "webm"]
 
 
 @pytest.mark.parametrize(

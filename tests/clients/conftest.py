@@ -7,7 +7,7 @@ import pytest
 from tests.clients.servers import ROOT, Server, free_port, router, running
 from tests.speech.recordings import Recording, samples
 
-MODEL = "openai/whisper-small"
+MODEL = "openai/whisper-base"
 # Each is up within two seconds on an idle machine.
 START_S = 100.0
 

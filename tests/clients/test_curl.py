@@ -1,7 +1,9 @@
 import json
 import subprocess
+from pathlib import Path
 
-from tests.speech.recordings import SAMPLES, Recording
+import pytest
+from tests.speech.recordings import Recording, saved
 from tests.speech.words import word_errors
 
 
@@ -20,40 +22,47 @@ def curl(router_url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return done
 
 
-def form(recording: Recording, *fields: str) -> list[str]:
+@pytest.fixture(scope="module")
+def file(recording: Recording, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved(recording, tmp_path_factory.mktemp("curl"))
+
+
+def form(file: Path, *fields: str) -> list[str]:
     """The file first, as in the API's own documentation."""
-    parts = [f"file=@{SAMPLES / recording.name}", "model=whisper-1", *fields]
+    parts = [f"file=@{file}", "model=whisper-1", *fields]
     return [argument for part in parts for argument in ("-F", part)]
 
 
-def test_a_file_before_its_model(router_url: str, recording: Recording) -> None:
-    answer = curl(router_url, *form(recording)).stdout
+def test_a_file_before_its_model(router_url: str, recording: Recording, file: Path) -> None:
+    answer = curl(router_url, *form(file)).stdout
     assert word_errors(recording.text, json.loads(answer)["text"]).wrong == 0
 
 
-def test_an_upload_of_unknown_length(router_url: str, recording: Recording) -> None:
-    answer = curl(router_url, "-H", "Transfer-Encoding: chunked", *form(recording)).stdout
+def test_an_upload_of_unknown_length(router_url: str, recording: Recording, file: Path) -> None:
+    answer = curl(router_url, "-H", "Transfer-Encoding: chunked", *form(file)).stdout
     assert word_errors(recording.text, json.loads(answer)["text"]).wrong == 0
 
 
-def test_an_upload_that_waits_to_be_asked_for(router_url: str, recording: Recording) -> None:
+def test_an_upload_that_waits_to_be_asked_for(
+    router_url: str, recording: Recording, file: Path
+) -> None:
     # Without an answer to its question, curl would wait for longer than it may take.
     patient = ("--expect100-timeout", "1000", "-H", "Expect: 100-continue", "--verbose")
-    done = curl(router_url, *patient, *form(recording))
+    done = curl(router_url, *patient, *form(file))
     assert "< HTTP/1.1 100 Continue" in done.stderr
     assert word_errors(recording.text, json.loads(done.stdout)["text"]).wrong == 0
 
 
-def test_text_is_words_alone(router_url: str, recording: Recording) -> None:
-    answer = curl(router_url, "--include", *form(recording, "response_format=text")).stdout
+def test_text_is_words_alone(router_url: str, recording: Recording, file: Path) -> None:
+    answer = curl(router_url, "--include", *form(file, "response_format=text")).stdout
     headers, _, body = answer.replace("\r\n", "\n").rpartition("\n\n")
     assert "content-type: text/plain; charset=utf-8" in headers.lower()
     assert word_errors(recording.text, body).wrong == 0
     assert "{" not in body
 
 
-def test_a_stream_prints_events(router_url: str, recording: Recording) -> None:
-    answer = curl(router_url, "--no-buffer", *form(recording, "stream=true")).stdout
+def test_a_stream_prints_events(router_url: str, recording: Recording, file: Path) -> None:
+    answer = curl(router_url, "--no-buffer", *form(file, "stream=true")).stdout
     data = [line.removeprefix("data: ") for line in answer.splitlines() if line[:6] == "data: "]
     events = [json.loads(each) for each in data if each != "[DONE]"]
     assert events[-1]["type"] == "transcript.text.done"

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 from tests.clients.node_packages import SOURCE, installed_packages, node_environment, node_program
-from tests.speech.recordings import SAMPLES, Recording
+from tests.speech.recordings import Recording, saved
 from tests.speech.words import word_errors
 
-MODEL = "openai/whisper-small"
+MODEL = "openai/whisper-base"
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def answers(
     (folder / "node_modules").symlink_to(installed_packages())
     program = shutil.copy(SOURCE / "client.mjs", folder)
     done = subprocess.run(
-        [node_program("node"), program, f"{router_url}/v1", MODEL, SAMPLES / recording.name],
+        [node_program("node"), program, f"{router_url}/v1", MODEL, saved(recording, folder)],
         env=node_environment(),
         capture_output=True,
         text=True,

@@ -3,7 +3,7 @@ import pytest
 from tests.speech.recordings import Recording
 from tests.speech.words import word_errors
 
-MODEL = "openai/whisper-small"
+MODEL = "openai/whisper-base"
 
 
 @pytest.fixture
@@ -48,9 +48,10 @@ def test_verbose_json_has_language_duration_and_segments(
     assert answer.language in {"en", "english"}
     assert float(answer.duration) == pytest.approx(recording.duration_s, abs=0.1)
     assert answer.segments is not None
-    assert len(answer.segments) == len(recording.sentences)
-    for segment, sentence in zip(answer.segments, recording.sentences, strict=True):
-        assert word_errors(sentence.text, segment.text).wrong == 0
+    heard = " ".join(segment.text for segment in answer.segments)
+    assert word_errors(recording.text, heard).wrong == 0
+    for sentence in recording.sentences:
+        assert any(abs(segment.start - sentence.start_s) < 0.5 for segment in answer.segments)
 
 
 @pytest.mark.parametrize("response_format", ["srt", "vtt"])

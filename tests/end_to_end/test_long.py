@@ -99,20 +99,17 @@ async def test_pieces_go_to_all_engines_and_come_back_as_one(
         assert piece.file.size_bytes <= 44 + 30 * RATE_HZ * 2
         digest = piece.file.sha256[:8]
         assert f"of {digest}" in body["text"]
-    samples = sum(piece.file.size_bytes - 44 for piece in pieces_of(engines))
-    assert samples == len(TALK) - 44
+    samples = sum(piece.file.size_bytes - 44 for piece in pieces_of(engines)) / 2
+    # All of the speech and what is heard around it, and nothing twice.
+    assert 91.0 <= samples / RATE_HZ < 100.0
     assert set(answer.headers["x-engine-id"].split(",")) == {engine.url for engine in engines}
 
 
-async def test_one_language_is_found_on_the_first_piece_and_given_to_the_others(
+async def test_pieces_go_without_a_language_that_nobody_gave(
     router: RunningRouter, engines: list[SimulatedHandle]
 ) -> None:
     assert (await router.upload(*asking("json"))).status_code == 200
-    pieces = sorted(pieces_of(engines), key=lambda one: one.started_at)
-    languages = [dict(piece.fields).get("language") for piece in pieces]
-    # Those that leave before the first is back go without; none is given another.
-    assert languages[0] is None
-    assert set(languages) <= {None, b"en"}
+    assert ["language" in dict(piece.fields) for piece in pieces_of(engines)] == [False] * 5
 
 
 async def test_a_language_given_is_kept(
@@ -164,7 +161,7 @@ async def test_pieces_of_nothing_but_silence_are_not_sent(
     assert answer.json()["duration"] == 120.0
     assert pieces_of(engines) == []
     metrics = await router.metrics()
-    assert metrics['vllm_router_pieces_total{outcome="silent"}'] > 0
+    assert not any(value for name, value in metrics.items() if "router_pieces_total" in name)
     streamed = await router.upload(*asking("srt", field("stream", "true"), audio=silence(120.0)))
     assert events(streamed.text)[-1]["text"] == ""
 
@@ -220,7 +217,7 @@ async def test_a_poisonous_piece_fails_the_request_with_its_seconds(
         answer = await router.upload(*asking("json"))
         assert answer.status_code == 502
         said = answer.json()["error"]["message"]
-        assert re.match(r"Seconds \d\d\.\d to 100\.0 of the audio could not be had", said), said
+        assert re.match(r"Seconds \d\d\.\d to 99\.6 of the audio could not be had", said), said
         await poison_the_last_piece(engines, STREAM)
         streamed = await router.upload(*asking("json", STREAM))
         assert streamed.status_code == 200
@@ -232,15 +229,16 @@ async def test_partial_ok_says_what_is_missing(engines: list[SimulatedHandle]) -
         await poison_the_last_piece(engines)
         answer = await router.upload(*asking("verbose_json"))
         assert answer.status_code == 200
+        # A piece ends a moment after the last sentence in it.
         [gap] = answer.json()["missing"]
         assert 70 <= gap["start"] < 100
-        assert gap["end"] == 100.0
-        shown = f"{gap['start']:.3f}-100.000"
+        assert gap["end"] == pytest.approx(99.6, abs=0.1)
+        shown = f"{gap['start']:.3f}-{gap['end']:.3f}"
         assert answer.headers["x-missing-seconds"] == shown
         await poison_the_last_piece(engines, STREAM)
         streamed = await router.upload(*asking("json", STREAM))
         [gap] = events(streamed.text)[-1]["missing"]
-        assert 70 <= gap["start"] < gap["end"] == 100.0
+        assert 70 <= gap["start"] < gap["end"] == pytest.approx(99.6, abs=0.1)
         metrics = await router.metrics()
         assert metrics['vllm_router_pieces_total{outcome="missing"}'] == 2
 

@@ -177,7 +177,8 @@ async def test_a_second_500_is_shown_and_no_engine_blamed(
     for engine in engines:
         await engine.order(poison="a poisonous upload")
     for _ in range(4):
-        answer = await router.upload(field("model", MODEL), file(b"a poisonous upload"))
+        audio = silence(1.0) + b"a poisonous upload"
+        answer = await router.upload(field("model", MODEL), file(audio))
         assert answer.status_code == 500
         assert answer.json()["error"]["message"] == "a fault was ordered"
     assert tried(engines) == 8
@@ -293,7 +294,7 @@ async def test_a_pooled_connection_that_the_engine_has_left_is_no_failure(
 async def test_an_upload_on_disk_can_be_repeated_too(
     engines: list[SimulatedHandle],
 ) -> None:
-    async with running_router(*engines[:2], spool_memory_mb=1) as router:
+    async with running_router(*engines[:2], spool_memory_mb=1, split="off") as router:
         for engine in engines[:2]:
             await engine.order(status=503, times=1)
         answer: httpx.Response = await router.upload(

@@ -23,7 +23,9 @@ async def engine() -> AsyncIterator[SimulatedHandle]:
 
 @pytest.fixture
 async def router(engine: SimulatedHandle, tmp_path: Path) -> AsyncIterator[RunningRouter]:
-    async with running_router(engine, spool_dir=str(tmp_path), spool_memory_mb=1) as router:
+    async with running_router(
+        engine, spool_dir=str(tmp_path), spool_memory_mb=1, split="off"
+    ) as router:
         yield router
 
 

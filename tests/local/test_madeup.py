@@ -36,7 +36,14 @@ async def test_each_window_names_itself(client: httpx.AsyncClient) -> None:
     digest = hashlib.sha256(silence(75.0)).hexdigest()
     assert body["duration"] == 75.0
     assert body["language"] == "de"
-    texts = [sentence for index in range(3) for sentence in window_text(digest, index)]
+    lengths = (30.0, 30.0, 15.0)
+    texts = [
+        sentence
+        for index, length_s in enumerate(lengths)
+        for sentence in window_text(digest, index, length_s=length_s)
+    ]
+    # As many words as people say in the time.
+    assert [len(sentence.split()) for sentence in texts] == [36, 32, 36, 32, 21, 17]
     assert [segment["text"] for segment in body["segments"]] == texts
     assert body["segments"][-1]["end"] == 75.0
     ends = [segment["end"] for segment in body["segments"]]

@@ -9,6 +9,8 @@ import httpx
 import numpy as np
 import pytest
 from tests.local.recordings import SPEECH_MODEL, samples, word_errors
+from tests.speech import people
+from tests.speech.weights import model_folder
 
 from vllm_router.local.api import Api
 from vllm_router.local.real import RealListener
@@ -27,15 +29,32 @@ class Engine:
     listener: RealListener
 
 
-@pytest.fixture
-async def engine() -> AsyncIterator[Engine]:
-    listener = RealListener(Whisper(find_model(str(SPEECH_MODEL / "ct2"))))
+async def served(model: Whisper) -> AsyncIterator[Engine]:
+    listener = RealListener(model)
     api = Api(listener, "openai/whisper-small")
     port = Port(api, "127.0.0.1", 0)
     await port.listen()
     yield Engine(f"http://127.0.0.1:{port.port}", api, listener)
     await port.shut()
     listener.close()
+
+
+@pytest.fixture
+async def engine() -> AsyncIterator[Engine]:
+    async for each in served(Whisper(find_model(str(SPEECH_MODEL / "ct2")))):
+        yield each
+
+
+@pytest.fixture
+async def multilingual() -> AsyncIterator[Engine]:
+    async for each in served(Whisper(model_folder("base"), threads=2)):
+        yield each
+
+
+@pytest.fixture
+async def english_only() -> AsyncIterator[Engine]:
+    async for each in served(Whisper(model_folder("tiny.en"), threads=2)):
+        yield each
 
 
 def long_recording() -> tuple[bytes, str]:
@@ -104,3 +123,32 @@ async def test_a_client_that_leaves_takes_its_waiting_windows_along(engine: Engi
     while engine.listener.running:
         await asyncio.sleep(0.005)
     assert (await post(engine, samples()[0].path.read_bytes())).status_code == 200
+
+
+@pytest.mark.parametrize(("name", "language"), [("french.aiff", "fr"), ("ru.wav", "ru")])
+async def test_a_language_that_was_not_given_is_found(
+    multilingual: Engine, name: str, language: str
+) -> None:
+    recording = people.spoken(name)
+    body = (await post(multilingual, recording.audio, response_format="verbose_json")).json()
+    assert body["language"] == language
+    assert body["segments"][-1]["end"] == pytest.approx(recording.sentences[0].end_s, abs=0.5)
+    heard = await post(multilingual, recording.audio)
+    told = await post(multilingual, recording.audio, language=language)
+    assert heard.json() == told.json()
+
+
+async def test_a_language_the_model_was_not_taught_is_refused(multilingual: Engine) -> None:
+    answer = await post(multilingual, samples()[0].path.read_bytes(), language="yue")
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "language"
+
+
+async def test_an_english_only_model_takes_every_language_for_english(
+    english_only: Engine,
+) -> None:
+    recording = people.spoken("jfk.flac")
+    fields = {"response_format": "verbose_json", "language": "fr"}
+    body = (await post(english_only, recording.audio, **fields)).json()
+    assert word_errors(body["text"], recording.text) == 0
+    assert body["language"] == "en"

@@ -1,4 +1,4 @@
-"""The speech model through CTranslate2: the words of every recording."""
+"""Models through CTranslate2: the small one of the clone, and OpenAI's on recordings of people."""
 
 import sys
 from pathlib import Path
@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.local.recordings import SPEECH_MODEL, samples, word_errors, words
+from tests.speech import people
+from tests.speech.weights import model_folder
 
 from vllm_router.local.sound import RATE_HZ, decode
 from vllm_router.local.whisper import MAX_TOKENS, ModelError, Request, Whisper, find_model
@@ -33,12 +35,63 @@ def test_the_words_and_times_of_the_recordings_are_right(model: Whisper) -> None
         assert len(timed.segments) == len(sample.segments)
         for segment, (start_s, end_s, text) in zip(timed.segments, sample.segments, strict=True):
             assert words(segment.text) == words(text)
-            # The first segment always starts at 0.00, which the prompt says.
+            # The model was trained to begin every first segment at 0.00.
             assert segment.start_s == 0.0 or abs(segment.start_s - start_s) < 0.35
             assert abs(segment.end_s - end_s) < 0.6
             assert -1.0 < segment.avg_logprob <= 0.0
     assert plain_errors <= 0.01 * total
     assert timed_errors <= 0.01 * total
+
+
+@pytest.fixture(scope="module")
+def base() -> Whisper:
+    return Whisper(model_folder("base"), threads=2)
+
+
+@pytest.fixture(scope="module")
+def tiny_en() -> Whisper:
+    return Whisper(model_folder("tiny.en"), threads=2)
+
+
+def test_a_multilingual_model_tells_languages(base: Whisper) -> None:
+    assert {"en", "fr", "ru"} < base.languages
+    for name, language in (("jfk.flac", "en"), ("french.aiff", "fr"), ("ru.wav", "ru")):
+        assert base.detect_language(base.encode(people.clip(name).samples)) == language
+
+
+def test_a_multilingual_model_writes_each_language_and_translates(base: Whisper) -> None:
+    clip = people.clip("ru.wav")
+    encoded = base.encode(clip.samples)
+    length_s = len(clip.samples) / RATE_HZ
+    heard = base.hear(encoded, length_s, Request("ru", "transcribe", False)).text.lower()
+    assert "на его месте" in heard
+    english = base.hear(encoded, length_s, Request("ru", "translate", False)).text.lower()
+    assert english.isascii()
+    assert len(english.split()) > 3
+
+
+def test_timestamps_follow_whispers_rules(base: Whisper) -> None:
+    clip = people.clip("jfk.flac")
+    audio = np.concatenate([clip.samples, np.zeros(RATE_HZ, np.float32), clip.samples])
+    length_s = len(audio) / RATE_HZ
+    heard = base.hear(base.encode(audio), length_s, Request("en", "transcribe", True))
+    assert word_errors(heard.text, f"{clip.text} {clip.text}") <= 1
+    assert len(heard.segments) > 1
+    times = [at for segment in heard.segments for at in (segment.start_s, segment.end_s)]
+    assert times == sorted(times)
+    # The second time he speaks is 12 s after the first, and some segment says so.
+    assert any(abs(s.start_s - 12.0 - clip.stretches[0][0]) < 1.0 for s in heard.segments)
+
+
+def test_an_english_only_model_is_told_neither_language_nor_task(tiny_en: Whisper) -> None:
+    assert tiny_en.languages == {"en"}
+    clip = people.clip("jfk.flac")
+    encoded = tiny_en.encode(clip.samples)
+    assert tiny_en.detect_language(encoded) == "en"
+    for has_timestamps in (False, True):
+        request = Request("en", "transcribe", has_timestamps)
+        heard = tiny_en.hear(encoded, len(clip.samples) / RATE_HZ, request)
+        assert word_errors(heard.text, clip.text) == 0
 
 
 @pytest.mark.parametrize("prompt", ["The router.", "The router. " * 300])

@@ -2,6 +2,7 @@ import asyncio
 import os
 import signal
 import sys
+import wave
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -21,10 +22,12 @@ from vllm_router.wire.wav import pcm16_wav
 
 __all__ = ["audio_folder"]
 
+SAMPLES = Path(__file__).parents[2] / "speech_model" / "samples"
+
 
 @pytest.fixture
 async def decoder() -> AsyncIterator[AudioDecoder]:
-    async with asyncio.timeout(90), AudioDecoder(max_workers=2) as decoder:
+    async with asyncio.timeout(90), AudioDecoder(max_workers=2, vad="off") as decoder:
         yield decoder
 
 
@@ -180,7 +183,7 @@ async def test_cancelling_at_any_moment_leaves_nothing_behind(
 
 
 async def test_leaving_the_context_ends_every_process(minutes: Path) -> None:
-    async with AudioDecoder() as decoder:
+    async with AudioDecoder(vad="off") as decoder:
         await decoder.warm()
         stream = decoder.pieces(minutes)
         await anext(stream)
@@ -210,7 +213,7 @@ async def test_a_decoder_that_breaks_is_a_broken_file(decoder: AudioDecoder, min
 
 
 async def test_decoding_without_end_is_given_up(minutes: Path) -> None:
-    async with AudioDecoder(max_workers=1, piece_timeout_s=0.3) as decoder:
+    async with AudioDecoder(max_workers=1, piece_timeout_s=0.3, vad="off") as decoder:
         await decoder.warm()
         (worker,) = children()
         os.kill(worker, signal.SIGSTOP)
@@ -219,8 +222,9 @@ async def test_decoding_without_end_is_given_up(minutes: Path) -> None:
         assert not children()
 
 
-async def test_too_little_memory_is_said(minutes: Path) -> None:
-    async with AudioDecoder(memory_bytes=8 << 20) as decoder:
+@pytest.mark.parametrize("vad", ["silero", "level", "off"])
+async def test_too_little_memory_is_said(vad: str, minutes: Path) -> None:
+    async with AudioDecoder(memory_bytes=8 << 20, vad=vad) as decoder:
         with pytest.raises(UnreadableAudio, match="too much memory"):
             await collect(decoder.pieces(minutes))
 
@@ -249,7 +253,7 @@ async def test_a_process_that_cannot_live_is_unavailable(minutes: Path) -> None:
 async def test_one_process_is_ready_ahead_of_need_and_again_after_one_was_lost(
     minutes: Path,
 ) -> None:
-    async with AudioDecoder(keeps_one_ready=True) as decoder:
+    async with AudioDecoder(keeps_one_ready=True, vad="off") as decoder:
         first = await one_started(set())
         async with decoder.pieces(minutes) as stream:
             await anext(stream)
@@ -274,7 +278,7 @@ async def test_no_program_to_run_is_unavailable(
     minutes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
-    async with AudioDecoder() as decoder:
+    async with AudioDecoder(vad="off") as decoder:
         with pytest.raises(DecoderUnavailable, match="No such file"):
             await decoder.warm()
 
@@ -294,3 +298,42 @@ def test_a_file_in_memory_holds_what_it_was_given() -> None:
         assert os.pread(fd, 9999, 0) == b"abc" * 1000
     finally:
         os.close(fd)
+
+
+def recording(name: str) -> bytes:
+    with wave.open(str(SAMPLES / name)) as file:
+        return file.readframes(file.getnframes())
+
+
+async def test_only_speech_is_in_the_pieces(tmp_path: Path) -> None:
+    path = tmp_path / "noisy.wav"
+    noise, talk = loud(40), recording("07.wav")
+    path.write_bytes(pcm16_wav(noise + talk + noise + talk + noise))
+    talk_s = len(talk) / 32_000
+    async with AudioDecoder() as decoder:
+        stream = decoder.pieces(path)
+        assert (stream.length_s, stream.speech_s) == (None, None)
+        pieces = await collect(stream)
+        assert stream.length_s == pytest.approx(120 + 2 * talk_s)
+        assert stream.speech_s == pytest.approx(1.6 * talk_s, rel=0.2)
+    spoken = [(40, 40 + talk_s), (80 + talk_s, 80 + 2 * talk_s)]
+    for piece in pieces:
+        assert piece.length_s < 2 * talk_s + 2.8
+        for _, start_s, length_s in piece.stretches:
+            assert any(a - 0.5 < start_s < start_s + length_s < b + 0.5 for a, b in spoken)
+    assert sum(len(piece.stretches) for piece in pieces) >= 2
+
+
+async def test_noise_alone_is_no_piece(minutes: Path) -> None:
+    async with AudioDecoder() as decoder:
+        stream = decoder.pieces(minutes)
+        assert await collect(stream) == []
+        assert (stream.length_s, stream.speech_s) == (200, 0)
+
+
+@pytest.mark.parametrize(("vad", "keeps"), [("silero", True), ("level", True), ("off", False)])
+async def test_all_is_kept_where_that_is_wanted(vad: str, keeps: bool, minutes: Path) -> None:
+    async with AudioDecoder(vad=vad) as decoder:
+        pieces = await collect(decoder.pieces(minutes, keeps_silence=keeps))
+    assert b"".join(piece.pcm for piece in pieces) == loud(200)
+    assert all(piece.is_silent == (vad == "silero") for piece in pieces)

@@ -16,8 +16,10 @@ from vllm_router.outbound.audio_worker import (
     END,
     ERROR,
     JOB_LENGTH,
+    OFF,
     PIECE,
     READY,
+    SILERO,
     Job,
     serve,
 )
@@ -39,7 +41,7 @@ def receive(sock: socket.socket) -> Answer:
 
 
 def job(size_bytes: int, *, offset: int = 0, max_audio_s: float = 600.0) -> Job:
-    return Job(offset, size_bytes, max_audio_s, 30.0, (8.0,), keeps_silence=False)
+    return Job(offset, size_bytes, max_audio_s, 30.0, (8.0,), keeps_silence=True, vad=OFF)
 
 
 def send(sock: socket.socket, work: Job, path: Path) -> None:
@@ -81,11 +83,13 @@ def test_pieces_come_in_order_then_the_end(worker: socket.socket, tmp_path: Path
         send(worker, job(len(pcm) + 44, offset=6), path)
         got, index, at = b"", 0, 0.0
         while (answer := receive(worker))[0] == PIECE:
-            number, start_s, end_s, speech = json.loads(answer[1])
+            number, start_s, end_s, speech, stretches = json.loads(answer[1])
             assert (number, start_s) == (index, at)
             assert speech
+            assert stretches == [[0, start_s, pytest.approx(end_s - start_s)]]
             got, index, at = got + answer[2], index + 1, end_s
-        assert answer == (END, b"", b"")
+        assert (answer[0], answer[2]) == (END, b"")
+        assert json.loads(answer[1])[0] == 75
         assert got == pcm
         assert index >= 4
 
@@ -124,13 +128,13 @@ def test_no_descriptor_is_kept(worker: socket.socket, tmp_path: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) <= before + 1
 
 
-def start(memory_bytes: int) -> tuple[subprocess.Popen[bytes], socket.socket]:
+def start(memory_bytes: int, vad: str = OFF) -> tuple[subprocess.Popen[bytes], socket.socket]:
     ours, theirs = socket.socketpair()
     ours.settimeout(60)
     with theirs:
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "vllm_router.outbound.audio_worker",
-             str(theirs.fileno()), str(memory_bytes)],
+             str(theirs.fileno()), str(memory_bytes), vad],
             pass_fds=(theirs.fileno(),),
             stdin=subprocess.DEVNULL,
             env={
@@ -182,3 +186,19 @@ def test_the_process_keeps_to_its_memory_and_writes_no_file() -> None:
 def test_a_job_states_its_own_length() -> None:
     message = job(5).encode()
     assert JOB_LENGTH.unpack(message[:4]) == (len(message) - 4,)
+
+
+def test_the_detector_has_room_within_the_workers_bounds(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(pcm16_wav(loud(75)))
+    process, sock = start(2 << 30, SILERO)
+    try:
+        assert receive(sock)[0] == READY
+        send(sock, Job(0, path.stat().st_size, 600, 30.0, (), False, SILERO), path)
+        kind, meta, _ = receive(sock)
+        assert (kind, json.loads(meta)) == (END, [75, 0])
+        peak_kb = Path(f"/proc/{process.pid}/status").read_text().split("VmPeak:")[1].split()[0]
+        assert int(peak_kb) < 1 << 20
+    finally:
+        sock.close()
+        process.wait(30)

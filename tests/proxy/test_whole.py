@@ -37,18 +37,29 @@ def events(text: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("asked", "sent"),
-    [("json", "json"), ("text", "json"), ("verbose_json", "verbose_json"), ("srt", "verbose_json")],
+    ("asked", "times_of", "sent"),
+    [
+        ("json", "segment", "json"),
+        ("text", "segment", "json"),
+        ("verbose_json", "segment", "json"),
+        ("srt", "segment", "json"),
+        ("vtt", "segment", "json"),
+        ("verbose_json", "word", "verbose_json"),
+    ],
 )
-async def test_an_engine_is_asked_for_what_it_has(asked: str, sent: str) -> None:
+async def test_an_engine_is_asked_for_json_unless_times_of_words_are_wanted(
+    asked: str, times_of: str, sent: str
+) -> None:
     seen: list[Heard] = []
 
     async def says(heard: Heard) -> Reply:
         seen.append(heard)
-        return 200, verbose("words")
+        return 200, verbose("words", words=[{"word": "words", "start": 0.0, "end": 1.0}])
 
     async with parrot(says) as url, running_router(url) as router:
-        answer = await router.upload(*asking(field("response_format", asked)))
+        answer = await router.upload(
+            *asking(field("response_format", asked), field("timestamp_granularities[]", times_of))
+        )
         assert answer.status_code == 200
     assert seen[0].fields["response_format"] == sent
     assert seen[0].audio == AUDIO

@@ -68,3 +68,13 @@ def stream(url: str, recording: Recording, **fields: str) -> Streamed:
             events.append(event)
     assert first_s is not None, "no words came"
     return Streamed(events, first_s, time.monotonic() - start)
+
+
+def windows_spent(router_url: str) -> float:
+    """Return how many windows of 30 s the router's engines have been given so far."""
+    page = httpx.get(f"{router_url}/metrics", timeout=TIMEOUT_S).text
+    return sum(
+        float(line.rsplit(" ", 1)[1])
+        for line in page.splitlines()
+        if line.startswith("vllm_router_engine_windows_total{")
+    )

@@ -1,4 +1,4 @@
-"""Two real vLLM engines with the speech model, and the router in front, for a whole run."""
+"""Two real vLLM engines with OpenAI's Whisper base, and the router in front, for a whole run."""
 
 import json
 import os
@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from tests.clients.servers import Server, router, running
 from tests.real.engines import MODEL, START_S, engine
-from tests.speech.recordings import Recording, samples
+from tests.speech import people
+from tests.speech.recordings import Recording
 
 _FIGURES = pytest.StashKey[dict[str, object]]()
 
@@ -79,5 +80,5 @@ def router_url(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def recording() -> Recording:
-    """The recording that each client sends."""
-    return next(sample for sample in samples() if sample.name == "06.wav")
+    """The recording that each client sends: one that base has right to the word."""
+    return people.spoken("jfk.flac")

@@ -7,12 +7,13 @@ import pytest
 from tests.clients.servers import Server
 from tests.real.ask import TIMEOUT_S, transcribe
 from tests.real.engines import START_S
-from tests.speech.recordings import Recording, samples
+from tests.speech import people
+from tests.speech.recordings import Recording
 from tests.speech.words import pooled, word_errors
 
 CLIENTS = 8
-REQUESTS = 64
-KILL_AFTER = 12
+REQUESTS = 32
+KILL_AFTER = 8
 
 
 def engine_state(router: Server, engine: Server) -> dict[str, object]:
@@ -34,7 +35,7 @@ def test_no_request_fails_when_an_engine_is_killed_under_load(
     own_router: Server, engines: list[Server], figures: dict[str, object]
 ) -> None:
     victim = engines[0]
-    spoken = [s for s in samples() if s.duration_s < 13]
+    spoken = [people.spoken(clip.name) for clip in people.clips()]
     work = [spoken[number % len(spoken)] for number in range(REQUESTS)]
     answered = threading.Semaphore(0)
 

@@ -1,7 +1,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.speech.words import WordErrors, normal_words, pooled, word_errors
+from tests.speech.words import WordErrors, aligned, normal_words, pooled, word_errors
 
 words = st.lists(st.sampled_from(["one", "two", "three", "four"]), max_size=12)
 
@@ -31,6 +31,33 @@ def test_an_apostrophe_of_either_kind_belongs_to_its_word() -> None:
         "quote",
         "it's",
     ]
+
+
+@pytest.mark.parametrize(
+    ("said", "heard", "lost", "invented"),
+    [
+        ("the train leaves", "the leaves", 1, 0),
+        ("the train leaves", "the train leaves thank you", 0, 2),
+        ("the train leaves", "the plane leaves", 0, 0),
+        ("mister forty-two", "Mr. Forty two", 0, 0),
+        ("one two three four five", "six one two three four", 1, 1),
+    ],
+)
+def test_lost_and_invented_words_are_told_from_replaced_ones(
+    said: str, heard: str, lost: int, invented: int
+) -> None:
+    errors = word_errors(said, heard)
+    assert (errors.lost, errors.invented) == (lost, invented)
+
+
+@given(words, words)
+def test_an_alignment_has_every_word_of_both_once_and_in_order(
+    left: list[str], right: list[str]
+) -> None:
+    pairs = aligned(left, right)
+    assert [mine for mine, _ in pairs if mine is not None] == list(range(len(left)))
+    assert [theirs for _, theirs in pairs if theirs is not None] == list(range(len(right)))
+    assert (None, None) not in pairs
 
 
 def test_pooling_weighs_recordings_by_their_words() -> None:

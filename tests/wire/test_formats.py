@@ -105,7 +105,7 @@ def test_verbose_json_of_little_knowledge():
     )
     assert answer == {
         "task": "translate",
-        "language": None,
+        "language": "en",
         "duration": 0.0,
         "text": "a",
         "segments": [],
@@ -252,7 +252,7 @@ def test_any_transcript_is_read_by_every_player_with_the_same_times_and_count(se
 @pytest.mark.parametrize("kind", list(ResponseFormat))
 def test_every_format_is_in_the_table(kind):
     facts = FORMATS[kind]
-    assert facts.engine_format in (ResponseFormat.JSON, ResponseFormat.VERBOSE_JSON)
-    assert facts.has_times == (facts.engine_format is ResponseFormat.VERBOSE_JSON)
+    assert facts.has_times == (kind not in (ResponseFormat.JSON, ResponseFormat.TEXT))
+    assert facts.engine_streams != facts.has_times
     assert facts.content_type.startswith(("application/json", "text/plain; charset=utf-8"))
-    assert not facts.is_native or facts.engine_format is kind
+    assert facts.is_native == (kind is ResponseFormat.JSON)

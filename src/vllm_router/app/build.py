@@ -41,16 +41,20 @@ from vllm_router.outbound.http1 import HttpClient
 from vllm_router.outbound.kube_access import find_access
 from vllm_router.outbound.probe import EngineInquiry
 from vllm_router.outbound.upload import Spool
+from vllm_router.policy.containers import ContainerBook
 from vllm_router.policy.quota import QuotaRules, Quotas
 from vllm_router.proxy.dispatch import Dispatcher
-from vllm_router.proxy.empty import EmptyTranscripts
 from vllm_router.proxy.engine_wait import EngineWait
 from vllm_router.proxy.fanout import Fanout
+from vllm_router.proxy.language_votes import LanguageFinder
 from vllm_router.proxy.lengths import Lengths
 from vllm_router.proxy.means import Means, TranscriptionRules
+from vllm_router.proxy.piece_call import PieceCaller
+from vllm_router.proxy.piece_transcriber import PieceTranscriber
 from vllm_router.proxy.relay import Relay
 from vllm_router.proxy.transcribe import Transcriber
 from vllm_router.proxy.wish import StreamFormat
+from vllm_router.proxy.word_counts import WordCounts
 from vllm_router.settings import Settings
 from vllm_router.wire.kube_objects import parse_port
 from vllm_router.wire.subtitles import SubtitleStyle
@@ -300,9 +304,11 @@ def build_router(
     def is_draining() -> bool:
         return service.is_draining
 
+    containers = ContainerBook()
     operations = Operations(
         fleet=fleet,
         aliases=dict(settings.static_aliases),
+        containers=containers,
         keys=keys,
         admin=admin,
         registry=metrics.registry,
@@ -318,14 +324,24 @@ def build_router(
         max_workers=settings.decode_workers,
         max_audio_s=settings.max_audio_s,
         keeps_one_ready=settings.split != "off",
+        vad=settings.vad,
     )
 
     def count_piece(outcome: str) -> None:
         metrics.pieces.labels(outcome).inc()
 
+    def count_reheard(model: str, reason: str, seconds: float) -> None:
+        metrics.reheard_seconds.labels(model, reason).inc(seconds)
+
+    def count_dropped(reason: str, words: int) -> None:
+        metrics.dropped_words.labels(reason).inc(words)
+
     def count_empty(model: str) -> None:
         metrics.empty_transcripts.labels(model).inc()
 
+    counts = WordCounts(count_reheard, count_dropped, count_empty)
+    languages = LanguageFinder()
+    caller = PieceCaller(dispatcher, relay)
     quotas = Quotas(quota_rules)
 
     def correct(holder: str, charged_s: float, true_s: float) -> None:
@@ -333,7 +349,7 @@ def build_router(
         if true_s > charged_s:
             metrics.key_audio_seconds.labels(holder).inc(true_s - charged_s)
 
-    fanout = Fanout(dispatcher, relay, decoder, pieces, count_piece)
+    fanout = Fanout(PieceTranscriber(caller, languages, counts), decoder, pieces, count_piece)
     transcriber = Transcriber(
         Means(
             dispatcher,
@@ -343,6 +359,7 @@ def build_router(
                 split=settings.split,
                 split_longer_than_s=settings.split_longer_than_s,
                 skip_silence=settings.skip_silence,
+                verifies=settings.verify and settings.vad != "off" and settings.split != "off",
                 partial_ok=settings.partial_ok,
                 stream_format=StreamFormat(settings.stream_format),
                 style=SubtitleStyle(settings.subtitle_max_line_chars, settings.subtitle_max_lines),
@@ -350,7 +367,9 @@ def build_router(
                 if settings.session_key
                 else None,
             ),
-            EmptyTranscripts(fanout.speech, count_empty),
+            containers,
+            counts,
+            languages,
             Lengths(fanout.length_s, correct),
         )
     )

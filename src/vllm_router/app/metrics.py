@@ -31,7 +31,10 @@ LAG_BUCKETS: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
 
 #: Statuses that every model can be expected to answer with at some time.
 STATUSES: Final = ("200", "429", "499", "502", "503", "504")
-PIECE_OUTCOMES: Final = ("heard", "silent", "missing", "halved", "empty")
+PIECE_OUTCOMES: Final = ("heard", "missing")
+#: Why audio is asked for again, and why words are dropped.
+REHEARD_REASONS: Final = ("thin", "too_much", "empty", "language")
+DROPPED_REASONS: Final = ("unspoken",)
 #: Of a hedged upload: the engine that it was sent to first, or second.
 HEDGE_WINNERS: Final = ("first", "second")
 
@@ -125,9 +128,21 @@ class RouterMetrics:
             ["outcome"],
             registry=registry,
         )
+        self.reheard_seconds = Counter(
+            "vllm_router_reheard_seconds",
+            "Seconds of audio that were asked for again, by what was wrong with the first answer.",
+            ["model", "reason"],
+            registry=registry,
+        )
+        self.dropped_words = Counter(
+            "vllm_router_dropped_words",
+            "Words of engines that were left out because nobody said them.",
+            ["reason"],
+            registry=registry,
+        )
         self.empty_transcripts = Counter(
             "vllm_router_empty_transcripts",
-            "Answers without a word to audio with sound in it.",
+            "Answers without a word to audio with speech in it.",
             ["model"],
             registry=registry,
         )
@@ -174,6 +189,8 @@ class RouterMetrics:
         )
         for outcome in PIECE_OUTCOMES:
             self.pieces.labels(outcome)
+        for reason in DROPPED_REASONS:
+            self.dropped_words.labels(reason)
         for winner in HEDGE_WINNERS:
             self.hedges.labels(winner)
         for loop in Loop:
@@ -193,6 +210,8 @@ class RouterMetrics:
         for model in models:
             self.audio_seconds.labels(model)
             self.empty_transcripts.labels(model)
+            for reason in REHEARD_REASONS:
+                self.reheard_seconds.labels(model, reason)
             for task in Task:
                 for status in STATUSES:
                     self.requests.labels(model, task.value, status)

@@ -25,6 +25,7 @@ from vllm_router.app.siblings import Siblings
 from vllm_router.engines.engine import Engine, EngineId, Transition
 from vllm_router.engines.fleet import Fleet
 from vllm_router.outbound.discovery import DiscoveryStatus
+from vllm_router.policy.containers import ContainerBook
 
 log = logging.getLogger("vllm_router")
 
@@ -43,6 +44,7 @@ class Operations:
     Attributes:
         fleet: The engines.
         aliases: Further names of models.
+        containers: Which containers engines turned out not to read.
         keys: Who may ask for models.
         admin: Who may drain engines; an open ring closes the routes.
         registry: The metrics.
@@ -57,6 +59,7 @@ class Operations:
 
     fleet: Fleet
     aliases: Mapping[str, str]
+    containers: ContainerBook
     keys: KeyRing
     admin: KeyRing
     registry: CollectorRegistry
@@ -83,7 +86,16 @@ class Operations:
         return b""
 
     def _own_views(self) -> list[dict[str, Any]]:
-        return [engine_view(engine, self.now()) for engine in self.fleet.engines()]
+        now = self.now()
+        return [
+            {
+                **engine_view(engine, now),
+                "unreadable_containers": sorted(
+                    {kind for m in engine.models for kind in self.containers.unreadable(m, now)}
+                ),
+            }
+            for engine in self.fleet.engines()
+        ]
 
     def _obey(self, order: Order, engine_id: EngineId) -> None:
         act = self.fleet.drain if order is Order.DRAIN else self.fleet.resume

@@ -25,21 +25,28 @@ _SENTENCE = (
     "back in one piece with all of its words at the right time while others still waited"
 )
 _WORDS = tuple(_SENTENCE.split())
+_WORDS_PER_S = 2.5
+_LEAST_WORDS = 8
 
 
-def window_text(digest: str, index: int, task: str = "transcribe") -> tuple[str, str]:
-    """Return the two sentences of a window.
+def window_text(
+    digest: str, index: int, task: str = "transcribe", length_s: float = WINDOW_S
+) -> tuple[str, str]:
+    """Return the two sentences of a window, as many words as people say in the time.
 
     Args:
         digest: SHA-256 of the upload in hex.
         index: Of the window, from 0.
         task: transcribe or translate.
+        length_s: Of the window, in seconds.
     """
-    lot = hashlib.blake2b(f"{digest}{index}".encode(), digest_size=8).digest()
+    count = max(_LEAST_WORDS, min(64, round(_WORDS_PER_S * length_s) - 4))
+    lot = hashlib.blake2b(f"{digest}{index}".encode(), digest_size=count).digest()
     words = [_WORDS[byte % len(_WORDS)] for byte in lot]
     name = "Window" if task == "transcribe" else "Translated window"
-    first = f" {name} {index} of {digest[:8]} {' '.join(words[:4])}."
-    return first, f" {words[4].capitalize()} {' '.join(words[5:])}."
+    half = count // 2
+    first = f" {name} {index} of {digest[:8]} {' '.join(words[:half])}."
+    return first, f" {words[half].capitalize()} {' '.join(words[half + 1 :])}."
 
 
 class SimulatedRecording:
@@ -74,7 +81,7 @@ class SimulatedRecording:
     def _chunk(self, index: int) -> Chunk:
         start_s = index * WINDOW_S
         length_s = min(WINDOW_S, self.duration_s - start_s)
-        first, second = window_text(self._ask.file.sha256, index, self._ask.task)
+        first, second = window_text(self._ask.file.sha256, index, self._ask.task, length_s)
         # Whisper's clock ticks in 0.02 s.
         middle_s = round(length_s / 2 / 0.02) * 0.02
         segments = (

@@ -14,7 +14,7 @@ import ctranslate2
 
 from vllm_router.local.answers import Chunk
 from vllm_router.local.api import MAX_FILE_MB
-from vllm_router.local.ask import Ask
+from vllm_router.local.ask import ApiError, Ask
 from vllm_router.local.sound import RATE_HZ, Cut, cut, decode
 from vllm_router.local.whisper import Heard, Request, Whisper
 
@@ -48,14 +48,19 @@ class RealListener:
         """Decode an upload and, where no language was given, detect it on the first stretch.
 
         Raises:
-            ApiError: No audio, or longer than vLLM takes.
+            ApiError: No audio, longer than vLLM takes, or in a language the model was not taught.
         """
+        known = self.model.languages
+        # An English-only model cannot be told a language, so it is not asked about one.
+        language = ask.language if len(known) > 1 else "en"
+        if language is not None and language not in known:
+            raise ApiError(400, f"The model was not taught {language!r}.", param="language")
         loop = asyncio.get_running_loop()
         cuts = await loop.run_in_executor(self._decoders, lambda: cut(decode(ask.file.head)))
-        if ask.language is not None:
-            return RealRecording(ask, ask.language, cuts, None, self)
-        encoded, language = await self.work(lambda: self._detect(cuts[0]))
-        return RealRecording(ask, language, cuts, encoded, self)
+        if language is not None:
+            return RealRecording(ask, language, cuts, None, self)
+        encoded, detected = await self.work(lambda: self._detect(cuts[0]))
+        return RealRecording(ask, detected, cuts, encoded, self)
 
     async def work(self, task: Callable[[], T]) -> T:
         """Run one stretch's work when its turn comes."""

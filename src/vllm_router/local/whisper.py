@@ -17,12 +17,14 @@ from vllm_router.local.answers import Segment
 from vllm_router.local.ask import LANGUAGES
 from vllm_router.local.sound import Samples, log_mel, mel_filters
 
-# A step of Whisper's timestamp tokens.
+# A step of Whisper's timestamp tokens, and how many follow the last other token: 0.00 to 30.00 s.
 TICK_S = 0.02
+TIMESTAMPS = 1501
 # What Whisper's decoder takes; half of it is left to the prompt at most.
 MAX_TOKENS = 448
 PROMPT_TOKENS = 223
-# Vocabulary of the English-only models: they were never taught language and task tokens.
+# Size of the English-only models' vocabulary. Their tokenizers may name languages and tasks, but
+# the weights were never taught them: OpenAI's code tells these models by this size, too.
 ENGLISH_ONLY_VOCABULARY = 51864
 
 
@@ -107,14 +109,15 @@ class Whisper:
         self._filters = mel_filters(self._model.n_mels)
         self._start = self._id("<|startoftranscript|>")
         self._no_timestamps = self._id("<|notimestamps|>")
-        self._zero = self._tokens.token_to_id("<|0.00|>") or self._no_timestamps + 1
+        # Timestamps come last, and many tokenizers leave them out.
+        self._zero = self._no_timestamps + 1
         self._end = self._id("<|endoftext|>")
         self._languages = {
             number: code
             for code in LANGUAGES
             if (number := self._tokens.token_to_id(f"<|{code}|>")) is not None
         }
-        size = self._tokens.get_vocab_size()
+        size = self._zero + TIMESTAMPS
         self._has_tasks = size != ENGLISH_ONLY_VOCABULARY and bool(self._languages)
         # A model without a list of its own wants nothing suppressed.
         is_suppressing = bool(config.get("suppress_ids"))
@@ -124,19 +127,25 @@ class Whisper:
         }
         self._not_languages = [number for number in range(size) if number not in self._languages]
 
+    @property
+    def languages(self) -> frozenset[str]:
+        """The codes of the languages it was taught."""
+        return frozenset(self._languages.values()) if self._has_tasks else frozenset(("en",))
+
     def encode(self, samples: Samples) -> ctranslate2.StorageView:
         """Return the encoder's output for at most 30 s."""
         features = ctranslate2.StorageView.from_array(log_mel(samples, self._filters)[None])
         return self._model.encode(features)
 
     def detect_language(self, encoded: ctranslate2.StorageView) -> str:
-        """Return the language's code.
-
-        The model's own `detect_language` refuses small vocabularies, so one token is generated
-        after the start, with nothing but languages allowed.
-        """
+        """Return the code of the likeliest language; an English-only model knows one."""
         if not self._has_tasks:
             return "en"
+        if self._model.is_multilingual:
+            token, _ = self._model.detect_language(encoded)[0][0]
+            return str(token)[2:-2]
+        # CTranslate2 takes a small vocabulary for an English-only one, and refuses. The first token
+        # after the start is the language if nothing else is allowed.
         result = self._model.generate(
             encoded,
             [[self._start]],
@@ -175,7 +184,11 @@ class Whisper:
         prompt.append(self._start)
         if self._has_tasks:
             prompt += [self._id(f"<|{request.language}|>"), self._id(f"<|{request.task}|>")]
-        prompt.append(self._zero if request.has_timestamps else self._no_timestamps)
+        # Unless told that there are none, CTranslate2 holds the model to Whisper's rules for
+        # timestamps: they come in pairs and never run backwards, and one is taken wherever all of
+        # them together are likelier than the likeliest word.
+        if not request.has_timestamps:
+            prompt.append(self._no_timestamps)
         return prompt
 
     def _segments(self, ids: list[int], length_s: float, score: float) -> tuple[Segment, ...]:

@@ -19,8 +19,8 @@ from typing import Final, Self
 
 import vllm_router
 from vllm_router.errors import RouterError, UnreadableAudio
-from vllm_router.outbound.audio_worker import ANSWER, ERROR, PIECE, Job
-from vllm_router.wire.split import Piece
+from vllm_router.outbound.audio_worker import ANSWER, ERROR, OFF, PIECE, SILERO, Job
+from vllm_router.wire.piece import Piece
 
 __all__ = ["AudioDecoder", "DecoderUnavailable", "Piece", "PieceStream", "memory_file"]
 
@@ -48,12 +48,14 @@ class AudioDecoder:
     it ends or is closed; further streams wait their turn, first come first served.
 
     Args:
-        max_workers: Processes at most; each decodes one audio, on one core, in about 60 MB.
+        max_workers: Processes at most; each decodes one audio, on one core, in about 100 MB.
         max_audio_s: Longer audio is refused, in seconds.
         piece_timeout_s: Decoding that takes longer than this for one piece is given up.
         memory_bytes: Address space a worker may take.
         keeps_one_ready: Whether a process is started ahead of need, which spares an audio the
             second or so that a start takes on a busy machine.
+        vad: What tells speech from other sound: "silero", a neural network; "level", loudness
+            alone; "off", nothing: all sound is in the pieces.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class AudioDecoder:
         piece_timeout_s: float = 60.0,
         memory_bytes: int = MEMORY_LIMIT_BYTES,
         keeps_one_ready: bool = False,
+        vad: str = SILERO,
     ) -> None:
         self._slots = asyncio.Semaphore(max_workers)
         self._max_audio_s = max_audio_s
@@ -72,6 +75,7 @@ class AudioDecoder:
         self._idle: list[_Worker] = []
         self._workers: set[_Worker] = set()
         self._keeps_one_ready = keeps_one_ready
+        self._vad = vad
         self._preparing: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
@@ -117,7 +121,7 @@ class AudioDecoder:
             size_bytes: How long it is there; up to the file's end by default.
             max_piece_s: Longest piece, in seconds.
             first_s: Longest first, second, … piece, where these should be shorter.
-            keeps_silence: Whether silence stays with the speech around it.
+            keeps_silence: Whether what is no speech stays in the pieces.
         """
 
         def job(file_bytes: int) -> Job:
@@ -128,7 +132,8 @@ class AudioDecoder:
                 max_audio_s=self._max_audio_s,
                 max_piece_s=max_piece_s,
                 first_s=first_s,
-                keeps_silence=keeps_silence,
+                keeps_silence=keeps_silence or self._vad == OFF,
+                vad=self._vad,
             )
 
         return PieceStream(self, source, job)
@@ -196,7 +201,7 @@ class AudioDecoder:
                 process = await asyncio.create_subprocess_exec(
                     sys.executable,
                     *("-P", "-m", "vllm_router.outbound.audio_worker"),
-                    *(str(theirs.fileno()), str(self._memory_bytes)),
+                    *(str(theirs.fileno()), str(self._memory_bytes), self._vad),
                     pass_fds=(theirs.fileno(),),
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=asyncio.subprocess.DEVNULL,
@@ -232,6 +237,10 @@ class PieceStream:
     Close it, or use it as a context, however it ends: an iterator left half-way holds its
     process. Closing twice is harmless.
 
+    Attributes:
+        length_s: The length of the audio, in seconds; None before the last piece has been taken.
+        speech_s: How long somebody speaks in it; None before that.
+
     Raises, from iterating:
         UnreadableAudio: The file cannot be decoded, is cut short, is too long or too slow to
             decode; perhaps after some pieces.
@@ -251,6 +260,8 @@ class PieceStream:
         self._worker: _Worker | None = None
         self._killed: _Worker | None = None
         self._has_ended = False
+        self.length_s: float | None = None
+        self.speech_s: float | None = None
 
     def __repr__(self) -> str:
         state = "ended" if self._has_ended else "running" if self._worker else "waiting"
@@ -289,13 +300,21 @@ class PieceStream:
             self._leave()
             raise
         if kind == PIECE:
-            index, start_s, end_s, speech = json.loads(meta)
-            return Piece(index, start_s, end_s, pcm, tuple((a, b) for a, b in speech))
+            index, start_s, end_s, speech, stretches = json.loads(meta)
+            return Piece(
+                index,
+                start_s,
+                end_s,
+                pcm,
+                tuple((a, b) for a, b in speech),
+                tuple((own, a, length) for own, a, length in stretches),
+            )
         self._has_ended = True
         self._worker = None
         self._decoder._give_back(worker)
         if kind == ERROR:
             raise UnreadableAudio(meta.decode(), param="file")
+        self.length_s, self.speech_s = json.loads(meta)
         raise StopAsyncIteration
 
     async def aclose(self) -> None:

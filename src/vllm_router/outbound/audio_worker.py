@@ -5,7 +5,8 @@ of the router but what comes with a job: no keys, no settings. It sends a piece 
 room for it, so that the router's pace is its own.
 
 A job is a length, JSON, and the file's descriptor beside them. Each answer is a kind, two lengths,
-JSON, and samples: any number of "piece", then "end" or "error" with a sentence.
+JSON, and samples: any number of "piece", then "end" with the audio's length, or "error" with a
+sentence.
 """
 
 import contextlib
@@ -19,7 +20,9 @@ from dataclasses import asdict, dataclass
 from typing import Final
 
 from vllm_router.outbound.audio_samples import ByteRange, NotAudio, read_samples
-from vllm_router.wire.split import Cutter, Piece
+from vllm_router.outbound.voice import Voice, VoiceDetector
+from vllm_router.wire.levels import LevelDetector
+from vllm_router.wire.split import Cutter, Detector, Piece
 
 JOB_LENGTH: Final = struct.Struct("!I")
 ANSWER: Final = struct.Struct("!cII")
@@ -27,6 +30,9 @@ PIECE: Final = b"p"
 END: Final = b"e"
 ERROR: Final = b"x"
 READY: Final = b"r"
+SILERO: Final = "silero"
+LEVEL: Final = "level"
+OFF: Final = "off"
 _NICE: Final = 5
 """The event loop, which all requests share, goes before decoding, which a few wait for."""
 
@@ -41,6 +47,7 @@ class Job:
     max_piece_s: float
     first_s: tuple[float, ...]
     keeps_silence: bool
+    vad: str
 
     def encode(self) -> bytes:
         """Return the job as it goes over the socket."""
@@ -48,13 +55,48 @@ class Job:
         return JOB_LENGTH.pack(len(body)) + body
 
 
-def serve(sock: socket.socket) -> None:
-    """Do the jobs that come over `sock` until its other end is closed."""
+class Detectors:
+    """Makes a detector for each audio; the neural network is loaded once, when first needed."""
+
+    def __init__(self) -> None:
+        self._voice: Voice | None = None
+
+    def __repr__(self) -> str:
+        return f"<Detectors {self._voice}>"
+
+    def prepare(self, vad: str) -> None:
+        """Load what the kind of detection takes."""
+        if vad == SILERO and self._voice is None:
+            self._voice = Voice()
+
+    def make(self, vad: str) -> Detector:
+        """Return a detector for one audio.
+
+        Raises:
+            MemoryError: There is no room to load the network.
+        """
+        self.prepare(vad)
+        return (
+            LevelDetector() if self._voice is None or vad != SILERO else VoiceDetector(self._voice)
+        )
+
+
+def serve(sock: socket.socket, vad: str = LEVEL) -> None:
+    """Do the jobs that come over `sock` until its other end is closed.
+
+    Args:
+        sock: Where jobs come from.
+        vad: The detector to have ready for the first job.
+    """
+    detectors = Detectors()
     sock.sendall(ANSWER.pack(READY, 0, 0))
+    # Nobody waits for it: it is done by the time that an upload has arrived.
+    with contextlib.suppress(MemoryError):
+        detectors.prepare(vad)
     while (received := _next_job(sock)) is not None:
         job, fd = received
         try:
-            _decode(sock, job, fd)
+            _decode(sock, job, fd, detectors)
         finally:
             os.close(fd)
 
@@ -71,15 +113,20 @@ def _next_job(sock: socket.socket) -> tuple[Job, int] | None:
     return Job(**fields), fds[0]
 
 
-def _decode(sock: socket.socket, job: Job, fd: int) -> None:
-    cutter = Cutter(max_s=job.max_piece_s, first_s=job.first_s, keeps_silence=job.keeps_silence)
+def _decode(sock: socket.socket, job: Job, fd: int, detectors: Detectors) -> None:
     try:
+        cutter = Cutter(
+            detectors.make(job.vad),
+            max_s=job.max_piece_s,
+            first_s=job.first_s,
+            keeps_silence=job.keeps_silence,
+        )
         for block in read_samples(ByteRange(fd, job.offset, job.size_bytes), job.max_audio_s):
             for piece in cutter.feed(block):
                 _send(sock, PIECE, _described(piece), piece.pcm)
         for piece in cutter.flush():
             _send(sock, PIECE, _described(piece), piece.pcm)
-        _send(sock, END, b"")
+        _send(sock, END, json.dumps([cutter.length_s, cutter.speech_s]).encode())
     except NotAudio as error:
         _send(sock, ERROR, str(error).encode())
     except MemoryError:
@@ -87,7 +134,8 @@ def _decode(sock: socket.socket, job: Job, fd: int) -> None:
 
 
 def _described(piece: Piece) -> bytes:
-    return json.dumps([piece.index, piece.start_s, piece.end_s, piece.speech]).encode()
+    fields = [piece.index, piece.start_s, piece.end_s, piece.speech, piece.stretches]
+    return json.dumps(fields).encode()
 
 
 def _send(sock: socket.socket, kind: bytes, meta: bytes, pcm: bytes = b"") -> None:
@@ -105,11 +153,14 @@ def confine(memory_bytes: int) -> None:  # pragma: no cover - would bind the tes
 
 
 def main() -> None:  # pragma: no cover - runs in a process of its own
-    """Serve the socket whose descriptor is the first argument, within the second's bytes."""
+    """Serve the socket of the first argument's descriptor, within the second's bytes.
+
+    The third names the detector to have ready.
+    """
     confine(int(sys.argv[2]))
     # A closed socket means that the router has gone or wants no more: nothing is left to say.
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        serve(socket.socket(fileno=int(sys.argv[1])))
+        serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[3])
 
 
 if __name__ == "__main__":

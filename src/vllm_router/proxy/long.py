@@ -19,12 +19,55 @@ from vllm_router.wire.formats import (
     FORMATS,
 )
 from vllm_router.wire.json_text import JsonValue
-from vllm_router.wire.speech import Span, snapped
+from vllm_router.wire.speech import Span
 from vllm_router.wire.transcript import (
     Transcript,
     duration_usage,
     joined,
 )
+
+
+def long_audio(
+    means: Means,
+    exchange: Exchange,
+    facts: RequestFacts,
+    wish: Wish,
+    story: Story,
+    file: int,
+) -> LongAudio:
+    """Return an upload as an audio to be transcribed in pieces.
+
+    Args:
+        means: What answers are made with.
+        exchange: The client's request.
+        facts: What is known of it.
+        wish: What is asked for.
+        story: Its record.
+        file: Descriptor of the file that holds the upload; the caller's.
+    """
+    headers = engine_headers(exchange, story.request_id, means.relay.engine_key)
+    return LongAudio(
+        facts=facts,
+        story=story,
+        headers=[header for header in headers if header[0] != b"content-type"],
+        language=wish.language,
+        file=file,
+        enqueued_at=means.dispatcher.now(),
+        urgency=means.urgency(facts, wish),
+        skip_silence=means.rules.skip_silence,
+        partial_ok=means.rules.partial_ok,
+        verifies=means.rules.verifies,
+        wants_words=wish.wants_words,
+        is_stream=wish.is_stream,
+    )
+
+
+def answer_headers(story: Story) -> list[tuple[bytes, bytes]]:
+    """Return the headers that tell how an answer came about."""
+    headers = [(b"x-engine-id", ",".join(story.engines[:16]).encode())]
+    if story.is_verified and story.speech_s:
+        headers.append((b"x-speech-coverage", b"%.3f" % (story.covered_s / story.speech_s)))
+    return headers
 
 
 class LongAnswer:
@@ -46,7 +89,6 @@ class LongAnswer:
         self._parts: list[Transcript] = []
         self._speech: list[Span] = []
         self._missing: list[Heard] = []
-        self._sound_s = 0.0
         self._has_words = False
 
     async def run(self, upload: Upload) -> None:
@@ -63,35 +105,24 @@ class LongAnswer:
             enqueued_at=now,
         )
         await means.dispatcher.admit(whole)
-        headers = engine_headers(self._exchange, story.request_id, means.relay.engine_key)
         file = upload.file()
         try:
-            audio = LongAudio(
-                facts=facts,
-                story=story,
-                headers=[header for header in headers if header[0] != b"content-type"],
-                language=self._wish.language,
-                file=file,
-                enqueued_at=now,
-                urgency=urgency,
-                skip_silence=means.rules.skip_silence,
-                partial_ok=means.rules.partial_ok,
-                is_stream=self._wish.is_stream,
-            )
+            audio = long_audio(means, self._exchange, facts, self._wish, story, file)
             if self._wish.is_stream:
                 await self._streamed(audio)
             else:
                 await self._whole(audio)
         finally:
             os.close(file)
-        if self._sound_s and not self._has_words and not self._missing:
-            means.empty.note(facts, story, self._sound_s)
+        if story.speech_s and not self._has_words and not self._missing:
+            means.counts.note_empty(facts.model, story)
 
     async def _whole(self, audio: LongAudio) -> None:
         length_s = await self._means.fanout.hear(audio, self._keep)
         self._story.audio_s = length_s
         self._story.is_measured = True
         transcript = joined(self._parts, length_s)
+        transcript = replace(transcript, language=audio.language or audio.votes.language)
         if self._missing:
             gaps: list[JsonValue] = [{"start": h.start_s, "end": h.end_s} for h in self._missing]
             transcript = replace(transcript, extra={**transcript.extra, "missing": gaps})
@@ -101,7 +132,7 @@ class LongAnswer:
         self._exchange.respond(200, [(b"content-type", content_type), *self._headers()], body)
 
     def _headers(self) -> list[tuple[bytes, bytes]]:
-        headers = [(b"x-engine-id", ",".join(self._story.engines[:16]).encode())]
+        headers = answer_headers(self._story)
         if self._missing:
             gaps = ",".join(f"{h.start_s:.3f}-{h.end_s:.3f}" for h in self._missing[:100])
             headers.append((b"x-missing-seconds", gaps.encode()))
@@ -118,11 +149,8 @@ class LongAnswer:
             self._missing.append(heard)
         if heard.transcript is None:
             return None
-        self._sound_s += sum(span.end_s - span.start_s for span in heard.speech)
         self._has_words = self._has_words or bool(heard.transcript.text.strip())
         require_words(self._wish, heard.transcript)
-        if self._wish.needs_times:
-            return snapped(heard.transcript, heard.speech)
         return heard.transcript
 
     async def _streamed(self, audio: LongAudio) -> None:

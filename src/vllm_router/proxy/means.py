@@ -13,15 +13,17 @@ from typing import Final, Literal
 from vllm_router.engines.work import Urgency
 from vllm_router.errors import UnsupportedValue
 from vllm_router.inbound.exchange import Exchange
+from vllm_router.policy.containers import ContainerBook
 from vllm_router.proxy.dispatch import Dispatcher
-from vllm_router.proxy.empty import EmptyTranscripts
 from vllm_router.proxy.facts import RequestFacts, Task
 from vllm_router.proxy.fanout import Fanout
+from vllm_router.proxy.language_votes import LanguageFinder
 from vllm_router.proxy.lengths import Lengths
 from vllm_router.proxy.relay import Relay
 from vllm_router.proxy.rendering import EventRendering
 from vllm_router.proxy.story import Story
 from vllm_router.proxy.wish import StreamFormat, Wish
+from vllm_router.proxy.word_counts import WordCounts
 from vllm_router.wire.formats import (
     ResponseFormat,
     to_json,
@@ -36,6 +38,9 @@ from vllm_router.wire.transcript import (
     Transcript,
 )
 
+#: Audio up to this goes ahead of longer audio, in seconds: what people wait for.
+SHORT_S: Final = 60.0
+
 _TASK_WORDS: Final[Mapping[Task, Literal["transcribe", "translate"]]] = {
     Task.TRANSCRIBE: "transcribe",
     Task.TRANSLATE: "translate",
@@ -49,7 +54,8 @@ class TranscriptionRules:
     Attributes:
         split: "auto", "always" or "off".
         split_longer_than_s: Longer audio is cut, with "auto".
-        skip_silence: Whether pieces without sound are left out.
+        skip_silence: Whether audio without speech is left out.
+        verifies: Whether answers are held against the speech in the audio.
         partial_ok: Whether pieces that cannot be had may be missing.
         stream_format: Of events, when a request does not say.
         style: Of subtitles.
@@ -59,6 +65,7 @@ class TranscriptionRules:
     split: str
     split_longer_than_s: float
     skip_silence: bool
+    verifies: bool
     partial_ok: bool
     stream_format: StreamFormat
     style: SubtitleStyle
@@ -74,7 +81,9 @@ class Means:
         relay: Carries uploads.
         fanout: Has long audio heard by all engines.
         rules: How it is done.
-        empty: Counts answers without a word to audio with sound.
+        containers: Which containers engines cannot read.
+        counts: Where words are counted.
+        languages: Tells the languages of texts.
         lengths: Corrects what short uploads were charged.
         wall_clock: Unix seconds, for vLLM's events.
     """
@@ -83,13 +92,15 @@ class Means:
     relay: Relay
     fanout: Fanout
     rules: TranscriptionRules
-    empty: EmptyTranscripts
+    containers: ContainerBook
+    counts: WordCounts
+    languages: LanguageFinder
     lengths: Lengths
     wall_clock: Callable[[], float] = time.time
 
     def urgency(self, facts: RequestFacts, wish: Wish) -> Urgency:
         """Return whether an upload is short work."""
-        is_short = facts.audio_s <= self.rules.split_longer_than_s and not wish.is_batch
+        is_short = facts.audio_s <= SHORT_S and not wish.is_batch
         return Urgency.SHORT if is_short else Urgency.LONG
 
     def session_key(self, exchange: Exchange) -> str | None:

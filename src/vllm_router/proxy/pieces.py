@@ -1,18 +1,20 @@
-"""A long audio and the pieces that it is heard in: values, and what one piece may wait for."""
+"""An audio that is transcribed in pieces, and the pieces: values and their bounds."""
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from typing import Final
 
 from vllm_router.engines.work import Death, Urgency
 from vllm_router.outbound.call import Headers
 from vllm_router.outbound.upload import Upload
-from vllm_router.proxy.facts import RequestFacts
+from vllm_router.proxy.facts import RequestFacts, Task
+from vllm_router.proxy.language_votes import LanguageVotes
 from vllm_router.proxy.story import Story
+from vllm_router.wire.levels import RATE_HZ
+from vllm_router.wire.piece import Part, Stretch, halved, heard_at
 from vllm_router.wire.speech import Span
-from vllm_router.wire.split import RATE_HZ
 from vllm_router.wire.transcript import Transcript
 
 
@@ -36,15 +38,35 @@ class Heard:
 
 
 @dataclass(frozen=True, slots=True)
+class SpeechMap:
+    """Where somebody speaks in an audio.
+
+    Attributes:
+        spans: In order, without overlap, in seconds.
+        length_s: The audio's length as it was decoded.
+    """
+
+    spans: tuple[Span, ...]
+    length_s: float
+
+    @property
+    def speech_s(self) -> float:
+        """Seconds of speech."""
+        return sum(span.end_s - span.start_s for span in self.spans)
+
+
+@dataclass(frozen=True, slots=True)
 class SpooledPiece:
-    """A piece of the audio, waiting to be heard.
+    """A piece of the audio, waiting to be transcribed.
 
     Attributes:
         index: 0 for the first that is sent.
         start_s: Where it begins in the whole audio.
         end_s: Where it ends.
         speech: Where somebody speaks in it, on the whole audio's clock.
+        stretches: Maps its samples to the audio's clock.
         upload: Holds its samples, 16 kHz, mono, 16 bits.
+        size_bytes: The size of its samples.
         first_byte: Where they begin there; not 0 for a part of a piece.
         deaths: Of engines that held it; its halves share them.
     """
@@ -53,57 +75,66 @@ class SpooledPiece:
     start_s: float
     end_s: float
     speech: tuple[Span, ...]
+    stretches: tuple[Stretch, ...]
     upload: Upload
+    size_bytes: int
     first_byte: int = 0
     deaths: list[Death] = field(default_factory=list)
 
     @property
-    def size_bytes(self) -> int:
-        """The size of its samples."""
-        return _bytes_of(self.end_s - self.start_s)
+    def length_s(self) -> float:
+        """Seconds of sound in it; less than from start to end where non-speech was cut out."""
+        return self.size_bytes / 2 / RATE_HZ
 
     def halves(self) -> tuple[SpooledPiece, SpooledPiece] | None:
-        """Return it cut in the pause that is nearest to its middle; None: there is no pause."""
-        middle_s = (self.start_s + self.end_s) / 2
-        pauses = [(a.end_s + b.start_s) / 2 for a, b in pairwise(self.speech)]
-        if not pauses:
-            return None
-        cut_s = min(pauses, key=lambda at: abs(at - middle_s))
-        first_bytes = _bytes_of(cut_s - self.start_s)
-        cut_s = self.start_s + first_bytes / 2 / RATE_HZ
-        before = tuple(span for span in self.speech if span.end_s <= cut_s)
-        return (
-            replace(self, end_s=cut_s, speech=before),
-            replace(
-                self,
-                start_s=cut_s,
-                speech=self.speech[len(before) :],
-                first_byte=self.first_byte + first_bytes,
-            ),
+        """Return it cut in a long pause near its middle; None: there is no pause."""
+        parts = halved(self.speech, self.stretches)
+        return None if parts is None else (self._part(parts[0]), self._part(parts[1]))
+
+    def _part(self, part: Part) -> SpooledPiece:
+        return replace(
+            self,
+            start_s=part.start_s,
+            end_s=part.end_s,
+            speech=tuple(Span(a, b) for a, b in part.speech),
+            stretches=part.stretches,
+            size_bytes=part.past_byte - part.first_byte,
+            first_byte=self.first_byte + part.first_byte,
         )
 
+    def on_the_audio(self, transcript: Transcript) -> Transcript:
+        """Return a transcript with times in the piece as one with times in the whole audio."""
+        return transcript.on_clock(lambda at_s: heard_at(at_s, self.stretches))
 
-def _bytes_of(seconds: float) -> int:
-    return 2 * round(seconds * RATE_HZ)
+
+#: Windows that asking again may cost an audio whatever its length, and for each window sent. Real
+#: recordings need one window in twenty, with noise and music between the words up to one in two.
+EXTRA_WINDOWS: Final = 6
+EXTRA_SHARE: Final = 0.5
+#: Second answers in a row that were no better than the first before the audio is taken as it is.
+FRUITLESS_LIMIT: Final = 3
 
 
 @dataclass(slots=True)
 class LongAudio:
-    """One audio to be heard in pieces.
+    """One audio that is transcribed in pieces.
 
     Attributes:
         facts: The request's.
         story: Told of engines and pieces.
         headers: For engines, but for the content type.
-        language: As the client gave it, or as the first piece was heard in; None: not known yet.
-            Pieces sent before it is known find their own, and are heard again if that differs.
+        language: As the client gave it; None: each piece's own is found.
         file: Descriptor of the file that holds the upload.
         enqueued_at: When the request came, by which pieces take their turn.
         urgency: Of the pieces.
-        skip_silence: Whether pieces without sound are left out.
+        skip_silence: Whether audio without speech is left out.
         partial_ok: Whether a piece that cannot be had may be missing.
-        is_stream: Whether somebody reads along: the leading piece then is short and goes alone, for
-            beside all others it would be heard no sooner than they.
+        verifies: Whether answers are held against the speech.
+        wants_words: Whether the engine's own times of words are asked for.
+        is_stream: Whether the client reads along: the leading piece then is short and goes alone,
+            because beside all others it would be answered no sooner than they.
+        votes: Settles the language.
+        rates: How fast the speakers of this audio talk, from the pieces answered so far.
     """
 
     facts: RequestFacts
@@ -115,21 +146,42 @@ class LongAudio:
     urgency: Urgency
     skip_silence: bool
     partial_ok: bool
+    verifies: bool = True
+    wants_words: bool = False
     is_stream: bool = False
-    _leader_heard: asyncio.Event = field(default_factory=asyncio.Event)
-    _has_leader: bool = False
+    votes: LanguageVotes = field(default_factory=LanguageVotes)
+    rates: list[float] = field(default_factory=list)
+    _sent_windows: int = 0
+    _extra_windows: int = 0
+    _fruitless: int = 0
+    _leader_is_done: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def leads(self) -> bool:
-        """Return whether the piece that asks now is the first one with speech."""
-        is_leader = not self._has_leader
-        self._has_leader = True
-        return is_leader
+    @property
+    def detects_language(self) -> bool:
+        """Whether the pieces' own languages decide."""
+        return self.language is None and self.facts.task is Task.TRANSCRIBE
 
-    def heard_leader(self, language: str | None) -> None:
-        """Take the language that the leading piece was heard in; None: it has none."""
-        self.language = self.language or language
-        self._leader_heard.set()
+    def end_lead(self, index: int) -> None:
+        """Let the other pieces go if it is the leading one that is answered, or will never be."""
+        if index == 0:
+            self._leader_is_done.set()
 
     async def wait_for_leader(self) -> None:
-        """Wait until the leading piece has been heard."""
-        await self._leader_heard.wait()
+        """Wait until the leading piece has been answered."""
+        await self._leader_is_done.wait()
+
+    def sent(self, windows: int) -> None:
+        """Note windows of pieces that are asked for the first time."""
+        self._sent_windows += windows
+
+    def may_ask_again(self, windows: int) -> bool:
+        """Return whether so many extra windows are within bounds, and count them if so."""
+        bound = EXTRA_WINDOWS + EXTRA_SHARE * self._sent_windows
+        if self._fruitless >= FRUITLESS_LIMIT or self._extra_windows + windows > bound:
+            return False
+        self._extra_windows += windows
+        return True
+
+    def asked_again(self, *, has_helped: bool) -> None:
+        """Note whether a second answer was better than the first."""
+        self._fruitless = 0 if has_helped else self._fruitless + 1

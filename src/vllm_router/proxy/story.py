@@ -49,6 +49,10 @@ class Story:
         engines: Those that it was given to, each once.
         queue_s: Seconds that it, or its piece that waited longest, waited for engines.
         pieces: Pieces that it was cut into; 0: it went whole.
+        windows: Windows of 30 s that engines were given, those asked for again included.
+        speech_s: Seconds of speech that were found; 0 where nobody looked.
+        covered_s: Seconds of it for which the words are plausible.
+        is_verified: Whether words were held against the speech, so that `covered_s` says something.
         whole_at: When the upload had come whole, monotonic seconds.
         holder: Whose key was presented; None: none was asked for.
         charged_s: Audio seconds charged to that key; None: not yet.
@@ -64,6 +68,10 @@ class Story:
     engines: list[str] = field(default_factory=list)
     queue_s: float = 0.0
     pieces: int = 0
+    windows: int = 0
+    speech_s: float = 0.0
+    covered_s: float = 0.0
+    is_verified: bool = False
     whole_at: float | None = None
     holder: str | None = None
     charged_s: float | None = None

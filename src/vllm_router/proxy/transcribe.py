@@ -47,7 +47,7 @@ class Transcriber:
             head.header(b"x-stream-format"),
             head.header(b"x-priority"),
         )
-        if self._must_split(facts) and wish.format is not None:
+        if wish.format is not None and (self._must_split(facts) or self._must_decode(facts)):
             await LongAnswer(self._means, exchange, facts, wish, story).run(upload)
             return
         edits = []
@@ -59,10 +59,17 @@ class Transcriber:
         elif wish.is_stream:
             await whole.streamed()
         elif FORMATS[wish.format].is_native and not wish.wants_words:
-            await whole.passed_through()
+            await whole.verified()
         else:
             await whole.converted()
         self._means.lengths.measure(upload, facts, story)
+
+    def _must_decode(self, facts: RequestFacts) -> bool:
+        """Return whether the engines are known not to read the upload's container."""
+        means = self._means
+        return means.rules.split != "off" and means.containers.is_unreadable(
+            facts.model, facts.kind, means.dispatcher.now()
+        )
 
     def _must_split(self, facts: RequestFacts) -> bool:
         rules = self._means.rules

@@ -5,12 +5,14 @@ What an engine has itself is passed on as it is; what it lacks is made from what
 
 from __future__ import annotations
 
-import os
+import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
 
 from vllm_router.engines.engine import Engine
 from vllm_router.engines.work import OutcomeKind, Ticket, windows_of
-from vllm_router.errors import EngineFailed, EnginesDied, RouterError
+from vllm_router.errors import EngineFailed, EnginesDied, RouterError, UnreadableAudio
 from vllm_router.inbound.exchange import Exchange
 from vllm_router.outbound.answer import Answer
 from vllm_router.outbound.call import (
@@ -19,30 +21,29 @@ from vllm_router.outbound.call import (
 )
 from vllm_router.outbound.upload import Upload
 from vllm_router.proxy.dispatch import Attempt
-from vllm_router.proxy.empty import is_empty
 from vllm_router.proxy.events import EventStream
 from vllm_router.proxy.facts import RequestFacts
 from vllm_router.proxy.headers import engine_headers
+from vllm_router.proxy.long import answer_headers
 from vllm_router.proxy.means import Means, known_length, require_words
-from vllm_router.proxy.relay import UploadBody, pass_on, understood
+from vllm_router.proxy.pieces import SpeechMap
+from vllm_router.proxy.relay import MAX_REFUSAL_BYTES, UploadBody, pass_on, understood
+from vllm_router.proxy.speech_check import SpeechCheck
 from vllm_router.proxy.story import Story
 from vllm_router.proxy.wish import StreamFormat, Wish
-from vllm_router.wire.formats import (
-    FORMATS,
-    ResponseFormat,
-)
+from vllm_router.wire.formats import FORMATS, ResponseFormat
+from vllm_router.wire.json_text import JsonObject
 from vllm_router.wire.media_type import is_type
 from vllm_router.wire.multipart import Edit
-from vllm_router.wire.speech import Span, snapped
 from vllm_router.wire.sse import encode
-from vllm_router.wire.stream_events import ChunkTranslator, StreamState
+from vllm_router.wire.stream_events import ChunkTranslator, StreamState, delta_event
 from vllm_router.wire.told_seconds import corrected_seconds, told_seconds
-from vllm_router.wire.transcript import (
-    BadTranscript,
-    Transcript,
-    joined,
-    read_transcript,
-)
+from vllm_router.wire.transcript import BadTranscript, Transcript, joined, read_transcript
+
+log = logging.getLogger(__name__)
+
+#: Statuses by which engines answer files whose container they cannot read.
+_PERHAPS_UNREADABLE: Final = frozenset({400, 415, 422, 500})
 
 
 class WholeAnswer:
@@ -65,6 +66,7 @@ class WholeAnswer:
         self._story = story
         self._upload = upload
         self._edits = edits
+        self._check = SpeechCheck(means, exchange, facts, wish, story, upload)
 
     async def _attempt(
         self,
@@ -89,6 +91,9 @@ class WholeAnswer:
 
         attempt = await self._means.dispatcher.attempt(ticket, send)
         story.queue_s += attempt.waited_s
+        story.windows += ticket.windows
+        if attempt.answer.status == 200:
+            self._means.containers.read(facts.model, facts.kind)
         said = attempt.answer.body
         is_asked = story.charged_s is not None or facts.is_estimated
         if is_asked and said is not None and attempt.answer.status == 200:
@@ -113,14 +118,74 @@ class WholeAnswer:
 
     async def passed_through(self) -> None:
         """Pass the engine's answer on as it is."""
-        attempt = await self._attempt()
-        if is_empty(attempt.answer):
-            self._look_for_sound()
-        await self._pass_on(attempt)
+        await self._pass_on(await self._attempt())
 
-    def _look_for_sound(self) -> None:
-        if self._means.rules.split != "off":
-            self._means.empty.look(self._upload, self._facts, self._story)
+    async def verified(self) -> None:
+        """Pass the engine's JSON on as it is, unless its words are implausible for the audio."""
+        attempt = await self._attempt()
+        answer = attempt.answer
+        if answer.status != 200:
+            await self._refused(attempt)
+            return
+        body = answer.body
+        transcript = None if body is None else _transcript_in(body, self._facts)
+        if transcript is None or not self._check.may_lack_words(transcript.text):
+            await self._pass_on(attempt)
+            return
+        # The engine is done. What is asked again may have to wait for the very room it held.
+        attempt.close(OutcomeKind.OK)
+        checked = await self._check.checked(transcript, await self._check.speech())
+        if checked is transcript:
+            await self._pass_on(attempt)
+        else:
+            await self._respond(checked, None)
+
+    async def _refused(self, attempt: Attempt, stream: EventStream | None = None) -> None:
+        """Answer an upload that an engine has refused: by decoding it here if that helps.
+
+        Engines differ in the containers that they read, and answer what they cannot read with 400
+        or 500.
+        """
+        answer, kind = attempt.answer, self._facts.kind
+        status = answer.status
+        # WAV is what it would be sent as: who refuses that has other reasons.
+        is_readable = kind == "wav" or status not in _PERHAPS_UNREADABLE
+        if self._means.rules.split == "off" or is_readable:
+            await self._show_refusal(attempt, stream)
+            return
+        try:
+            await answer.read(MAX_REFUSAL_BYTES)
+        except CallFailed:
+            # The status is known, and that it refuses; its words are not.
+            answer.body = b""
+        # The engine is done. The pieces may have to wait for the very room it held.
+        attempt.close(attempt.kind)
+        try:
+            transcript = await self._check.in_pieces()
+            if not self._story.pieces:
+                # Nobody speaks. Whether the engine would take it as WAV is still to be asked.
+                transcript = await self._check.in_pieces(skip_silence=False)
+        except UnreadableAudio as e:
+            if status >= 500:
+                raise
+            log.info("request %s: the router cannot read it either: %s", self._story.request_id, e)
+            await self._show_refusal(attempt, stream)
+            return
+        except RouterError:
+            await self._show_refusal(attempt, stream)
+            return
+        self._means.containers.refused(self._facts.model, kind, self._means.dispatcher.now())
+        if stream is None:
+            await self._respond(transcript, None)
+        else:
+            await self._send(stream, transcript, None)
+
+    async def _show_refusal(self, attempt: Attempt, stream: EventStream | None) -> None:
+        if stream is not None:
+            if stream.is_begun:
+                raise await _refusal(attempt)
+            stream.give_way()
+        await self._pass_on(attempt)
 
     async def _pass_on(self, attempt: Attempt) -> None:
         try:
@@ -132,29 +197,62 @@ class WholeAnswer:
                 self._exchange.abort()
 
     async def converted(self) -> None:
-        """Answer in a format that the engine lacks."""
-        attempt, transcript = await self._transcript()
-        if transcript is None:
-            return
+        """Answer in a format that is made from the engine's words."""
+        answered = await self._answered()
+        if answered is not None:
+            await self._respond(*answered)
+
+    async def _respond(self, transcript: Transcript, speech: SpeechMap | None) -> None:
         assert self._wish.format is not None
-        facts = FORMATS[self._wish.format]
-        transcript, speech = await self._fitted(transcript)
-        body = self._means.written(transcript, self._facts, self._wish, speech)
+        transcript = await self._check.timed(transcript, speech)
+        spans = None if speech is None else speech.spans
+        body = self._means.written(transcript, self._facts, self._wish, spans)
         headers = [
-            (b"content-type", facts.content_type.encode()),
-            (b"x-engine-id", attempt.engine_id.encode()),
+            (b"content-type", FORMATS[self._wish.format].content_type.encode()),
+            *answer_headers(self._story),
         ]
         self._exchange.respond(200, headers, body)
 
-    async def _transcript(
+    async def _answered(
         self, stream: EventStream | None = None
-    ) -> tuple[Attempt, Transcript | None]:
-        """Return the engine's words; None: it refused, and the client has been told."""
-        wish, form = self._wish, self._facts.form
-        assert wish.format is not None
-        asked = (
-            ResponseFormat.VERBOSE_JSON if wish.needs_times else FORMATS[wish.format].engine_format
-        )
+    ) -> tuple[Transcript, SpeechMap | None] | None:
+        """Return the verified words and where they were said; None: the client has its answer."""
+        wish = self._wish
+        if wish.wants_words:
+            attempt, transcript = await self._transcript(ResponseFormat.VERBOSE_JSON)
+            if transcript is None:
+                await self._show_refusal(attempt, stream)
+                return None
+            require_words(wish, transcript)
+            return transcript, None
+        if not wish.needs_times:
+            attempt, transcript = await self._transcript(ResponseFormat.JSON)
+            if transcript is None:
+                await self._refused(attempt, stream)
+                return None
+            if not self._check.may_lack_words(transcript.text):
+                return transcript, None
+            found = await self._check.speech()
+            return await self._check.checked(transcript, found), found
+        # Both at a time: to find the speech takes a fraction of the engine's answer.
+        looking = asyncio.get_running_loop().create_task(self._check.speech())
+        try:
+            attempt, transcript = await self._transcript(ResponseFormat.JSON)
+            if transcript is None:
+                await self._refused(attempt, stream)
+                return None
+            found = await looking
+        finally:
+            looking.cancel()
+            await asyncio.wait([looking])
+        if not self._check.may_lack_words(transcript.text):
+            # What is good enough for plain JSON is for this too: formats must not differ in words.
+            return transcript, found
+        return await self._check.checked(transcript, found), found
+
+    async def _transcript(self, asked: ResponseFormat) -> tuple[Attempt, Transcript | None]:
+        """Return the engine's words; None: it refused, and the attempt is still open."""
+        form = self._facts.form
         edits = form.replaced("response_format", asked.value.encode())
         for name in ("stream", "stream_include_usage", "stream_continuous_usage_stats"):
             edits += form.changed(name, b"false")
@@ -165,32 +263,12 @@ class WholeAnswer:
 
         attempt = await self._attempt(edits, read)
         if attempt.answer.status != 200:
-            if stream is not None:
-                if stream.is_begun:
-                    raise await _refusal(attempt)
-                stream.give_way()
-            await self._pass_on(attempt)
             return attempt, None
         attempt.close(OutcomeKind.OK)
         transcript = heard[-1]
-        if not transcript.text.strip():
-            self._look_for_sound()
-        require_words(wish, transcript)
         if transcript.usage is None and transcript.duration_s is not None:
             transcript = joined([transcript], transcript.duration_s)
         return attempt, transcript
-
-    async def _fitted(self, transcript: Transcript) -> tuple[Transcript, list[Span] | None]:
-        """Move the times of subtitles to where somebody speaks, if that can be found out."""
-        is_subtitles = self._wish.format in (ResponseFormat.SRT, ResponseFormat.VTT)
-        if not is_subtitles or not transcript.segments or self._means.rules.split == "off":
-            return transcript, None
-        file = self._upload.file()
-        try:
-            speech = await self._means.fanout.speech(self._facts, file)
-        finally:
-            os.close(file)
-        return (snapped(transcript, speech), speech) if speech else (transcript, None)
 
     async def streamed(self) -> None:
         """Answer as events."""
@@ -206,15 +284,20 @@ class WholeAnswer:
     async def _streamed_at_once(self) -> None:
         """Give what the engine cannot stream as events, once it is there."""
         with EventStream(self._exchange, self._story) as stream:
-            attempt, transcript = await self._transcript(stream)
-            if transcript is None:
-                return
-            stream.set_header(b"x-engine-id", attempt.engine_id.encode())
-            rendering = self._means.rendering(self._facts, self._wish, self._story)
-            transcript, speech = await self._fitted(transcript)
-            await stream.send(rendering.add(transcript, speech))
-            await stream.send(rendering.end(transcript.usage))
-            stream.end()
+            answered = await self._answered(stream)
+            if answered is not None:
+                await self._send(stream, *answered)
+
+    async def _send(
+        self, stream: EventStream, transcript: Transcript, speech: SpeechMap | None
+    ) -> None:
+        for name, value in answer_headers(self._story):
+            stream.set_header(name, value)
+        rendering = self._means.rendering(self._facts, self._wish, self._story)
+        transcript = await self._check.timed(transcript, speech)
+        await stream.send(rendering.add(transcript, None if speech is None else speech.spans))
+        await stream.send(rendering.end(transcript.usage))
+        stream.end()
 
     async def _streamed_through(self) -> None:
         """Turn the engine's events into OpenAI's as they come.
@@ -238,18 +321,17 @@ class WholeAnswer:
                 if not is_type(attempt.answer.header(b"content-type"), b"text/event-stream"):
                     if stream.is_begun:
                         await self._told_at_once(attempt, stream, told)
-                        return
-                    stream.give_way()
-                    await self._pass_on(attempt)
+                    else:
+                        await self._refused(attempt, stream)
                     return
                 stream.set_header(b"x-engine-id", attempt.engine_id.encode())
                 translator = ChunkTranslator(known_length(self._facts), told=told)
-                detail = await _translated(attempt, translator, stream)
+                done: list[JsonObject] = []
+                detail = await _translated(attempt, translator, stream, done)
                 if detail is None:
                     if translator.state is StreamState.FAILED:
                         self._story.error = EngineFailed.code
-                    elif not translator.told.strip():
-                        self._look_for_sound()
+                    await stream.send(b"".join([await self._checked_end(event) for event in done]))
                     stream.end()
                     return
                 told = translator.told
@@ -258,6 +340,24 @@ class WholeAnswer:
                 failures += 1
                 if not self._means.dispatcher.may_go_on(attempt, failures):
                     raise EngineFailed(broken)
+
+    async def _checked_end(self, done: JsonObject) -> bytes:
+        """Return a stream's last events: with the words that the engine left out, if it did.
+
+        What the client has been told cannot be taken back. Where the words of another transcription
+        go on from there they follow as a delta; in any case the last event holds them all.
+        """
+        text = done.get("text")
+        if not isinstance(text, str) or not self._check.may_lack_words(text):
+            return encode(done)
+        found = await self._check.speech()
+        checked = await self._check.checked(Transcript(text), found)
+        if checked.text == text:
+            return encode(done)
+        rest = b""
+        if checked.text.startswith(text):
+            rest = encode(delta_event(checked.text[len(text) :]))
+        return rest + encode({**done, "text": checked.text})
 
     async def _told_at_once(self, attempt: Attempt, stream: EventStream, told: str) -> None:
         """End a stream that has begun with the answer of an engine that does not stream.
@@ -269,7 +369,8 @@ class WholeAnswer:
             RouterError: It is a refusal, or holds no words.
         """
         if attempt.answer.status != 200:
-            raise await _refusal(attempt)
+            await self._refused(attempt, stream)
+            return
         try:
             with attempt:
                 answer = await attempt.answer.read()
@@ -285,12 +386,21 @@ class WholeAnswer:
                 raise EngineFailed(f"{attempt.engine_id} answered without events: {e}.") from e
             text, usage = transcript.text, transcript.usage
         translator = ChunkTranslator(length_s, told=told)
-        await stream.send(b"".join(map(encode, translator.feed_whole(text, usage))))
+        events = translator.feed_whole(text, usage)
         if translator.state is StreamState.FAILED:
             self._story.error = EngineFailed.code
-        elif not text:
-            self._look_for_sound()
+        for event in events:
+            is_last = event.get("type") == "transcript.text.done"
+            await stream.send(await self._checked_end(event) if is_last else encode(event))
         stream.end()
+
+
+def _transcript_in(body: bytes, facts: RequestFacts) -> Transcript | None:
+    """Return what an engine's JSON says; None: it is no transcript."""
+    try:
+        return read_transcript(body, known_length(facts))
+    except BadTranscript:
+        return None
 
 
 async def _refusal(attempt: Attempt) -> RouterError:
@@ -302,13 +412,23 @@ async def _refusal(attempt: Attempt) -> RouterError:
 
 
 async def _translated(
-    attempt: Attempt, translator: ChunkTranslator, stream: EventStream
+    attempt: Attempt, translator: ChunkTranslator, stream: EventStream, done: list[JsonObject]
 ) -> str | None:
-    """Pass an engine's events on to their end; return how they broke off, None if they did not."""
+    """Pass an engine's events on but for the last; return how they broke off, None if whole.
+
+    Args:
+        attempt: Whose answer it is.
+        translator: Makes the events.
+        stream: To the client.
+        done: Gets the last event.
+    """
     try:
         with attempt:
             async for chunk in attempt.answer.chunks():
-                await stream.send(b"".join(map(encode, translator.feed(chunk))))
+                events = translator.feed(chunk)
+                if events and events[-1].get("type") == "transcript.text.done":
+                    done.append(events.pop())
+                await stream.send(b"".join(map(encode, events)))
             if translator.state is StreamState.OPEN:
                 raise ConnectionBroke("its events end before the last one")
     except CallFailed as e:

@@ -22,6 +22,8 @@ from vllm_router.wire.transcript import Segment, Transcript, Word
 
 Task: TypeAlias = Literal["transcribe", "translate"]
 
+#: What Whisper itself says of audio without words.
+DEFAULT_LANGUAGE: Final = "en"
 VTT_HEADER: Final = "WEBVTT\n\n"
 
 _JSON: Final = "application/json"
@@ -44,15 +46,12 @@ class FormatFacts:
 
     Attributes:
         content_type: Of the whole answer, not streamed.
-        engine_format: What to ask the engine for.
-        is_native: Whether the engine's own bytes are the answer. vLLM answers `text` as JSON, and
-            leaves the task out of `verbose_json` and lets its ids restart.
+        is_native: Whether the engine's own bytes are the answer.
         has_times: Whether it tells when each segment was said.
         engine_streams: Whether the engine streams what this format needs.
     """
 
     content_type: str
-    engine_format: ResponseFormat
     is_native: bool
     has_times: bool
     engine_streams: bool
@@ -60,13 +59,11 @@ class FormatFacts:
 
 FORMATS: Final[Mapping[ResponseFormat, FormatFacts]] = MappingProxyType(
     {
-        ResponseFormat.JSON: FormatFacts(_JSON, ResponseFormat.JSON, True, False, True),
-        ResponseFormat.TEXT: FormatFacts(_PLAIN, ResponseFormat.JSON, False, False, True),
-        ResponseFormat.SRT: FormatFacts(_PLAIN, ResponseFormat.VERBOSE_JSON, False, True, False),
-        ResponseFormat.VTT: FormatFacts(_PLAIN, ResponseFormat.VERBOSE_JSON, False, True, False),
-        ResponseFormat.VERBOSE_JSON: FormatFacts(
-            _JSON, ResponseFormat.VERBOSE_JSON, False, True, False
-        ),
+        ResponseFormat.JSON: FormatFacts(_JSON, True, False, True),
+        ResponseFormat.TEXT: FormatFacts(_PLAIN, False, False, True),
+        ResponseFormat.SRT: FormatFacts(_PLAIN, False, True, False),
+        ResponseFormat.VTT: FormatFacts(_PLAIN, False, True, False),
+        ResponseFormat.VERBOSE_JSON: FormatFacts(_JSON, False, True, False),
     }
 )
 
@@ -87,7 +84,8 @@ def to_text(transcript: Transcript) -> bytes:
 def to_verbose_json(transcript: Transcript, task: Task = "transcribe") -> bytes:
     """Return text, language, duration, segments with ids from 0, and usage.
 
-    The duration is a number always: the end of the last segment when the audio's is unknown.
+    The duration is a number always: the end of the last segment when the audio's is unknown. The
+    language is a code always: clients' types have no null there.
     """
     segments = transcript.segments
     duration_s = transcript.duration_s
@@ -95,7 +93,7 @@ def to_verbose_json(transcript: Transcript, task: Task = "transcribe") -> bytes:
         duration_s = segments[-1].end_s if segments else 0.0
     answer: dict[str, JsonValue] = {
         "task": task,
-        "language": transcript.language,
+        "language": transcript.language or DEFAULT_LANGUAGE,
         "duration": float(duration_s),
         "text": transcript.text,
         "segments": [segment_object(segment, at) for at, segment in enumerate(segments)],

@@ -31,8 +31,8 @@ _CLOSING = frozenset(
 )
 _OPENING = frozenset("([{“‘«（［｛「『【〈《〔¿¡")
 _QUOTES = "'\"’”»)]}）］｝」』】〉》〕"
-_SENTENCE_ENDS = frozenset(".!?…。！？．؟।")
-_CLAUSE_ENDS = frozenset(",;:、，；：—–،")
+_SENTENCE_ENDS = frozenset(".!?…。！？．｡؟۔।॥։።။។")
+_CLAUSE_ENDS = frozenset(",;:、，；：､—–،؛፣၊")
 # Stops that end no sentence. Single letters ("J. S. Bach") are found by their shape.
 _ABBREVIATIONS = frozenset(
     ("mr.", "mrs.", "ms.", "dr.", "prof.", "st.", "jr.", "vs.", "e.g.", "i.e.", "z.b.", "bzw.")

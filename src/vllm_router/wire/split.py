@@ -1,102 +1,66 @@
-"""Where to cut long audio: into pieces that engines take, in the quietest places there are.
+"""How long audio is cut: into pieces of speech that engines take.
 
-Promises: 16 kHz mono samples go in as they are decoded and come out in pieces of at most
-`max_s`, none lost, none doubled; a piece comes out as soon as it is decided, one second after its
-last possible cut. Cuts lie in the middle of a pause where there is one, between sentences rather
-than between words, and late rather than early, because an engine pays for 30 s whatever it gets.
-A pause that is long enough becomes a piece of its own, which nobody need hear.
-Holds no more than one piece and what was last fed. Refuses to know: words. Speech is told from
-silence by level alone, against the noise of the moment.
+Promises: 16 kHz mono samples go in as they are decoded; pieces of at most `max_s` come out as soon
+as they are decided. A detector says where somebody speaks; each moment of speech, and what is
+heard of it around it, is in exactly one piece. What is no speech is left out, but for short pauses
+between phrases. Cuts lie in pauses, the long ones first; only speech without any is cut where it is
+quietest. Or all sound is kept, in pieces that follow on each other, cut where it is quiet.
+Holds about a piece and a half and what was last fed, however long nobody speaks.
+Refuses to know: words, and how speech is told from other sound.
 """
 
-from dataclasses import dataclass
-from typing import Final
+from itertools import pairwise
+from typing import Final, Protocol
 
-import numpy as np
-import numpy.typing as npt
+from vllm_router.wire.held import HeldSamples
+from vllm_router.wire.levels import (
+    FRAME,
+    FRAMES_PER_S,
+    RATE_HZ,
+    SHORTEST,
+    Samples,
+    frame_levels,
+    quietest_cut,
+)
+from vllm_router.wire.packing import KEPT_PAUSE, PAD, REST, Room, how_many, lead_of, tail_of
+from vllm_router.wire.piece import Piece, Seconds, Stretch
+from vllm_router.wire.wav import Buffer
 
-from vllm_router.wire.wav import Buffer, pcm16_wav
-
-RATE_HZ: Final = 16_000
-FRAME: Final = 160
-"""Samples in one level measurement: 10 ms, short enough to see the gap between two words."""
-_FRAMES_PER_S: Final = RATE_HZ // FRAME
-_FRAME_BYTES: Final = 2 * FRAME
+__all__ = ["RATE_HZ", "Cutter", "Detector", "Piece"]
 
 # What lies past the latest possible cut shows whether a pause goes on, and keeps the rest of the
 # audio from being a sliver: no engine makes sense of a few milliseconds.
-_LOOKAHEAD: Final = _FRAMES_PER_S
-_SHORTEST: Final = _FRAMES_PER_S
-
-# Levels are in dB over one unit of 16 bits: 24 is an RMS of 16 (-66 dBFS), 55 one of 560.
-_DIGITAL_SILENCE_DB: Final = 6.0
-_ALWAYS_SILENT_DB: Final = 24.0
-_NEVER_SILENT_DB: Final = 55.0
-_SPEECH_OVER_NOISE_DB: Final = 8.0
-_SHORTEST_SOUND: Final = 6
-"""Frames: a click or a key stroke is over in 60 ms, a spoken vowel is not."""
-_JOINED_GAP: Final = 25
-"""Frames: gaps inside a phrase stay below 0.25 s, pauses between sentences above."""
-
-# A cut is judged by the mean level around it at these widths (in frames), so that a long pause
-# beats a short one; past 0.4 s no pause is better than another: no fewer words are wrong, and
-# pieces are longer where such a pause comes later.
-_WIDTHS: Final = (10, 20, 40)
-_LATE_DB_PER_S: Final = 0.3
-_EARLY_DB_PER_S: Final = 0.5
-_PREFERRED_SHARE: Final = 0.4
-_PAUSE_OVER_QUIET_DB: Final = 8.0
-
-# A pause between two pieces is a silent piece of its own, but for what is left around speech: an
-# engine takes 30 s at a time, and silence in them is paid for like speech. Faint sounds at the ends
-# of words are over within the margin.
-_MARGIN: Final = 30
-_LONE_SILENCE: Final = 80
-
-Levels = npt.NDArray[np.float32]
-Mask = npt.NDArray[np.bool_]
+_LOOKAHEAD: Final = RATE_HZ
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A stretch of the audio, cut for one engine.
-
-    Attributes:
-        index: 0 for the first.
-        start_s: Where it begins in the whole audio, in seconds.
-        end_s: Where it ends, which is where the next one begins.
-        pcm: Its samples: 16 kHz, mono, 16 bits, little-endian.
-        speech: (start, end) of each phrase, in seconds of the whole audio, at least 0.25 s apart.
-    """
-
-    index: int
-    start_s: float
-    end_s: float
-    pcm: bytes
-    speech: tuple[tuple[float, float], ...]
+class Detector(Protocol):
+    """Says where somebody speaks, in samples from the audio's first; parts of a span touch."""
 
     @property
-    def is_silent(self) -> bool:
-        """There is nothing in it that could be speech."""
-        return not self.speech
+    def known(self) -> int:
+        """The sample before which no more speech will be found."""
 
-    def wav(self) -> bytes:
-        """Return the samples as a WAV file."""
-        return pcm16_wav(self.pcm, RATE_HZ)
+    def feed(self, pcm: Buffer) -> list[Samples]:
+        """Take the next whole samples; return the speech that they decide."""
+
+    def flush(self) -> list[Samples]:
+        """Return the speech that is left, when the audio has ended."""
 
 
 class Cutter:
     """Cuts one audio; feed it all samples in order, then `flush` it.
 
     Args:
+        detector: Finds speech; of this audio alone.
         max_s: Longest piece, at least 4 s. Whisper's window is 30 s.
         first_s: Longest first, second, … piece where these should be shorter, so that the first
-            words are there sooner; pieces of silence do not count.
-        keeps_silence: Whether silence stays with the speech around it.
+            words are there sooner; pieces without speech do not count.
+        keeps_silence: Whether everything is kept, speech or not.
     """
 
     def __init__(
         self,
+        detector: Detector,
         *,
         max_s: float = 30.0,
         first_s: tuple[float, ...] = (),
@@ -104,164 +68,176 @@ class Cutter:
     ) -> None:
         if min(max_s, *first_s, max_s) < 4:
             raise ValueError("pieces must be allowed at least 4 s")
-        self._limits = [int(s * _FRAMES_PER_S) for s in (*first_s, max_s)]
+        self._detector = detector
+        self._limits = [int(s * RATE_HZ) for s in (*first_s, max_s)]
         self._keeps_silence = keeps_silence
-        self._pending = bytearray()
-        self._levels = np.zeros(0, np.float32)
+        self._held = HeldSamples()
+        self._odd = b""
+        self._spans: list[Samples] = []
+        self._known = 0
+        self._has_ended = False
         self._index = 0
         self._spoken = 0
-        self._at = 0
+        self._spoken_samples = 0
+        # Where the last piece ends: the speech in it, or all of it where everything is kept.
+        self._taken: int | None = None
 
     def __repr__(self) -> str:
-        pending_s = len(self._pending) / 2 / RATE_HZ
-        return f"<Cutter piece {self._index} at {self._at / RATE_HZ:.2f} s, {pending_s:.2f} s held>"
+        held_s = self._held.size / RATE_HZ
+        return f"<Cutter piece {self._index} at {self.length_s:.2f} s, {held_s:.2f} s held>"
+
+    @property
+    def length_s(self) -> float:
+        """How much audio was fed so far, in seconds."""
+        return self._held.end / RATE_HZ
+
+    @property
+    def speech_s(self) -> float:
+        """How much speech was found so far, in seconds."""
+        return self._spoken_samples / RATE_HZ
 
     def feed(self, pcm: Buffer) -> list[Piece]:
         """Take the next samples, cut anywhere; return the pieces that they decide."""
-        self._pending += pcm
-        pieces = []
-        while len(self._pending) >= (self._limit + _LOOKAHEAD) * _FRAME_BYTES:
-            self._measure()
-            pieces.append(self._cut())
-        return pieces
+        data = self._odd + pcm if self._odd else pcm
+        whole = len(data) // 2 * 2
+        self._odd = bytes(data[whole:])
+        if self._odd:
+            data = data[:whole]
+        self._held.add(data)
+        self._note(self._detector.feed(data))
+        known, self._known = self._known, self._detector.known
+        # A decoder's frames are short: most of them decide nothing.
+        return self._decided() if self._keeps_silence or self._known > known else []
 
     def flush(self) -> list[Piece]:
-        """Return what is left, when the audio has ended."""
-        if len(self._pending) % 2:
-            del self._pending[-1]
-        self._measure()
-        pieces = []
-        while len(self._pending) > self._limit * _FRAME_BYTES:
-            pieces.append(self._cut())
-        if self._pending:
-            pieces.append(self._take(len(self._pending), phrases(speech_mask(self._levels))))
-        return pieces
+        """Return what is left, when the audio has ended; half a sample is dropped."""
+        self._note(self._detector.flush())
+        self._known = self._held.end
+        self._has_ended = True
+        return self._decided()
 
     @property
     def _limit(self) -> int:
         return self._limits[min(self._spoken, len(self._limits) - 1)]
 
-    def _measure(self) -> None:
-        """Bring the levels up to the samples held, one window at a time when much was fed."""
-        until = min(len(self._pending) // _FRAME_BYTES, self._limit + _LOOKAHEAD)
-        done = len(self._levels)
-        if until > done:
-            fresh = memoryview(self._pending)[done * _FRAME_BYTES : until * _FRAME_BYTES]
-            self._levels = np.concatenate((self._levels, frame_levels(fresh)))
+    def _note(self, spans: list[Samples]) -> None:
+        for first, past in spans:
+            # The audio's last frame may be filled up with silence.
+            end = min(past, self._held.end)
+            self._spoken_samples += end - first
+            if self._spans and self._spans[-1][1] == first:
+                self._spans[-1] = self._spans[-1][0], end
+            else:
+                self._spans.append((first, end))
 
-    def _cut(self) -> Piece:
-        self._measure()
-        window = self._levels[: self._limit + _LOOKAHEAD]
-        mask = speech_mask(window)
-        spoken = phrases(mask)
-        latest = min(self._limit, len(window) - _SHORTEST)
-        onset = spoken[0][0] if spoken else len(window)
-        silent = window[: min(latest, onset - _MARGIN)]
-        is_alone = onset >= _LONE_SILENCE - _MARGIN and not self._keeps_silence
-        is_silent = is_alone and _is_steady(silent)
-        cut = len(silent) if is_silent else quietest_cut(window, latest)
-        return self._take(cut * _FRAME_BYTES, spoken)
+    def _decided(self) -> list[Piece]:
+        pieces = []
+        while (piece := self._next_whole() if self._keeps_silence else self._next()) is not None:
+            pieces.append(piece)
+            self._index += 1
+            self._spoken += not piece.is_silent
+        return pieces
 
-    def _take(self, size_bytes: int, spoken: list[tuple[int, int]]) -> Piece:
-        pcm = bytes(memoryview(self._pending)[:size_bytes])
-        del self._pending[:size_bytes]
-        frames = size_bytes // _FRAME_BYTES
-        self._levels = self._levels[frames:]
-        start = self._at
-        self._at += size_bytes // 2
-        speech = tuple(
-            ((start + a * FRAME) / RATE_HZ, (start + min(b, frames) * FRAME) / RATE_HZ)
-            for a, b in spoken
-            if a < frames
+    def _next(self) -> Piece | None:
+        """Return the next piece of speech, if it is decided."""
+        if not self._spans:
+            self._held.drop(0, max(0, self._known - PAD))
+            return None
+        is_short = self._spoken < len(self._limits) - 1
+        count = how_many(
+            self._spans,
+            Room(
+                limit=self._limit,
+                taken=self._taken,
+                end=self._held.end if self._has_ended else None,
+                rest=_LOOKAHEAD + PAD if is_short else REST,
+            ),
         )
-        piece = Piece(self._index, start / RATE_HZ, self._at / RATE_HZ, pcm, speech)
-        self._index += 1
-        self._spoken += not piece.is_silent
-        return piece
+        if count is None:
+            self._drop_pauses()
+            return None
+        if count == 0:
+            self._split_first()
+            count = 1
+        following = self._spans[count] if count < len(self._spans) else None
+        spans, self._spans = self._spans[:count], self._spans[count:]
+        return self._packed(spans, following)
+
+    def _packed(self, spans: list[Samples], following: Samples | None) -> Piece:
+        lead = lead_of(spans[0], self._taken)
+        tail = tail_of(spans[-1], following, self._held.end)
+        parts: list[bytes] = []
+        stretches: list[Stretch] = []
+        first, at = spans[0][0] - lead, 0
+        ends = [*(pair for pair in pairwise(spans) if pair[1][0] - pair[0][1] > KEPT_PAUSE)]
+        bounds = [(a[1] + PAD, b[0] - PAD) for a, b in ends]
+        for past, after in [*bounds, (spans[-1][1] + tail, 0)]:
+            parts.append(self._held.between(first, past))
+            stretches.append((at / RATE_HZ, first / RATE_HZ, (past - first) / RATE_HZ))
+            at += past - first
+            if after:
+                parts.append(bytes(2 * (KEPT_PAUSE - 2 * PAD)))
+                at += KEPT_PAUSE - 2 * PAD
+                first = after
+        past = spans[-1][1] + tail
+        self._held.drop(0, past)
+        self._taken = spans[-1][1]
+        start = spans[0][0] - lead
+        return Piece(
+            self._index,
+            start / RATE_HZ,
+            past / RATE_HZ,
+            b"".join(parts),
+            _seconds(spans),
+            tuple(stretches),
+        )
+
+    def _split_first(self) -> None:
+        """Cut the first span where it is quietest: nobody speaks that long without a pause."""
+        first, past = self._spans[0]
+        room = self._limit - lead_of(self._spans[0], self._taken)
+        window = self._held.between(first, min(past, first + room + _LOOKAHEAD))
+        levels = frame_levels(window[: len(window) // (2 * FRAME) * 2 * FRAME])
+        latest = min(room // FRAME, len(levels) - SHORTEST)
+        cut = first + quietest_cut(levels, latest) * FRAME
+        self._spans[:1] = [(first, cut), (cut, past)]
+
+    def _drop_pauses(self) -> None:
+        """Forget what lies in the middle of pauses that are longer than what is kept of them."""
+        gaps = [(a[1], b[0]) for a, b in pairwise(self._spans)]
+        for begin, end in [*gaps, (self._spans[-1][1], self._known)]:
+            if end - begin > KEPT_PAUSE:
+                self._held.drop(begin + PAD, end - PAD)
+
+    def _next_whole(self) -> Piece | None:
+        """Return the next piece where everything is kept, if it is decided."""
+        start = self._taken or 0
+        held = self._held.end - start
+        is_enough = held >= self._limit + _LOOKAHEAD and self._known >= start + self._limit
+        if not (is_enough or self._has_ended):
+            return None
+        if not held:
+            return None
+        size = held
+        if held > self._limit:
+            frames = (min(held, self._limit + _LOOKAHEAD)) // FRAME
+            levels = frame_levels(self._held.between(start, start + frames * FRAME))
+            size = FRAME * quietest_cut(levels, min(self._limit // FRAME, frames - FRAMES_PER_S))
+        end = start + size
+        pcm = self._held.between(start, end)
+        self._held.drop(0, end)
+        self._taken = end
+        inside = [(max(a, start), min(b, end)) for a, b in self._spans if a < end]
+        self._spans = [(max(a, end), b) for a, b in self._spans if b > end]
+        return Piece(
+            self._index,
+            start / RATE_HZ,
+            end / RATE_HZ,
+            pcm,
+            _seconds(inside),
+            ((0.0, start / RATE_HZ, size / RATE_HZ),),
+        )
 
 
-def frame_levels(pcm: Buffer) -> Levels:
-    """Return the level of each whole 10 ms, in dB over one unit; a constant offset counts zero."""
-    samples = np.frombuffer(pcm, "<i2")
-    frames = samples.reshape(-1, FRAME).astype(np.float32)
-    mean = frames.mean(axis=1)
-    power = np.einsum("ij,ij->i", frames, frames) / FRAME - mean * mean
-    return np.asarray(10 * np.log10(np.maximum(power, 1.0)), np.float32)
-
-
-def speech_mask(levels: Levels) -> Mask:
-    """Say of each 10 ms whether it can be speech, against the noise in the whole stretch.
-
-    Steady noise is silence however it sounds, unless it is loud: a tone or music is for the
-    engine to judge. Below an RMS of 16 all is silence.
-    """
-    heard = levels[levels > _DIGITAL_SILENCE_DB]
-    if not len(heard):
-        return np.zeros(len(levels), np.bool_)
-    noise_db = float(np.percentile(heard, 10))
-    threshold = max(noise_db + _SPEECH_OVER_NOISE_DB, _ALWAYS_SILENT_DB)
-    return np.asarray(levels > min(threshold, _NEVER_SILENT_DB))
-
-
-def phrases(mask: Mask) -> list[tuple[int, int]]:
-    """Return (first, past last) frame of each phrase: sound long enough, small gaps closed."""
-    found: list[tuple[int, int]] = []
-    for a, b in _runs(mask):
-        if b - a < _SHORTEST_SOUND:
-            continue
-        if found and a - found[-1][1] < _JOINED_GAP:
-            found[-1] = found[-1][0], b
-        else:
-            found.append((a, b))
-    return found
-
-
-def quietest_cut(levels: Levels, latest: int) -> int:
-    """Return the frame before which to cut, 1 s at the earliest, `latest` at the latest."""
-    # All that is far below the loud parts is equally quiet: a long pause with a little noise in
-    # it beats the dead instant inside a word.
-    loud_db = float(np.percentile(levels, 95))
-    quiet_db = max(float(_smooth(levels, 5).min()) + 3, min(27.6, loud_db - 25))
-    clipped = np.maximum(levels, quiet_db)
-    score = sum(_smooth(clipped, width) for width in _WIDTHS) / len(_WIDTHS)
-    before_end_s = (latest - np.arange(len(levels))) / _FRAMES_PER_S
-    preferred_s = _PREFERRED_SHARE * latest / _FRAMES_PER_S
-    score = score + _LATE_DB_PER_S * before_end_s
-    score = score + _EARLY_DB_PER_S * np.maximum(0, before_end_s - preferred_s)
-    earliest = min(_SHORTEST, latest)
-    best = earliest + int(np.argmin(score[earliest : latest + 1]))
-    if loud_db - quiet_db < _PAUSE_OVER_QUIET_DB:
-        # One level throughout, a tone or music: there is no pause to be in the middle of.
-        return best
-    return min(max(_middle_of_pause(levels, best, quiet_db), earliest), latest)
-
-
-def _is_steady(levels: Levels) -> bool:
-    """Say whether nothing stands out of the stretch itself, however loud its surroundings are."""
-    own_db = float(np.percentile(levels, 20)) + _SPEECH_OVER_NOISE_DB
-    return not phrases(levels > max(own_db, _ALWAYS_SILENT_DB))
-
-
-def _middle_of_pause(levels: Levels, at: int, quiet_db: float) -> int:
-    is_loud = _smooth(levels, 3) > quiet_db + _PAUSE_OVER_QUIET_DB / 2
-    before, after = np.flatnonzero(is_loud[: at + 1]), np.flatnonzero(is_loud[at:])
-    begin = int(before[-1]) + 1 if len(before) else 0
-    end = at + int(after[0]) if len(after) else len(levels)
-    if end <= begin:
-        return at
-    # Of a long pause the next piece gets nearly all, and can then leave it out.
-    return begin + _MARGIN if end - begin >= _LONE_SILENCE else (begin + end) // 2
-
-
-def _smooth(levels: Levels, width: int) -> Levels:
-    """Return the mean over `width` frames around each frame's beginning; edges are repeated."""
-    padded = np.concatenate(
-        (np.repeat(levels[:1], width // 2), levels, np.repeat(levels[-1:], width - width // 2 - 1))
-    )
-    sums = np.concatenate(([0.0], np.cumsum(padded, dtype=np.float64)))
-    return ((sums[width:] - sums[:-width]) / width).astype(np.float32)
-
-
-def _runs(mask: Mask) -> list[tuple[int, int]]:
-    edges = np.flatnonzero(np.diff(mask.astype(np.int8), prepend=0, append=0))
-    return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
+def _seconds(spans: list[Samples]) -> tuple[Seconds, ...]:
+    return tuple((a / RATE_HZ, b / RATE_HZ) for a, b in spans)

@@ -13,7 +13,7 @@ import math
 import re
 import unicodedata
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from vllm_router.wire.json_text import BadJson, JsonObject, JsonValue, read_object
@@ -87,9 +87,13 @@ class Transcript:
 
         Times are kept to the millisecond. `duration_s` stays the piece's own.
         """
+        return self.on_clock(lambda time_s: time_s + offset_s)
+
+    def on_clock(self, clock: Callable[[float], float]) -> "Transcript":
+        """Return the transcript with each time, in seconds, as another clock has it."""
 
         def moved(time_s: float) -> float:
-            return round(time_s + offset_s, _MILLISECONDS)
+            return round(clock(time_s), _MILLISECONDS)
 
         return replace(
             self,

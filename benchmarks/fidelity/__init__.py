@@ -1,0 +1,1 @@
+"""How many words of people arrive: one engine, the router in every format, faster-whisper."""

@@ -1,0 +1,181 @@
+"""One question to an engine: what is said in this piece of audio?
+
+Pieces are asked for as `json` whatever the client wants: it is the cheapest form, the one in which
+engines lose the fewest words, and the one that every model has. Times are derived from the speech
+(`wire.alignment`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from typing import Final
+
+from vllm_router.engines.engine import Engine
+from vllm_router.engines.work import OutcomeKind, Ticket, WorkTrace, windows_of
+from vllm_router.errors import (
+    EngineFailed,
+    EnginesDied,
+    EngineTooSlow,
+    NoEngineReady,
+)
+from vllm_router.outbound.answer import Answer
+from vllm_router.proxy.dispatch import Dispatcher
+from vllm_router.proxy.pieces import LongAudio, SpooledPiece
+from vllm_router.proxy.relay import Relay, UploadBody, understood
+from vllm_router.wire.transcript import Transcript, read_transcript
+from vllm_router.wire.wav import pcm16_header
+
+#: Waits before a piece is tried anew when the fleet cannot take it: together longer than an engine
+#: needs to restart and to be noticed, since an hour of work should not die of a minute's trouble.
+PATIENCE_S: Final = (1.0, 3.0, 10.0, 20.0)
+
+#: Fields that speak of the whole upload or of its answer, and are made anew for each piece.
+_OURS: Final = frozenset(
+    {
+        "file",
+        "model",
+        "language",
+        "response_format",
+        "stream",
+        "stream_include_usage",
+        "stream_continuous_usage_stats",
+        "timestamp_granularities",
+        "timestamp_granularities[]",
+    }
+)
+
+
+class PieceCaller:
+    """Asks the fleet for the words of pieces.
+
+    Args:
+        dispatcher: Brings pieces to engines.
+        relay: Knows how engines are called.
+    """
+
+    def __init__(self, dispatcher: Dispatcher, relay: Relay) -> None:
+        self._dispatcher = dispatcher
+        self._relay = relay
+
+    async def ask(
+        self,
+        audio: LongAudio,
+        piece: SpooledPiece,
+        trace: WorkTrace | None,
+        *,
+        language: str | None = None,
+        temperature: float | None = None,
+    ) -> Transcript:
+        """Return an engine's words for a piece.
+
+        Args:
+            audio: The audio it is from.
+            piece: The piece.
+            trace: Follows the work; None: nobody does.
+            language: In place of the audio's; None: the audio's, if the client gave one.
+            temperature: In place of the client's.
+
+        Raises:
+            EngineSaid: The engine refused, for a reason that is the client's to see.
+            RouterError: The words could not be had.
+        """
+        boundary = b"piece-" + secrets.token_hex(12).encode()
+        headers = [
+            *audio.headers,
+            (b"content-type", b"multipart/form-data; boundary=" + boundary),
+        ]
+        path = b"/v1/audio/" + audio.facts.task.value.encode()
+        body = _form(audio, piece, boundary, language or audio.language, temperature)
+        heard: list[Transcript] = []
+
+        async def send(engine: Engine) -> Answer:
+            audio.story.given_to(engine.engine_id)
+            sent = headers if trace is None else trace.attempt(engine.engine_id, headers)
+
+            def read(answer: bytes) -> None:
+                heard.append(read_transcript(answer, round(piece.length_s, 3)))
+
+            call = self._relay.send(engine, path, sent, body, piece.length_s)
+            return await understood(call, read)
+
+        for patience_s in (*PATIENCE_S, None):
+            ticket = Ticket(
+                request_id=f"{audio.story.request_id}/{piece.index}",
+                model=audio.facts.model,
+                audio_s=piece.length_s,
+                windows=windows_of(piece.length_s),
+                urgency=audio.urgency,
+                enqueued_at=audio.enqueued_at,
+                is_admitted=True,
+                trace=trace,
+                deaths=piece.deaths,
+            )
+            try:
+                attempt = await self._dispatcher.attempt(ticket, send)
+            except EnginesDied:
+                raise
+            except (EngineFailed, EngineTooSlow, NoEngineReady):
+                if patience_s is None:
+                    raise
+                await asyncio.sleep(patience_s)
+                continue
+            audio.story.queue_s = max(audio.story.queue_s, attempt.waited_s)
+            audio.story.windows += ticket.windows
+            answer = attempt.answer
+            if answer.status == 200:
+                attempt.close(OutcomeKind.OK)
+                return heard[-1]
+            said = await attempt.refusal()
+            if _has_no_words(said.body()):
+                return Transcript("")
+            if answer.status >= 500:
+                # Of a whole upload this is the client's to see; of a piece it says too little.
+                raise EngineFailed(f"The engines answered {answer.status} to it.")
+            raise said
+        raise AssertionError("the last round raises")
+
+
+def _has_no_words(body: bytes) -> bool:
+    """Return whether an error is vLLM's way to say that the model generated nothing."""
+    return b"tuple index out of range" in body[:4096]
+
+
+def _form(
+    audio: LongAudio,
+    piece: SpooledPiece,
+    boundary: bytes,
+    language: str | None,
+    temperature: float | None,
+) -> UploadBody:
+    """Return the form for one piece: the client's fields, with ours in their places."""
+    fields = [
+        (part.name.encode(), part.value)
+        for part in audio.facts.form.parts
+        if part.value is not None
+        and part.name not in _OURS
+        and not (part.name == "temperature" and temperature is not None)
+    ]
+    if audio.facts.asked_model is not None:
+        fields.append((b"model", audio.facts.model.encode()))
+    if audio.wants_words:
+        fields.append((b"response_format", b"verbose_json"))
+        fields.append((b"timestamp_granularities[]", b"word"))
+    else:
+        fields.append((b"response_format", b"json"))
+    if language is not None:
+        fields.append((b"language", language.encode()))
+    if temperature is not None:
+        fields.append((b"temperature", b"%g" % temperature))
+    head = [
+        b'--%b\r\nContent-Disposition: form-data; name="%b"\r\n\r\n%b\r\n' % (boundary, name, value)
+        for name, value in fields
+    ]
+    head.append(
+        b'--%b\r\nContent-Disposition: form-data; name="file"; filename="piece-%d.wav"\r\n'
+        b"Content-Type: audio/wav\r\n\r\n" % (boundary, piece.index)
+    )
+    head.append(pcm16_header(piece.size_bytes))
+    end = b"\r\n--%b--\r\n" % boundary
+    samples = (piece.first_byte, piece.first_byte + piece.size_bytes)
+    return UploadBody(piece.upload, [b"".join(head), samples, end])

@@ -1,0 +1,220 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vllm_router.wire.coverage import (
+    Verdict,
+    better,
+    is_repetitive,
+    is_thin,
+    joined_at_cut,
+    judge,
+    speaking_rate,
+    usual_rate,
+)
+from vllm_router.wire.speech import Span
+
+SENTENCE = "It was my reports from the north which chiefly induced people to buy. "
+# Said in 3.6 s.
+OTHER = "The narrative would be tedious to him and painful to myself. "
+USUAL = (18.4, 17.2, 19.0, 16.9)
+
+
+def speech(length_s, *, start_s=5.0, stretches=1):
+    each_s = length_s / stretches
+    starts = [start_s + at * (each_s + 0.5) for at in range(stretches)]
+    return tuple(Span(start_s, start_s + each_s) for start_s in starts)
+
+
+@pytest.mark.parametrize("rates", [(), USUAL])
+@pytest.mark.parametrize(
+    ("text", "length_s", "verdict"),
+    [
+        (SENTENCE, 3.6, Verdict.COVERED),
+        (SENTENCE + OTHER, 6.4, Verdict.COVERED),
+        (SENTENCE, 24.9, Verdict.THIN),
+        # A sentence said twice, and written twice.
+        (SENTENCE * 2, 7.2, Verdict.COVERED),
+        # Said once, and written twice.
+        (OTHER * 2, 3.6, Verdict.TOO_MUCH),
+        (SENTENCE * 20, 25.0, Verdict.TOO_MUCH),
+        ("No, no, no, no, no, no, no, no, no, no, no, no, " * 12, 25.0, Verdict.TOO_MUCH),
+        ("", 25.0, Verdict.EMPTY),
+        (" … ", 2.0, Verdict.EMPTY),
+        ("♪♪", 2.0, Verdict.EMPTY),
+        ("", 0.0, Verdict.COVERED),
+        (SENTENCE, 0.0, Verdict.UNSPOKEN),
+        ("Thank you.", 0.7, Verdict.COVERED),
+        ("Thank you.", 3.0, Verdict.UNSPOKEN),
+        ("Thank you. Thanks for watching!", 12.0, Verdict.UNSPOKEN),
+        ("Thanks for watching!", 1.3, Verdict.COVERED),
+        ("[Music]", 4.0, Verdict.UNSPOKEN),
+        ("(upbeat music)", 4.0, Verdict.UNSPOKEN),
+        ("Untertitel der Amara.org-Community", 2.0, Verdict.UNSPOKEN),
+        ("谢谢大家。谢谢观看。", 9.0, Verdict.UNSPOKEN),
+        ("धन्यवाद।", 4.0, Verdict.UNSPOKEN),
+        # A breath that the detector took for speech misses no words.
+        ("Yes.", 1.4, Verdict.COVERED),
+        ("我们今天讨论一下预算的问题。", 3.2, Verdict.COVERED),
+        ("我们今天讨论一下预算的问题。", 12.0, Verdict.THIN),
+    ],
+)
+def test_an_answer_is_judged_by_its_length_and_the_time_spoken(text, length_s, verdict, rates):
+    assert judge(text, speech(length_s, stretches=2), rates) is verdict
+
+
+def test_what_is_thin_depends_on_the_other_pieces_once_three_are_known():
+    # 10.5 a second: half a sentence may be missing.
+    text, spoken = SENTENCE + OTHER, speech(12.2)
+    assert judge(text, spoken) is Verdict.COVERED
+    assert judge(text, spoken, USUAL[:2]) is Verdict.COVERED
+    assert judge(text, spoken, USUAL) is Verdict.THIN
+    # Slow speakers are not asked again and again.
+    assert judge(text, speech(15.0)) is Verdict.THIN
+    assert judge(text, speech(15.0), (9.0, 8.8, 9.5)) is Verdict.COVERED
+
+
+SENTENCES = (
+    "It will be seen that I did not succeed in my design.",
+    "However much I may have met with that was new and strange, I kept my counsel.",
+    "I have been unable to reap any pecuniary advantage.",
+    "The narrative would be tedious to him and painful to myself.",
+    "It was my reports from the north which chiefly induced people to buy.",
+    "The circumstances led me to leave my native country.",
+)
+# Each sentence said at 17 a second, with half a second between.
+STARTS = [sum(len(s) / 17 + 0.5 for s in SENTENCES[:at]) for at in range(len(SENTENCES))]
+SAID = tuple(Span(a, a + len(s) / 17) for a, s in zip(STARTS, SENTENCES, strict=True))
+
+
+@pytest.mark.parametrize("lost", range(len(SENTENCES)))
+def test_one_lost_sentence_of_many_is_missed(lost):
+    text = " ".join(SENTENCES[:lost] + SENTENCES[lost + 1 :])
+    assert judge(text, SAID) is Verdict.COVERED
+    assert judge(text, SAID, USUAL) is Verdict.THIN
+
+
+def test_nothing_is_missed_where_all_was_said_even_slowly():
+    text = " ".join(SENTENCES)
+    assert judge(text, SAID, USUAL) is Verdict.COVERED
+    slow = tuple(Span(1.25 * a, 1.25 * b) for a, b in SAID)
+    assert judge(text, slow, USUAL) is Verdict.COVERED
+
+
+def test_the_usual_rate_is_the_median_of_at_least_three():
+    assert usual_rate((10.0, 20.0)) is None
+    assert usual_rate((10.0, 18.0, 19.0)) == 18.0
+    assert speaking_rate("Thank you", speech(0.5)) == 18.0
+    assert speaking_rate("Thank you", ()) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("text", "audio_s", "is_thin_"),
+    [
+        ("ok", 1.0, False),
+        ("the words", 3.9, False),
+        ("Hello.", 5.9, False),
+        ("Hello.", 7.0, True),
+        ("", 2.0, True),
+        ("[Music]", 2.0, True),
+        ("", 0.1, False),
+        (SENTENCE, 6.5, False),
+        (SENTENCE, 12.0, True),
+        ("我们今天讨论一下预算的问题。", 6.2, True),
+        ("我们今天讨论一下预算的问题。" * 2, 6.2, False),
+    ],
+)
+def test_a_short_upload_is_looked_at_when_its_answer_is_thin(text, audio_s, is_thin_):
+    assert is_thin(text, audio_s) is is_thin_
+
+
+@pytest.mark.parametrize("rates", [(), USUAL])
+@pytest.mark.parametrize(
+    ("first", "second", "length_s", "chosen"),
+    [
+        (SENTENCE, SENTENCE + OTHER, 6.6, 1),
+        (SENTENCE + OTHER, SENTENCE, 6.6, 0),
+        (SENTENCE * 20, SENTENCE, 6.6, 1),
+        (SENTENCE * 30, SENTENCE * 20, 6.6, 1),
+        ("", "Some words.", 6.6, 1),
+        ("Thank you.", "", 6.6, 0),
+        ("It was my reports.", SENTENCE, 20.0, 1),
+        (SENTENCE, SENTENCE, 3.6, 0),
+    ],
+)
+def test_the_fuller_of_two_plausible_answers_is_believed(first, second, length_s, chosen, rates):
+    assert better(first, second, speech(length_s), rates) == (first, second)[chosen]
+
+
+BEFORE = "He said that he would come to the house and wait for us there"
+AFTER = "and wait for us there, if the train was on time and the weather fine."
+ONCE = f"{BEFORE} if the train was on time and the weather fine."
+
+
+@pytest.mark.parametrize("rates", [(), USUAL])
+def test_words_doubled_by_a_cut_are_kept_once(rates):
+    assert joined_at_cut(BEFORE, AFTER, speech(5.8), rates) == ONCE
+
+
+@pytest.mark.parametrize("rates", [(), USUAL])
+def test_words_said_twice_stay_twice(rates):
+    assert joined_at_cut(BEFORE, AFTER, speech(7.6), rates) == f"{BEFORE} {AFTER}"
+
+
+def test_one_or_two_words_are_no_repetition():
+    text = joined_at_cut("I think so", "so do I", speech(0.1), USUAL)
+    assert text == "I think so so do I"
+
+
+def test_doubled_characters_of_a_script_without_spaces_are_kept_once():
+    before, after = "我们今天讨论一下预算的问题", "讨论一下预算的问题和价格"
+    assert joined_at_cut(before, after, speech(3.6), USUAL) == "我们今天讨论一下预算的问题和价格"
+    assert joined_at_cut("问题", "问题很大", speech(0.5), USUAL) == "问题问题很大"
+
+
+def test_a_loop_is_found_and_a_list_is_none():
+    assert is_repetitive(OTHER * 2)
+    assert is_repetitive("no, " * 9)
+    assert is_repetitive("谢谢大家收看" * 8)
+    assert not is_repetitive("one, two, three, four, five, six, seven, eight, nine, ten")
+    assert not is_repetitive(SENTENCE + OTHER)
+
+
+TEXTS = st.text(max_size=200) | st.lists(
+    st.sampled_from(["one", "two.", "[Music]", "今日は", "♪", "Thank you.", "١٩٦١", "и", "(", "]"]),
+    max_size=30,
+).map(" ".join)
+SPEECH = st.lists(st.floats(0, 9), max_size=4).map(
+    lambda lengths: tuple(Span(10.0 * at, 10.0 * at + each) for at, each in enumerate(lengths))
+)
+RATES = st.lists(st.floats(0, 60), max_size=5)
+
+
+@given(TEXTS, TEXTS, SPEECH, RATES)
+def test_any_answers_are_judged_and_one_of_two_is_chosen(first, second, spoken, rates):
+    assert isinstance(judge(first, spoken, rates), Verdict)
+    assert better(first, second, spoken, rates) in (first, second)
+    chosen = better(first, second, spoken, rates)
+    assert better(first, chosen, spoken, rates) == chosen
+
+
+@given(TEXTS, TEXTS, SPEECH, RATES)
+def test_a_join_loses_at_most_what_is_doubled(first, second, spoken, rates):
+    joined = joined_at_cut(first, second, spoken, rates)
+    assert joined.startswith(first.strip())
+    rest = joined[len(first.strip()) :].strip()
+    assert second.strip().endswith(rest)
+
+
+@given(TEXTS, st.floats(0, 4000))
+def test_more_of_the_same_is_not_thinner(text, audio_s):
+    if not is_thin(text, audio_s):
+        assert not is_thin(f"{text} {text}", audio_s)
+
+
+@given(st.lists(st.sampled_from(SENTENCE.split()), min_size=1, max_size=80), st.floats(1, 29))
+def test_with_more_time_to_speak_an_answer_only_gets_thinner(words, length_s):
+    order = (Verdict.TOO_MUCH, Verdict.COVERED, Verdict.THIN)
+    text = " ".join(words)
+    short, long = judge(text, speech(length_s)), judge(text, speech(2 * length_s))
+    assert order.index(short) <= order.index(long)
