@@ -172,3 +172,28 @@ async def test_words_that_only_the_engine_hears_have_their_pieces_times() -> Non
     assert segments[-1]["end"] == 75.0
     for before, after in pairwise(segments):
         assert before["start"] < before["end"] == after["start"]
+
+
+async def test_a_piece_whose_language_an_engine_cannot_name_is_had_otherwise() -> None:
+    """vLLM's answer where no token of a language is likely is 500, each time that it is asked."""
+    unnamed: list[bytes] = []
+
+    def cannot_name_the_first(heard: Heard) -> Reply:
+        unnamed[:] = unnamed or [heard.audio]
+        if heard.audio == unnamed[0] and "language" not in heard.fields:
+            return 500, {"error": {"message": "Internal Server Error", "code": 500}}
+        return 200, said(seconds(heard))
+
+    body, *_ = await answered(cannot_name_the_first)
+    assert len(str(body["text"])) > 12 * 80
+
+
+async def test_a_piece_that_no_engine_can_transcribe_fails_the_upload() -> None:
+    async def fails_at_one(heard: Heard) -> Reply:
+        is_first = TALK.find(heard.audio[44 + 64_000 : 44 + 64_200]) < len(TALK) // 4
+        return (500, {"error": {}}) if is_first else (200, said(seconds(heard)))
+
+    async with parrot(fails_at_one) as url, running_router(url, **SETTINGS) as router:
+        answer = await router.upload(field("model", MODEL), file(TALK))
+    assert answer.status_code == 502
+    assert "could not be had" in answer.json()["error"]["message"]

@@ -46,6 +46,10 @@ _OURS: Final = frozenset(
 )
 
 
+class PieceFailed(EngineFailed):
+    """Engines agree that they cannot transcribe a piece, and do not say why."""
+
+
 class PieceCaller:
     """Asks the fleet for the words of pieces.
 
@@ -78,6 +82,7 @@ class PieceCaller:
 
         Raises:
             EngineSaid: The engine refused, for a reason that is the client's to see.
+            PieceFailed: Engines answered 500.
             RouterError: The words could not be had.
         """
         boundary = b"piece-" + secrets.token_hex(12).encode()
@@ -131,7 +136,7 @@ class PieceCaller:
                 return Transcript("")
             if answer.status >= 500:
                 # Of a whole upload this is the client's to see; of a piece it says too little.
-                raise EngineFailed(f"The engines answered {answer.status} to it.")
+                raise PieceFailed(f"The engines answered {answer.status} to it.")
             raise said
         raise AssertionError("the last round raises")
 

@@ -11,13 +11,14 @@ Refuses to know: pieces' order, formats, and who reads.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass, replace
 from typing import Final
 
 from vllm_router.engines.work import WorkTrace, windows_of
 from vllm_router.errors import RouterError
 from vllm_router.proxy.language_votes import LanguageFinder
-from vllm_router.proxy.piece_call import PieceCaller
+from vllm_router.proxy.piece_call import PieceCaller, PieceFailed
 from vllm_router.proxy.pieces import LongAudio, SpooledPiece
 from vllm_router.proxy.word_counts import WordCounts
 from vllm_router.wire.alignment import aligned
@@ -89,7 +90,17 @@ class PieceTranscriber:
             RouterError: They could not be had.
         """
         audio.sent(windows_of(piece.length_s))
-        first = await self._caller.ask(audio, piece, trace)
+        failure: PieceFailed | None = None
+        try:
+            first = await self._caller.ask(audio, piece, trace)
+        except PieceFailed as e:
+            # vLLM answers 500 when the model writes nothing, also where it shall name the language.
+            # In parts, or in a language that is given, the same audio may well be transcribed.
+            failure, first = e, Transcript("")
+            language = audio.votes.language if audio.detects_language else None
+            if language is not None:
+                with contextlib.suppress(RouterError):
+                    first = await self._caller.ask(audio, piece, trace, language=language)
         if audio.wants_words:
             return snapped(piece.on_the_audio(first), piece.speech)
         parts = await self._verified(audio, piece, trace, first, DEPTH)
@@ -99,6 +110,8 @@ class PieceTranscriber:
             parts = await self._in_the_right_language(audio, piece, trace, parts)
             if audio.verifies:
                 parts = await self._compared(audio, piece, trace, parts)
+        if failure is not None and not any(part.answer.text for part in parts):
+            raise failure
         audio.story.is_verified = audio.verifies
         for part in parts:
             audio.story.speech_s += part.speech_s
