@@ -208,7 +208,7 @@ def test_hours_without_speech_take_no_memory() -> None:
         assert cutter.feed(hush) == []
         assert cutter._held.size < 30 * RATE_HZ
     (piece,) = cutter.flush()
-    assert piece.length_s == pytest.approx(1.4)
+    assert piece.length_s == pytest.approx(1.8)
     assert cutter.length_s == 1000
 
 
@@ -219,7 +219,7 @@ def test_a_long_pause_inside_a_piece_is_shortened() -> None:
     (piece,) = run(Cutter(Told(spans, 65_536)), data, 1 << 17)
     assert_consistent(piece, data)
     assert len(piece.pcm) // 2 == 7 * RATE_HZ + KEPT_PAUSE + 2 * PAD
-    assert [round(start_s, 3) for _, start_s, _ in piece.stretches] == [1.8, 49.8]
+    assert [round(start_s, 3) for _, start_s, _ in piece.stretches] == [1.6, 49.6]
 
 
 @pytest.mark.parametrize("seed", range(50))
@@ -251,7 +251,7 @@ def test_a_long_pause_beats_a_short_one_nearby() -> None:
     for begin, width in ((22.0, 0.7), (27.0, 0.12)):
         sound[round(begin * RATE_HZ) : round((begin + width) * RATE_HZ)] = noise(width, 12)[0]
     assert cut_whole(pcm(sound))[0].end_s == pytest.approx(22.35, abs=0.03)
-    assert cut(pcm(sound))[0].end_s == pytest.approx(22.2, abs=0.03)
+    assert cut(pcm(sound))[0].end_s == pytest.approx(22.35, abs=0.03)
 
 
 def test_the_end_of_an_audio_is_not_a_piece_of_one_word() -> None:
@@ -286,7 +286,7 @@ def test_a_piece_comes_as_soon_as_it_is_decided() -> None:
     cutter = Cutter(Told(spans, 512), first_s=(6,))
     assert cutter.feed(data[: 7 * RATE_HZ * 2]) == []
     (first,) = cutter.feed(data[: RATE_HZ * 2])
-    assert first.end_s == pytest.approx(5.2)
+    assert first.end_s == pytest.approx(5.4)
 
 
 def test_no_piece_is_a_sliver() -> None:
