@@ -13,8 +13,8 @@ from typing import Final
 from vllm_router.wire.levels import RATE_HZ, Samples
 
 PAD: Final = 2 * RATE_HZ // 5
-"""Samples kept before and after speech: its onset is faint, and its end fades. In noise the detector
-notices a soft first word late: with half of this, "And so" was lost three times as often."""
+"""Samples kept before and after speech: its onset is faint, and its end fades. In noise the
+detector notices a soft first word late; with half of this more of them were lost."""
 KEPT_PAUSE: Final = 2 * RATE_HZ
 """Of a longer pause between two spans this much is kept: it still sounds like one."""
 
