@@ -52,7 +52,6 @@ HOT = (
     "proxy/lengths.py",
     "proxy/means.py",
     "proxy/relay.py",
-    "proxy/speech_check.py",
     "proxy/story.py",
     "proxy/transcribe.py",
     "proxy/whole.py",

@@ -7,8 +7,11 @@ long audio; and where the client wants times, they are derived from where somebo
 
 from __future__ import annotations
 
+import asyncio
 import os
+from collections.abc import Awaitable
 from dataclasses import replace
+from typing import TypeVar
 
 from vllm_router.errors import RouterError
 from vllm_router.inbound.exchange import Exchange
@@ -24,6 +27,8 @@ from vllm_router.wire.coverage import Verdict, better, is_thin, judge
 from vllm_router.wire.language import result_language
 from vllm_router.wire.speech import Span
 from vllm_router.wire.transcript import Transcript, duration_usage, joined
+
+_T = TypeVar("_T")
 
 
 class SpeechCheck:
@@ -67,6 +72,19 @@ class SpeechCheck:
             return await self._means.fanout.speech(self._facts, file)
         finally:
             os.close(file)
+
+    async def beside_speech(self, asking: Awaitable[_T]) -> tuple[_T, SpeechMap | None]:
+        """Return what was asked for and where somebody speaks, both had at the same time.
+
+        To find the speech takes a fraction of an engine's answer.
+        """
+        looking = asyncio.get_running_loop().create_task(self.speech())
+        try:
+            answer = await asking
+            return answer, await looking
+        finally:
+            looking.cancel()
+            await asyncio.wait([looking])
 
     async def checked(self, answer: Transcript, found: SpeechMap | None) -> Transcript:
         """Return an answer's words, from another transcription where they are implausible.

@@ -5,7 +5,6 @@ What an engine has itself is passed on as it is; what it lacks is made from what
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
@@ -234,17 +233,12 @@ class WholeAnswer:
                 return transcript, None
             found = await self._check.speech()
             return await self._check.checked(transcript, found), found
-        # Both at a time: to find the speech takes a fraction of the engine's answer.
-        looking = asyncio.get_running_loop().create_task(self._check.speech())
-        try:
-            attempt, transcript = await self._transcript(ResponseFormat.JSON)
-            if transcript is None:
-                await self._refused(attempt, stream)
-                return None
-            found = await looking
-        finally:
-            looking.cancel()
-            await asyncio.wait([looking])
+        (attempt, transcript), found = await self._check.beside_speech(
+            self._transcript(ResponseFormat.JSON)
+        )
+        if transcript is None:
+            await self._refused(attempt, stream)
+            return None
         if not self._check.may_lack_words(transcript.text):
             # What is good enough for plain JSON is for this too: formats must not differ in words.
             return transcript, found
