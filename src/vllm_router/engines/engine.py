@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NewType
 from zlib import crc32
 
 from vllm_router.engines.states import EngineState
+from vllm_router.policy.capabilities import Capabilities
 from vllm_router.policy.curve import ServiceCurve
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class EngineSpec:
         label: As given to `--static-model-labels`.
         weight: Speed relative to other engines, above 0; a hint until its speed is measured.
         gpu: Kind of GPU, for humans.
+        capabilities: What the engine is stated to be able to do; None: nothing is.
     """
 
     engine_id: EngineId
@@ -41,6 +43,7 @@ class EngineSpec:
     label: str | None = None
     weight: float = 1.0
     gpu: str | None = None
+    capabilities: Capabilities | None = None
 
 
 @dataclass(frozen=True, slots=True)
