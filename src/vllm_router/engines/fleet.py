@@ -123,6 +123,20 @@ class Fleet:
             engine.state is EngineState.READY for engine in pool.untried(ticket)
         )
 
+    def members(self, model: str) -> Iterable[Engine]:
+        """Return the engines that serve a model, in any state but gone."""
+        pool = self._registry.pools.get(model)
+        return () if pool is None else pool.members.values()
+
+    def readiness(self, model: str) -> tuple[int, float]:
+        """Return how many engines are ready for a model, and when one of them last became so."""
+        count, at = 0, -math.inf
+        for engine in self.members(model):
+            if engine.state is EngineState.READY and engine.ready_since is not None:
+                count += 1
+                at = max(at, engine.ready_since)
+        return count, at
+
     def may_recover_for(self, ticket: Ticket, now: float) -> bool:
         """Whether an engine that is out and has not failed on the work may be ready any moment."""
         pool = self._registry.pools.get(ticket.model)
