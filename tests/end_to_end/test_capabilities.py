@@ -31,6 +31,8 @@ from tests.end_to_end.unlike_engines import (
 from tests.proxy.parrots import Heard, Reply, parrot
 from tests.routers import MODEL, RunningRouter, field, file, running_router
 
+from vllm_router.wire.wav import silence
+
 SETTINGS: dict[str, Any] = {"vad": "level", "verify": True, "split_longer_than_s": 30}
 #: An upload of any length goes to an engine whole, until the engine says otherwise.
 WHOLE = {**SETTINGS, "split_longer_than_s": 86_400}
@@ -398,3 +400,66 @@ async def test_the_engines_file_states_what_an_engine_can_do(tmp_path: Path) -> 
                 await asyncio.sleep(0.05)
             await fleet.ask(SHORT, language="de")
             assert uploads[-1].fields["language"] == "de"
+
+
+# A 500 to a WAV.
+
+
+def detects_no_language(heard: Heard) -> Reply:
+    """Answer as vLLM where Whisper names no language: not for the whole, for a part it does."""
+    if "language" not in heard.fields and seconds(heard.audio) > 20:
+        return error("list index out of range", 500)
+    return words(heard)
+
+
+def finds_no_words(heard: Heard) -> Reply:
+    return error("tuple index out of range", 500)
+
+
+@pytest.mark.parametrize("engines", [1, 2])
+@pytest.mark.parametrize("response_format", FORMATS)
+async def test_a_wav_whose_language_an_engine_cannot_name_is_had_in_parts(
+    response_format: str, engines: int
+) -> None:
+    async with serving(*[detects_no_language] * engines) as fleet:
+        answer = await fleet.ask(SHORT, response_format=response_format)
+        assert answer.status_code == 200, answer.text
+        assert words_of(response_format, answer.text) == SENTENCE.split() * 4
+        assert await fleet.capabilities() == {}
+
+
+@pytest.mark.parametrize("answers", [finds_no_words, lambda _: error("out of range", 500)])
+@pytest.mark.parametrize("stream", ["false", "true"])
+async def test_silence_that_engines_answer_with_500_has_no_words(
+    answers: Answers, stream: str
+) -> None:
+    async with serving(answers, answers) as fleet:
+        answer = await fleet.ask(silence(5.0), stream=stream)
+        assert answer.status_code == 200, answer.text
+        assert words_of("json", answer.text) == []
+
+
+async def test_an_engine_that_finds_no_words_in_speech_is_asked_again_and_believed() -> None:
+    async with serving(finds_no_words) as fleet:
+        answer = await fleet.ask(SHORT)
+        assert (answer.status_code, answer.json()["text"]) == (200, "")
+        assert len(fleet.uploads) > 1
+        metrics = await fleet.router.metrics()
+    assert metrics[f'vllm_router_empty_transcripts_total{{model="{MODEL}"}}'] == 1
+
+
+async def test_a_500_that_every_part_gets_too_is_shown() -> None:
+    async with serving(lambda _: error("CUDA error", 500)) as fleet:
+        answer = await fleet.ask(SHORT)
+        assert answer.status_code == 500
+        assert answer.json()["error"]["message"] == "CUDA error"
+
+
+async def test_a_fleet_that_answers_everything_with_500_is_not_asked_twice_as_much() -> None:
+    async with serving(lambda _: error("CUDA error", 500)) as fleet:
+        for _ in range(60):
+            assert (await fleet.ask(silence(1.0), language="de")).status_code in (200, 500)
+        for _ in range(5):
+            before = len(fleet.uploads)
+            assert (await fleet.ask(SHORT)).status_code == 500
+        assert len(fleet.uploads) == before + 1

@@ -246,7 +246,8 @@ class WholeAnswer:
         """Answer an upload that an engine has refused: by decoding it here if that helps.
 
         Engines differ in the containers that they read and in how much they take. What they cannot
-        read they answer with 400 or 500.
+        read they answer with 400 or 500, and with 500 also audio in which the model finds no words,
+        or not even a language.
         """
         facts, status = self._facts, attempt.answer.status
         if self._means.rules.split == "off" or status not in _PERHAPS_UNREADABLE:
@@ -257,14 +258,15 @@ class WholeAnswer:
         if is_of_size and (stream is None or not stream.is_begun):
             await self._taken_apart(attempt, refusal, stream)
             return
-        # WAV is what it would be sent as: who refuses that has other reasons.
-        if not is_of_size and facts.kind == "wav":
+        # WAV is what it would be sent as: who refuses that by a 400 has other reasons.
+        is_worth_it = is_of_size or facts.kind != "wav"
+        if not is_worth_it and not (status == 500 and self._may_listen(refusal)):
             await self._show_refusal(attempt, stream)
             return
         await self._close_refused(attempt)
         try:
             transcript = await self._check.in_pieces()
-            if not self._story.pieces:
+            if not self._story.pieces and facts.kind != "wav":
                 # Nobody speaks. Whether the engine would take it as WAV is still to be asked.
                 transcript = await self._check.in_pieces(skip_silence=False)
             require_words(self._wish, transcript)
@@ -279,10 +281,12 @@ class WholeAnswer:
             return
         if is_of_size:
             self._note_limit(attempt, refusal)
-        else:
+        elif refusal.kind is not RefusalKind.NO_WORDS:
             self._means.capabilities.refused_container(
                 attempt.ticket, attempt.engine_id, facts.kind, status
             )
+        if not transcript.text and self._story.speech_s:
+            self._means.counts.note_empty(facts.model, self._story)
         if stream is None:
             await self._respond(transcript, None)
         else:
@@ -297,6 +301,16 @@ class WholeAnswer:
             attempt.answer.body = b""
         # The engine is done. The pieces may have to wait for the very room it held.
         attempt.close(attempt.kind)
+
+    def _may_listen(self, refusal: Refusal) -> bool:
+        """Return whether a 500 to a WAV is worth listening to the audio.
+
+        A fleet that answers everything with 500 must not be asked twice as much for it.
+        """
+        if refusal.kind is RefusalKind.NO_WORDS:
+            return True
+        dispatcher = self._means.dispatcher
+        return self._means.rules.verifies and dispatcher.fleet.may_retry(dispatcher.now())
 
     async def _taken_apart(
         self, attempt: Attempt, refusal: Refusal, stream: EventStream | None
