@@ -109,6 +109,7 @@ class PieceCaller:
         if not tells_language or not self.takes_language(audio):
             told = None
         body = _form(audio, piece, boundary, told, temperature)
+        request_id = f"{audio.story.request_id}/{piece.index}"
         heard: list[Transcript] = []
 
         async def send(engine: Engine) -> Answer:
@@ -118,12 +119,12 @@ class PieceCaller:
             def read(answer: bytes) -> None:
                 heard.append(read_transcript(answer, round(piece.length_s, 3)))
 
-            call = self._relay.send(engine, path, sent, body, piece.length_s)
+            call = self._relay.send(engine, path, request_id, sent, body, piece.length_s)
             return await understood(call, read)
 
         for patience_s in (*PATIENCE_S, None):
             ticket = Ticket(
-                request_id=f"{audio.story.request_id}/{piece.index}",
+                request_id=request_id,
                 model=audio.facts.model,
                 audio_s=piece.length_s,
                 windows=windows_of(piece.length_s),
