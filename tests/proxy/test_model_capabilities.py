@@ -141,6 +141,16 @@ def test_an_edit_of_what_is_stated_counts_within_a_second() -> None:
     assert world.later().language is None
 
 
+def test_what_engines_say_of_their_contexts_is_shown() -> None:
+    world = World()
+    world.listed(A, B)
+    world.fleet.observe_models(A, ("m",), world.now, {"m": 448})
+    world.fleet.observe_models(B, ("m", "n"), world.now, {"m": 32_768, "n": 5})
+    assert world.known.view("m") == {"max_model_len": 448}
+    world.fleet.observe_models(A, ("m",), world.now)
+    assert world.known.view("m") == {"max_model_len": 32_768}
+
+
 def test_memory_is_bounded() -> None:
     world = World()
     for index in range(MAX_MODELS * 2):

@@ -85,6 +85,7 @@ class Engine:
         lot: A number by its id alone, the same in every router.
         state: Where it is in its life.
         models: Names that it serves, as far as known.
+        max_model_lens: Tokens of their contexts, by name, as far as it tells.
         in_flight: Requests charged to it.
         windows_in_flight: Their windows of 30 s.
         audio_s_in_flight: Their seconds of audio.
@@ -138,6 +139,7 @@ class Engine:
         "long_cap",
         "long_limit",
         "lot",
+        "max_model_lens",
         "models",
         "next_window_s",
         "others",
@@ -163,6 +165,7 @@ class Engine:
         self.lot = crc32(spec.engine_id.encode())
         self.state = EngineState.DISCOVERED
         self.models: tuple[str, ...] = spec.models or ()
+        self.max_model_lens: dict[str, int] = {}
         self.in_flight = 0
         self.windows_in_flight = 0
         self.audio_s_in_flight = 0.0

@@ -176,11 +176,18 @@ class Fleet:
         """Take a change from discovery in."""
         return self._registry.apply(change, now)
 
-    def observe_models(self, engine_id: EngineId, models: tuple[str, ...], now: float) -> None:
+    def observe_models(
+        self,
+        engine_id: EngineId,
+        models: tuple[str, ...],
+        now: float,
+        max_model_lens: dict[str, int] | None = None,
+    ) -> None:
         """Note the models that an engine says it serves; unknown ids are ignored."""
         engine = self.engine(engine_id)
         if engine is None:
             return
+        engine.max_model_lens = max_model_lens or {}
         if not models:
             # It may pass its probes, and still takes no work.
             engine.last_error = "its /v1/models names no model"

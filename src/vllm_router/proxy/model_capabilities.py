@@ -82,6 +82,11 @@ class ModelCapabilities:
         stated = self.stated(model).view()
         if stated:
             view["stated"] = sorted(stated)
+        members = self._fleet.members(model)
+        lengths = [e.max_model_lens[model] for e in members if model in e.max_model_lens]
+        if lengths:
+            # What the engines say of themselves; nothing is decided by it.
+            view["max_model_len"] = min(lengths)
         return view
 
     def unreadable(self, model: str) -> tuple[str, ...]:
