@@ -226,6 +226,32 @@ async def test_what_two_engines_refuse_is_not_sent_to_a_third() -> None:
         assert len(fleet.uploads) == 4
 
 
+async def test_a_refusal_whose_reason_was_another_teaches_nothing() -> None:
+    """It says language, and refuses without one too."""
+    names = ("one", "two")
+
+    def refuses(heard: Heard) -> Reply:
+        return error(f"language is not supported, says {names[heard.number]}")
+
+    async with serving(refuses) as fleet:
+        answer = await fleet.ask(SHORT, language="de")
+        assert (answer.status_code, len(fleet.uploads)) == (400, 2)
+        assert "says two" in answer.json()["error"]["message"]
+        assert await fleet.capabilities() == {}
+
+
+async def test_a_limit_below_what_pieces_have_is_no_limit() -> None:
+    """A proxy refuses what it takes for too much; a piece of the same size passes."""
+
+    def moody(heard: Heard) -> Reply:
+        return (413, {"error": "too large"}) if heard.number == 0 else words(heard)
+
+    async with serving(moody) as fleet:
+        answer = await fleet.ask(SHORT)
+        assert words_of("json", answer.text) == SENTENCE.split() * 4
+        assert await fleet.capabilities() == {}
+
+
 @pytest.mark.parametrize("audio", [SHORT, speech(20)], ids=["short", "long"])
 @pytest.mark.parametrize("stream", ["false", "true"])
 async def test_times_of_words_are_refused_in_plain_words_and_at_once(

@@ -93,6 +93,20 @@ def test_what_was_not_sent_is_not_the_reason() -> None:
     assert read_refusal(400, body).kind is RefusalKind.OTHER
 
 
+@pytest.mark.parametrize(
+    "language", ["verbose_json", "not supported", "xx-field language not permitted", "'", ""]
+)
+def test_a_client_cannot_have_its_own_words_believed(language: str) -> None:
+    said = (
+        vllm(f"Unsupported language: '{language}'.  Must be one of {LANGUAGES}."),
+        vllm(f"language {language}: not supported"),
+        vllm(f"language `{language[:10]}`… is not permitted"),
+    )
+    for body in said:
+        found = read_refusal(400, body, asked_format="verbose_json", language=language)
+        assert found.kind is RefusalKind.OTHER
+
+
 @given(st.integers(100, 999), st.binary(), st.text(max_size=5))
 def test_any_answer_is_read(status: int, body: bytes, language: str) -> None:
     read_refusal(status, body, asked_format="verbose_json", language=language)

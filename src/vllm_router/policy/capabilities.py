@@ -26,6 +26,10 @@ ALSO_CALLED: Final[Mapping[str, str]] = {
     "aif": "aiff",
 }
 _MIB: Final = 2**20
+#: What the router cuts audio into, and what a piece is no larger than: engines that take less than
+#: a window of 30 s, 0.92 MiB as 16 kHz WAV, cannot be used.
+LEAST_AUDIO_S: Final = 30.0
+LEAST_FILE_BYTES: Final = _MIB
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,16 +12,19 @@ import contextlib
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from vllm_router.policy.capabilities import ALSO_CALLED, CONTAINERS, UNKNOWN, Capabilities
+from vllm_router.policy.capabilities import (
+    ALSO_CALLED,
+    CONTAINERS,
+    LEAST_AUDIO_S,
+    LEAST_FILE_BYTES,
+    UNKNOWN,
+    Capabilities,
+)
 
 NAMES: Final = ("verbose_json", "language", "max_audio_s", "max_file_mb", "containers")
-#: What the router cuts audio into: engines that take less cannot be used.
-LEAST_AUDIO_S: Final = 30.0
 #: Some thirty years, and a petabyte: what is counted must stay computable.
 MOST_AUDIO_S: Final = 1e9
 MOST_FILE_MB: Final = 1e9
-#: A window of 30 s, 16 kHz WAV, has 0.92 MiB.
-LEAST_FILE_MB: Final = 1.0
 MOST_NAMES: Final = 100
 _MIB: Final = 2**20
 _WORDS: Final[Mapping[str, bool]] = {
@@ -87,7 +90,7 @@ def _one(name: str, value: object) -> Capabilities:
     if name == "max_audio_s":
         return Capabilities(max_audio_s=_number(name, value, LEAST_AUDIO_S, MOST_AUDIO_S))
     if name == "max_file_mb":
-        size_mb = _number(name, value, LEAST_FILE_MB, MOST_FILE_MB)
+        size_mb = _number(name, value, LEAST_FILE_BYTES / _MIB, MOST_FILE_MB)
         return Capabilities(max_file_bytes=int(size_mb * _MIB))
     return Capabilities(containers=_containers(value))
 

@@ -162,10 +162,12 @@ class PieceCaller:
                 self._capabilities.refused_format(ticket, attempt.engine_id)
                 raise no_word_times()
             if reason is RefusalKind.LANGUAGE:
-                self._capabilities.refused_language(ticket, attempt.engine_id)
-                return await self.ask(
+                words = await self.ask(
                     audio, piece, trace, temperature=temperature, tells_language=False
                 )
+                # The field was the reason indeed.
+                self._capabilities.refused_language(ticket, attempt.engine_id)
+                return words
             if answer.status >= 500:
                 # Of a whole upload this is the client's to see; of a piece it says too little.
                 raise PieceFailed(f"The engines answered {answer.status} to it.")

@@ -27,6 +27,7 @@ from vllm_router.outbound.call import (
     ConnectionBroke,
 )
 from vllm_router.outbound.upload import Upload
+from vllm_router.policy.capabilities import LEAST_AUDIO_S, LEAST_FILE_BYTES
 from vllm_router.proxy.dispatch import Attempt
 from vllm_router.proxy.events import EventStream
 from vllm_router.proxy.facts import RequestFacts
@@ -155,40 +156,34 @@ class WholeAnswer:
         A second engine of the model is asked the same before the first one is believed; and if it
         refuses `language` too, that is left out.
         """
-        kind = self._refused_field(first, is_verbose=is_verbose)
-        if kind is None:
+        kind = self._read_refusal(first, is_verbose=is_verbose).kind
+        if kind is not RefusalKind.FORMAT and kind is not RefusalKind.LANGUAGE:
             return first
-        last, fleet = first, self._means.dispatcher.fleet
-        if not self._is_known(kind):
-            ticket = first.ticket
-            ticket.excluded.add(first.engine_id)
-            if fleet.is_ready_for(ticket):
-                first.close(first.kind)
-                last = await self._attempt(
-                    edits, read, first, is_verbose=is_verbose, takes_refusals=True
-                )
-                again = last.answer.status in REFUSED
-                if not again or self._refused_field(last, is_verbose=is_verbose) is not kind:
-                    return last
+        capabilities, ticket, refusing = self._means.capabilities, first.ticket, [first.engine_id]
+        last = first
+        ticket.excluded.add(first.engine_id)
+        if not self._is_known(kind) and self._means.dispatcher.fleet.is_ready_for(ticket):
+            first.close(first.kind)
+            last = await self._attempt(
+                edits, read, first, is_verbose=is_verbose, takes_refusals=True
+            )
+            if self._read_refusal(last, is_verbose=is_verbose).kind is not kind:
+                return last
+            refusing.append(last.engine_id)
         if kind is RefusalKind.FORMAT:
+            for engine_id in refusing:
+                capabilities.refused_format(ticket, engine_id)
             return last
         last.close(last.kind)
-        last.ticket.excluded -= {first.engine_id, last.engine_id}
+        ticket.excluded -= set(refusing)
         self._tells_language = False
         self._edits = [*self._edits, *self._facts.form.removed("language")]
-        return await self._attempt(edits, read, last, is_verbose=is_verbose, takes_refusals=True)
-
-    def _refused_field(self, attempt: Attempt, *, is_verbose: bool) -> RefusalKind | None:
-        """Return which field an engine refuses, and note it; None: none, or another."""
-        refusal = self._read_refusal(attempt, is_verbose=is_verbose)
-        capabilities, ticket = self._means.capabilities, attempt.ticket
-        if refusal.kind is RefusalKind.FORMAT:
-            capabilities.refused_format(ticket, attempt.engine_id)
-        elif refusal.kind is RefusalKind.LANGUAGE:
-            capabilities.refused_language(ticket, attempt.engine_id)
-        else:
-            return None
-        return refusal.kind
+        last = await self._attempt(edits, read, last, is_verbose=is_verbose, takes_refusals=True)
+        if last.answer.status == 200:
+            # The field was the reason indeed.
+            for engine_id in refusing:
+                capabilities.refused_language(ticket, engine_id)
+        return last
 
     def _is_known(self, kind: RefusalKind) -> bool:
         can = self._means.capabilities.of(self._facts.model)
@@ -329,20 +324,24 @@ class WholeAnswer:
         self._note_limit(attempt, refusal)
 
     def _note_limit(self, attempt: Attempt, refusal: Refusal) -> None:
-        """Remember the limit by which an upload was refused that was sound."""
+        """Remember the limit by which an upload was refused that was sound.
+
+        Not one that pieces would not be within: what they show to be taken is no limit.
+        """
         facts, capabilities = self._facts, self._means.capabilities
         ticket, engine_id, limit = attempt.ticket, attempt.engine_id, refusal.limit
         if refusal.kind is RefusalKind.TOO_LONG:
+            is_measured = self._story.is_measured or not facts.is_estimated
             length_s = self._story.audio_s or facts.audio_s
             if limit is None:
                 # No longer than this is all that is known.
                 limit = math.nextafter(length_s, 0.0)
-            if limit < length_s:
+            if is_measured and LEAST_AUDIO_S <= limit < length_s:
                 capabilities.refused_length(ticket, engine_id, limit)
         elif refusal.kind is RefusalKind.TOO_LARGE:
             size_bytes = facts.file.end - facts.file.start
             limit = size_bytes - 1 if limit is None else limit
-            if limit < size_bytes:
+            if LEAST_FILE_BYTES <= limit < size_bytes:
                 capabilities.refused_size(ticket, engine_id, limit)
 
     async def _show_refusal(self, attempt: Attempt, stream: EventStream | None) -> None:

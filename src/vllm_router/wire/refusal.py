@@ -16,6 +16,7 @@ from enum import StrEnum
 from typing import Final
 
 from vllm_router.wire.json_text import BadJson, JsonValue, read_object
+from vllm_router.wire.language import language_code
 
 #: A refusal is a sentence or a few; vLLM's longest lists a hundred languages.
 MAX_BYTES: Final = 16 * 1024
@@ -121,6 +122,9 @@ def read_refusal(
     if status not in REFUSED:
         return _OTHER
     words = _words(body[:MAX_BYTES])
+    if language is not None and (language_code(language) is None or _quotes(words, language)):
+        # The client's value is at fault, and its words among the engine's prove nothing.
+        language = asked_format = None
     if asked_format is not None and (asked_format in words or "response_format" in words):
         return Refusal(RefusalKind.FORMAT)
     if _MUCH.search(words) is not None:
@@ -138,11 +142,13 @@ def _is_field(words: str, value: str) -> bool:
     """Return whether the field `language` itself is refused, not the value that it had."""
     if _LANGUAGE.search(words) is None or _VALUE.search(words) is not None:
         return False
-    if any(f"{quote}{value}{quote}" in words for quote in "'\"`"):
-        return False
     if re.search(rf"\blanguage:? {re.escape(value)}\b", words) is not None:
         return False
     return _NOT_TAKEN.search(words) is not None
+
+
+def _quotes(words: str, value: str) -> bool:
+    return any(f"{quote}{value.lower()}{quote}" in words for quote in "'\"`")
 
 
 def _length_limit(words: str) -> float | None:
