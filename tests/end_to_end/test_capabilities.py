@@ -138,6 +138,8 @@ async def test_an_hour_is_transcribed(answers: Answers, hour: bytes) -> None:
     assert words_of("json", answer.text) == SENTENCE.split() * HOUR_BURSTS
 
 
+# Six hours of audio.
+@pytest.mark.timeout(300)
 async def test_an_hour_without_verbose_json_has_the_same_words_and_times_in_every_format(
     hour: bytes,
 ) -> None:
