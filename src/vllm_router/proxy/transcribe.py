@@ -47,7 +47,7 @@ class Transcriber:
             head.header(b"x-stream-format"),
             head.header(b"x-priority"),
         )
-        if wish.format is not None and (self._must_split(facts) or self._must_decode(facts)):
+        if wish.format is not None and self._must_split(facts):
             await LongAnswer(self._means, exchange, facts, wish, story).run(upload)
             return
         edits = []
@@ -64,14 +64,8 @@ class Transcriber:
             await whole.converted()
         self._means.lengths.measure(upload, facts, story)
 
-    def _must_decode(self, facts: RequestFacts) -> bool:
-        """Return whether the engines are known not to read the upload's container."""
-        means = self._means
-        return means.rules.split != "off" and means.containers.is_unreadable(
-            facts.model, facts.kind, means.dispatcher.now()
-        )
-
     def _must_split(self, facts: RequestFacts) -> bool:
+        """Return whether the engines cannot take it whole: too long, too large, or unreadable."""
         rules = self._means.rules
         if rules.split == "off":
             return False
@@ -80,4 +74,9 @@ class Transcriber:
         bound_s = rules.split_longer_than_s
         if facts.is_estimated:
             bound_s *= ESTIMATE_FACTOR
-        return facts.audio_s > bound_s or facts.file.end - facts.file.start > ENGINE_FILE_BYTES
+        if facts.audio_s > bound_s or facts.file.end - facts.file.start > ENGINE_FILE_BYTES:
+            return True
+        # WAV is what the router itself sends.
+        return facts.kind != "wav" and self._means.containers.is_unreadable(
+            facts.model, facts.kind, self._means.dispatcher.now()
+        )
