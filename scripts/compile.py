@@ -63,6 +63,7 @@ HOT = (
     "wire/duration.py",
     "wire/exposition.py",
     "wire/multipart.py",
+    "wire/plain_text.py",
     "wire/spoken_length.py",
     "wire/told_seconds.py",
     "wire/trouble.py",

@@ -8,6 +8,7 @@ counts.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import sys
@@ -28,8 +29,17 @@ from benchmarks.proxies.workers import compare, dear
 from vllm_router.app.compiled import how_it_runs
 
 SMALL_BYTES, MEDIUM_BYTES, LARGE_BYTES = 96 * 1024, 1_270_000, 25_000_000
-#: 25 MB at this rate are half a minute: one upload in two windows, carried whole by every proxy.
-LARGE_RATE_HZ = 384_000
+#: What costs a proxy something is bytes, so the rates are high. At 16 kHz, 1.27 MB would last 40 s
+#: and 25 MB 13 minutes: the router would decode and cut them. At these rates the first lasts 3.3 s,
+#: as long as the engine's answer takes to say, and the second 16 s.
+MEDIUM_RATE_HZ, LARGE_RATE_HZ = 192_000, 768_000
+#: Words enough for 16 s: for fewer the router would decode the upload to see whether some are lost.
+LARGE_ANSWER = {
+    "text": "And so, my fellow Americans, ask not what your country can do for you. Ask what you "
+    "can do for your country. My fellow citizens of the world, ask not what America will do for "
+    "you, but what together we can do for the freedom of man.",
+    "usage": {"type": "duration", "seconds": 17},
+}
 AT_ONCE = 64
 #: Connections at which workers share the work: few, as a proxy in front keeps, and many.
 WORKERS_AT = (4, 8, 32)
@@ -98,12 +108,17 @@ def measure_memory(
 ) -> dict[str, Any]:
     """Return memory by case and contender; each proxy is started anew for each case."""
     upload = write_upload(folder, "25 MB", LARGE_BYTES, LARGE_RATE_HZ)
+    answer = folder / "large-answer.json"
+    answer.write_text(json.dumps(LARGE_ANSWER))
     found: dict[str, Any] = {}
     for rate in (0, SLOW_BYTES_PER_S) if with_slow else (0,):
         case = f"{AT_ONCE} × 25 MB" + (", engines read 1 MB/s" if rate else "")
         found[case] = {}
         for name in names:
-            with engines(binary, 2, rate) as urls, CONTENDERS[name](folder, urls) as target:
+            with (
+                engines(binary, 2, rate, answer=answer) as urls,
+                CONTENDERS[name](folder, urls) as target,
+            ):
                 if target.pid is not None:
                     # What the first upload alone makes a process load is no growth by uploads.
                     memory(target, upload, 1)
@@ -142,8 +157,11 @@ def main() -> int:
         folder.chmod(0o755)
         binary = build_engine(folder)
         small, medium = (
-            write_upload(folder, label, size, is_file_first=not args.fields_first)
-            for label, size in (("96 KB", SMALL_BYTES), ("1.27 MB", MEDIUM_BYTES))
+            write_upload(folder, label, size, rate_hz, is_file_first=not args.fields_first)
+            for label, size, rate_hz in (
+                ("96 KB", SMALL_BYTES, 16_000),
+                ("1.27 MB", MEDIUM_BYTES, MEDIUM_RATE_HZ),
+            )
         )
         if "speed" in asked:
             sizes = [size.strip() for size in args.sizes.split(",")]

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import gc
 import time
+import weakref
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
@@ -60,6 +62,10 @@ async def hangs() -> Answer:
 
 async def answers() -> Answer:
     await asyncio.sleep(0.01)
+    return answer(200, b"{}")
+
+
+async def answers_at_once() -> Answer:
     return answer(200, b"{}")
 
 
@@ -291,6 +297,40 @@ async def test_what_stood_still_itself_suspects_nobody(notes: Notes) -> None:
     await waiting
     assert notes.suspects == []
     assert len(engines.asked) == 1
+
+
+@pytest.mark.parametrize("hedge_after_s", [None, 2.0])
+async def test_a_call_that_is_over_is_let_go(notes: Notes, hedge_after_s: float | None) -> None:
+    """It refers to the upload and the answer, and long before it could be overdue it is over."""
+    dispatcher = fleet_of(2, notes, suspicion=SuspicionRules(), hedge_after_s=hedge_after_s)
+    held = []
+    for _ in range(200):
+        engines = Engines(answers_at_once)
+        await ask(dispatcher, engines)
+        held.append(weakref.ref(engines))
+    del engines
+    gc.collect()
+    alive = sum(engines() is not None for engines in held)
+    # With a time to hedge, each call has one of its own; then a few are tidied up at a time.
+    assert alive <= (0 if hedge_after_s is None else 40)
+
+
+async def test_calls_are_reviewed_in_the_order_in_which_they_are_due(notes: Notes) -> None:
+    dispatcher = fleet_of(4, notes)
+    await learn(dispatcher)
+    first, quick, last = Engines(hangs, answers), Engines(answers), Engines(hangs, answers)
+    began = dispatcher.now()
+
+    async def took(engines: Engines, after_s: float) -> float:
+        await asyncio.sleep(after_s)
+        await ask(dispatcher, engines)
+        return dispatcher.now() - began
+
+    times = await asyncio.gather(took(first, 0.0), took(quick, 0.0), took(last, 0.15))
+    assert times[1] < 0.2 <= times[0] < times[2]
+    assert times[2] >= 0.35
+    assert [len(each.asked) for each in (first, quick, last)] == [2, 1, 2]
+    await at_rest(dispatcher)
 
 
 class TestDeadlyUploads:

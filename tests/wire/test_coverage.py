@@ -1,3 +1,5 @@
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -5,6 +7,7 @@ from hypothesis import strategies as st
 from vllm_router.wire.coverage import (
     Verdict,
     better,
+    is_ample,
     is_repetitive,
     is_thin,
     joined_at_cut,
@@ -13,6 +16,8 @@ from vllm_router.wire.coverage import (
     usual_rate,
 )
 from vllm_router.wire.speech import Span
+from vllm_router.wire.spoken_length import spoken_length
+from vllm_router.wire.transcript import read_transcript
 
 SENTENCE = "It was my reports from the north which chiefly induced people to buy. "
 # Said in 3.6 s.
@@ -210,6 +215,47 @@ def test_a_join_loses_at_most_what_is_doubled(first, second, spoken, rates):
 def test_more_of_the_same_is_not_thinner(text, audio_s):
     if not is_thin(text, audio_s):
         assert not is_thin(f"{text} {text}", audio_s)
+
+
+@given(TEXTS, st.floats(6.1, 60))
+def test_counting_letters_first_changes_no_verdict(text, audio_s):
+    said = f"So {text}"
+    assert is_thin(said, audio_s) is (spoken_length(said) < 9.5 * audio_s)
+
+
+@given(st.sampled_from(["♪", "[Music]", "(upbeat music)", "*coughs*"]), TEXTS)
+def test_what_begins_with_a_letter_is_more_than_a_sound(sound, text):
+    assert not is_thin(f"é{text} {sound}", 6.0)
+    assert is_thin(sound, 6.0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "audio_s", "is_ample_"),
+    [
+        (b'{"text":"ok"}', 1.0, True),
+        (b'{"text":" Hello.","usage":{"type":"duration","seconds":6}}', 5.9, True),
+        (b'{"text":"Hello."}', 7.0, False),
+        (f'{{"text":"{SENTENCE}"}}'.encode(), 6.5, True),
+        ('{"text":"我们今天讨论一下预算的问题。"}'.encode(), 3.2, True),
+        ('{"text":"我们今天讨论一下预算的问题。"}'.encode(), 6.2, False),
+        # It takes a parser to tell.
+        (b'{"text":""}', 2.0, False),
+        (b'{"text":"[Music]"}', 2.0, False),
+        (b'{"text":"\\u0439"}', 2.0, False),
+        (b'{"language":"en","text":"ok"}', 2.0, False),
+        (b"ok", 2.0, False),
+    ],
+)
+def test_a_usual_answer_needs_no_parser(answer, audio_s, is_ample_):
+    assert is_ample(answer, audio_s) is is_ample_
+
+
+@given(TEXTS | st.text(), st.floats(0, 60), st.booleans(), st.sampled_from([None, (",", ":")]))
+def test_what_is_ample_is_not_thin(text, audio_s, is_ascii, separators):
+    answer = json.dumps({"text": text, "usage": {}}, ensure_ascii=is_ascii, separators=separators)
+    body = answer.encode("utf-8", "replace")
+    if is_ample(body, audio_s):
+        assert not is_thin(read_transcript(body).text, audio_s)
 
 
 @given(st.lists(st.sampled_from(SENTENCE.split()), min_size=1, max_size=80), st.floats(1, 29))

@@ -290,6 +290,9 @@ class _Order:
         self.engines.pop(at)
 
     def _at(self, engine: Engine, key: float) -> int:
+        # Work goes to the first, so it is mostly the first whose key changes.
+        if self.engines[0] is engine:
+            return 0
         at = _first_not_below(self._keys, key)
         while self.engines[at] is not engine:
             at += 1

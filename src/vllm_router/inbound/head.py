@@ -60,10 +60,8 @@ class RequestHead:
         """Return the first header of that lower-case name."""
         first = self.first
         if first is None:
-            first = self.first = {}
-            for key, value in self.headers:
-                if key not in first:
-                    first[key] = value
+            # Of each name the last one read stays.
+            first = self.first = dict(reversed(self.headers))
         return first.get(name)
 
     @property

@@ -256,12 +256,9 @@ class EngineConnection(asyncio.Protocol):
         if self._is_interim:
             return
         self._is_head_done = True
-        has_length = is_stream = False
-        for name, value in self._headers:
-            if name == b"content-length" or name == b"transfer-encoding":
-                has_length = True
-            elif name == b"content-type":
-                is_stream = is_type(value, b"text/event-stream")
+        fields = dict(self._headers)
+        has_length = b"content-length" in fields or b"transfer-encoding" in fields
+        is_stream = is_type(fields.get(b"content-type", b""), b"text/event-stream")
         self._is_until_close = not has_length and status not in (204, 304)
         self._is_event_stream = is_stream
 

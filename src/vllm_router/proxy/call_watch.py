@@ -9,7 +9,9 @@ that a slow engine that works loses nothing.
 An upload on which an engine has died is never on two engines at once. When its engine is taken out
 its call is recalled, and the work goes on elsewhere after that.
 
-Bounds: O(log n) for each call, one timer for all. Second calls are within the same bounds as
+Bounds: O(1) for a call that is answered before it could be overdue, O(log n) for any other; one
+timer for all. A call refers to an upload and its answer, so one that is over is let go: at once, or
+when there are more entries of such calls than of others. Second calls are within the same bounds as
 repeats: a number of calls, and a budget for the whole router.
 
 Refuses to know: what is sent, and what an answer says.
@@ -39,6 +41,8 @@ log = logging.getLogger(__name__)
 
 #: In these states an engine gives no answer that is worth waiting for alone.
 TAKEN_OUT: Final = frozenset({EngineState.EJECTED, EngineState.PROBING, EngineState.SLEEPING})
+#: Entries of ended calls that are not worth the work of removing them.
+_FEW_LEFT: Final = 32
 #: When the timer fires later than this the process itself has stood still. Answers may lie unread
 #: in the sockets, so nobody is overdue before they have been read.
 LATE_S: Final = 0.5
@@ -168,8 +172,12 @@ class CallWatch:
         self._observer = observer
         self._max_calls = max_calls
         self._attempt = attempt
-        self._rules = fleet.settings.suspicion
-        self._running: dict[Call, None] = {}
+        self._floor_s = fleet.settings.suspicion.floor_s
+        self._recheck_s = fleet.settings.suspicion.recheck_s
+        # Nearly every call ends among the young, which wait for their first review in the order in
+        # which they began. The old are reviewed at times of their own.
+        self._young: dict[Call, None] = {}
+        self._old: dict[Call, None] = {}
         self._due: list[tuple[float, int, Call]] = []
         self._pushed = 0
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -177,7 +185,10 @@ class CallWatch:
         self._timer_at = math.inf
 
     def __len__(self) -> int:
-        return len(self._running)
+        return len(self._young) + len(self._old)
+
+    def _running(self) -> list[Call]:
+        return [*self._old, *self._young]
 
     def begin(self, charge: Charge, send: Send, tries: Tries) -> Call:
         """Note a call that the running task is about to make; to be followed by `end`."""
@@ -186,35 +197,45 @@ class CallWatch:
         task = asyncio.current_task(loop)
         assert task is not None
         hedge_at = math.inf
-        first_at = charge.started_at + self._rules.floor_s
         if charge.ticket.urgency is Urgency.SHORT:
             delay_s = self._fleet.hedge_delay_s()
             if delay_s is not None:
                 hedge_at = charge.started_at + delay_s
-                first_at = min(first_at, hedge_at)
         call = Call(charge, send, tries, task, hedge_at)
         tries.started += 1
         tries.running += 1
-        self._running[call] = None
-        self._push(call, first_at)
+        first_at = charge.started_at + self._floor_s
+        if hedge_at < first_at:
+            self._old[call] = None
+            self._push(call, hedge_at)
+        else:
+            self._young[call] = None
+            if first_at < self._timer_at:
+                self._arm(first_at)
         return call
 
     def end(self, call: Call) -> None:
         """Note that a call is over; its second, if any, is the caller's business from now on."""
         call.has_ended = True
         call.tries.running -= 1
-        del self._running[call]
+        if call in self._young:
+            del self._young[call]
+            return
+        del self._old[call]
+        if len(self._due) > 2 * len(self) + _FEW_LEFT:
+            self._due = [entry for entry in self._due if not entry[2].has_ended]
+            heapq.heapify(self._due)
 
     def others(self, charge: Charge) -> list[Charge]:
         """Return what else is charged now for the same audio as a call that is over."""
         deaths = charge.ticket.deaths
-        return [call.charge for call in self._running if call.charge.ticket.deaths is deaths]
+        return [call.charge for call in self._running() if call.charge.ticket.deaths is deaths]
 
     def taken_out(self, engine_id: EngineId) -> None:
         """Find other engines at once for what an engine works on that has been taken out."""
         now = self._now()
-        for call in [call for call in self._running if call.charge.engine_id == engine_id]:
-            if call.second is None:
+        for call in self._running():
+            if call.charge.engine_id == engine_id and call.second is None:
                 self._push(call, now)
 
     def _push(self, call: Call, at: float) -> None:
@@ -239,6 +260,15 @@ class CallWatch:
         if is_late:
             self._arm(now + LATE_S)
             return
+        grown: list[Call] = []
+        for call in self._young:
+            if call.charge.started_at + self._floor_s > now:
+                break
+            grown.append(call)
+        for call in grown:
+            del self._young[call]
+            self._old[call] = None
+            self._review(call, now)
         due = self._due
         while due:
             at, _, call = due[0]
@@ -247,8 +277,11 @@ class CallWatch:
             heapq.heappop(due)
             if not call.has_ended:
                 self._review(call, now)
-        if due and due[0][0] < self._timer_at:
-            self._arm(due[0][0])
+        at = due[0][0] if due else math.inf
+        if self._young:
+            at = min(at, next(iter(self._young)).charge.started_at + self._floor_s)
+        if at < self._timer_at:
+            self._arm(at)
 
     def _review(self, call: Call, now: float) -> None:
         charge = call.charge
@@ -279,7 +312,7 @@ class CallWatch:
             return
         if not self._start_second(call, reason, now):
             # Another engine may be ready soon, and the budget may allow it.
-            self._push(call, now + self._rules.recheck_s)
+            self._push(call, now + self._recheck_s)
 
     def _start_second(self, call: Call, reason: Reason, now: float) -> bool:
         """Give the work to another engine too, or instead; False: it cannot be at present."""
@@ -321,7 +354,7 @@ class CallWatch:
             # What the first engine says decides, unless there is one more to ask.
             call.second = None
             if call.tries.started < self._max_calls:
-                self._push(call, self._now() + self._rules.recheck_s)
+                self._push(call, self._now() + self._recheck_s)
         elif call.reason is Reason.OVERDUE:
             call.recall(OutcomeKind.OVERTAKEN)
         else:

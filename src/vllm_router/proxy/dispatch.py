@@ -623,19 +623,19 @@ def _deadly(ticket: Ticket) -> EnginesDied:
 def _judge(answer: Answer) -> tuple[OutcomeKind, str]:
     """Return what an answer says of its engine, and why it must be repeated, empty if not."""
     status = answer.status
+    if status < 300:
+        if _is_cut_short(answer):
+            return OutcomeKind.RESET, "it answered JSON that is not whole"
+        return OutcomeKind.OK, ""
     if status in _REPEATED or status >= _NO_STATUS:
         return OutcomeKind.BAD_STATUS, f"it answered {status}"
-    why = denial(status) if status >= 300 else None
+    why = denial(status)
     if why is not None:
         # It says how the router is set up, which is not the client's business.
         return OutcomeKind.DENIED, f"it answered {status}: {why}"
     if status == 500:
         return OutcomeKind.UNDECIDED, "it answered 500"
-    if status >= 400:
-        return OutcomeKind.CLIENT_FAULT, ""
-    if _is_cut_short(answer):
-        return OutcomeKind.RESET, "it answered JSON that is not whole"
-    return OutcomeKind.OK, ""
+    return OutcomeKind.CLIENT_FAULT, ""
 
 
 def _is_cut_short(answer: Answer) -> bool:

@@ -126,9 +126,17 @@ def client_headers(headers: Headers, engine_id: str) -> Headers:
 
 def _end_to_end(headers: Headers, hidden: frozenset[bytes]) -> Headers:
     """Return headers but for the hidden ones and those that a Connection header nominates."""
-    for name, value in headers:
-        if name == b"connection":
-            options = value.lower()
+    out: Headers = []
+    nominated: set[bytes] = set()
+    for header in headers:
+        name = header[0]
+        if name not in hidden:
+            out.append(header)
+        elif name == b"connection":
+            options = header[1].lower()
             if options != b"keep-alive" and options != b"close":
-                hidden = hidden | ({o.strip() for o in options.split(b",")} - _KEPT)
-    return [header for header in headers if header[0] not in hidden]
+                nominated.update(option.strip() for option in options.split(b","))
+    if nominated:
+        nominated -= _KEPT
+        out = [header for header in out if header[0] not in nominated]
+    return out

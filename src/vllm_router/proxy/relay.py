@@ -56,9 +56,9 @@ class UploadBody:
     def __init__(self, upload: Upload, spans: list[Span]) -> None:
         self._upload = upload
         self._spans = spans
-        self.size_bytes = sum(
-            len(span) if isinstance(span, bytes) else span[1] - span[0] for span in spans
-        )
+        self.size_bytes = 0
+        for span in spans:
+            self.size_bytes += len(span) if isinstance(span, bytes) else span[1] - span[0]
 
     @classmethod
     def edited(cls, upload: Upload, edits: list[Edit]) -> UploadBody:

@@ -39,6 +39,7 @@ from vllm_router.proxy.relay import MAX_REFUSAL_BYTES, UploadBody, pass_on, unde
 from vllm_router.proxy.speech_check import SpeechCheck
 from vllm_router.proxy.story import Story
 from vllm_router.proxy.wish import StreamFormat, Wish
+from vllm_router.wire.coverage import is_ample
 from vllm_router.wire.formats import FORMATS, ResponseFormat
 from vllm_router.wire.json_text import JsonObject
 from vllm_router.wire.media_type import is_type
@@ -80,7 +81,13 @@ class WholeAnswer:
         self._upload = upload
         self._edits = edits
         self._tells_language = tells_language and wish.language is not None
-        self._check = SpeechCheck(means, exchange, facts, wish, story, upload)
+
+    @property
+    def _check(self) -> SpeechCheck:
+        """What holds the answer against the speech; made when it is needed, which is seldom."""
+        return SpeechCheck(
+            self._means, self._exchange, self._facts, self._wish, self._story, self._upload
+        )
 
     async def _attempt(
         self,
@@ -118,19 +125,17 @@ class WholeAnswer:
         attempt = await self._means.dispatcher.attempt(ticket, send)
         story.queue_s += attempt.waited_s
         story.windows += ticket.windows
-        status = attempt.answer.status
-        if status == 200:
+        answer = attempt.answer
+        if answer.status == 200:
             if self._means.capabilities.has_doubts:
                 self._refute_doubts(is_verbose)
-        elif status in REFUSED and not takes_refusals:
-            return await self._asked_otherwise(attempt, edits, read, is_verbose)
-        said = attempt.answer.body
-        is_asked = story.charged_s is not None or facts.is_estimated
-        if is_asked and said is not None and status == 200:
-            told_s = told_seconds(said)
+            is_asked = facts.is_estimated or story.charged_s is not None
+            told_s = told_seconds(answer.body) if is_asked and answer.body is not None else None
             if told_s is not None:
                 story.audio_s = corrected_seconds(facts.audio_s, told_s)
                 story.is_measured = True
+        elif answer.status in REFUSED and not takes_refusals:
+            return await self._asked_otherwise(attempt, edits, read, is_verbose)
         return attempt
 
     def _refute_doubts(self, is_verbose: bool) -> None:
@@ -225,7 +230,10 @@ class WholeAnswer:
             await self._refused(attempt)
             return
         body = answer.body
-        transcript = None if body is None else _transcript_in(body, self._facts)
+        if body is None or is_ample(body, self._facts.audio_s):
+            await self._pass_on(attempt)
+            return
+        transcript = _transcript_in(body, self._facts)
         if transcript is None or not self._check.may_lack_words(transcript.text):
             await self._pass_on(attempt)
             return

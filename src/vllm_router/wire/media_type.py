@@ -1,5 +1,9 @@
 """Media types in headers."""
 
+from typing import Final
+
+_ENDS: Final = (b";", b" ", b"\t")
+
 
 def is_type(content_type: bytes, media_type: bytes) -> bool:
     """Whether a Content-Type is of a media type, whatever its parameters.
@@ -8,7 +12,9 @@ def is_type(content_type: bytes, media_type: bytes) -> bool:
         content_type: The header's value. Its case does not matter (RFC 9110, 8.3.1).
         media_type: Type and subtype in lower case.
     """
+    if content_type == media_type:
+        return True
     size = len(media_type)
-    if content_type[:size] != media_type and content_type[:size].lower() != media_type:
+    if not content_type.lower().startswith(media_type):
         return False
-    return content_type[size : size + 1] in (b"", b";", b" ", b"\t")
+    return len(content_type) == size or content_type[size : size + 1] in _ENDS

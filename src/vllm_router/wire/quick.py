@@ -44,11 +44,12 @@ def log_line(start: str, fields: tuple[object, ...]) -> str:
     """
     line = start
     for name, value in zip(fields[::2], fields[1::2], strict=True):
+        if value is None:
+            continue
         if isinstance(value, float):
             ticks = int(min(max(value, 0.0), 1e12) * 10_000 + 0.5)
-            line += f" {name}={ticks // 10_000}.{ticks % 10_000:04d}"
-        elif value is not None:
-            line += f" {name}={value}"
+            value = f"{ticks // 10_000}.{ticks % 10_000:04d}"
+        line += f" {name}={value}"
     return (line + "\n").encode("utf-8", "replace").decode()
 
 
