@@ -61,6 +61,7 @@ HOT = (
     "wire/coverage.py",
     "wire/duration.py",
     "wire/exposition.py",
+    "wire/leading_space.py",
     "wire/multipart.py",
     "wire/spoken_length.py",
     "wire/told_seconds.py",

@@ -82,12 +82,12 @@ def test_verbose_json_has_what_the_engine_leaves_out():
                 "id": 0,
                 "start": 0.0,
                 "end": 1.5,
-                "text": " Hello there.",
+                "text": "Hello there.",
                 "seek": 0,
                 "tokens": [1],
                 "no_speech_prob": None,
             },
-            {"id": 1, "start": 2.0, "end": 3.1, "text": " Grüße!", "seek": 0},
+            {"id": 1, "start": 2.0, "end": 3.1, "text": "Grüße!", "seek": 0},
         ],
         "usage": {"type": "duration", "seconds": 4},
     }
@@ -99,7 +99,7 @@ def test_verbose_json_has_what_the_engine_leaves_out():
 def test_verbose_json_of_little_knowledge():
     answer = json.loads(
         to_verbose_json(
-            Transcript("a", words=(Word(0.0, 1.0, "a", {"p": 1}),), extra={"future": 1}),
+            Transcript("a", words=(Word(0.0, 1.0, " a", {"p": 1}),), extra={"future": 1}),
             "translate",
         )
     )

@@ -32,6 +32,7 @@ from vllm_router.proxy.story import Story
 from vllm_router.proxy.wish import StreamFormat, Wish
 from vllm_router.wire.formats import FORMATS, ResponseFormat
 from vllm_router.wire.json_text import JsonObject
+from vllm_router.wire.leading_space import StreamStart, without_leading_space
 from vllm_router.wire.media_type import is_type
 from vllm_router.wire.multipart import Edit
 from vllm_router.wire.sse import encode
@@ -43,6 +44,8 @@ log = logging.getLogger(__name__)
 
 #: Statuses by which engines answer files whose container they cannot read.
 _PERHAPS_UNREADABLE: Final = frozenset({400, 415, 422, 500})
+#: Headers that are wrong for any other bytes than the engine's.
+_OF_THE_BYTES: Final = frozenset({b"etag", b"digest", b"content-digest", b"content-md5"})
 
 
 class WholeAnswer:
@@ -187,9 +190,16 @@ class WholeAnswer:
         await self._pass_on(attempt)
 
     async def _pass_on(self, attempt: Attempt) -> None:
+        answer, start = attempt.answer, None
+        # A format that only the engine knows may mean something by its white space.
+        if self._wish.format is not None and answer.status == 200:
+            if answer.body is None:
+                start = StreamStart()
+            else:
+                _trim(answer, answer.body)
         try:
             with attempt:
-                await pass_on(self._exchange, attempt)
+                await pass_on(self._exchange, attempt, start)
         except CallFailed:
             self._story.error = "engine_broke_off"
             if not self._exchange.is_complete:
@@ -387,6 +397,14 @@ class WholeAnswer:
             is_last = event.get("type") == "transcript.text.done"
             await stream.send(await self._checked_end(event) if is_last else encode(event))
         stream.end()
+
+
+def _trim(answer: Answer, body: bytes) -> None:
+    """Cut the white space before the text out of an engine's answer."""
+    edited = without_leading_space(body)
+    if len(edited) != len(body):
+        answer.body = edited
+        answer.headers = [header for header in answer.headers if header[0] not in _OF_THE_BYTES]
 
 
 def _transcript_in(body: bytes, facts: RequestFacts) -> Transcript | None:

@@ -112,7 +112,7 @@ def segment_object(segment: Segment, segment_id: int) -> JsonObject:
         "id": segment_id,
         "start": segment.start_s,
         "end": segment.end_s,
-        "text": segment.text,
+        "text": segment.text.lstrip(),
         **segment.extra,
     }
 
@@ -220,4 +220,4 @@ def _vtt_escaped(text: str) -> str:
 
 
 def _word_object(word: Word) -> JsonObject:
-    return {"word": word.text, "start": word.start_s, "end": word.end_s, **word.extra}
+    return {"word": word.text.lstrip(), "start": word.start_s, "end": word.end_s, **word.extra}

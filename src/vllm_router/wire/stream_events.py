@@ -198,10 +198,13 @@ class ChunkTranslator:
     def _pass_through(self, kind: str, message: JsonObject) -> JsonObject | None:
         delta = message.get("delta")
         if kind == "transcript.text.delta" and isinstance(delta, str):
-            event = self._delta(delta)
+            event = self._delta(delta if self.text else delta.lstrip())
             # With whatever else the engine says in it, unless a part of it is withheld.
             return message if event == delta_event(delta) else event
         if kind == "transcript.text.done":
+            text = message.get("text")
+            if isinstance(text, str) and text[:1].isspace():
+                message = {**message, "text": text.lstrip()}
             return self._complete(message)
         return message
 
