@@ -11,7 +11,7 @@ from vllm_router.proxy.long import LongAnswer
 from vllm_router.proxy.means import Means
 from vllm_router.proxy.story import Story
 from vllm_router.proxy.whole import WholeAnswer
-from vllm_router.proxy.wish import read_wish
+from vllm_router.proxy.wish import must_choose, read_wish
 from vllm_router.wire.formats import (
     FORMATS,
 )
@@ -46,8 +46,12 @@ class Transcriber:
             self._means.rules.stream_format,
             head.header(b"x-stream-format"),
             head.header(b"x-priority"),
+            self._means.rules.channels,
         )
-        if wish.format is not None and (self._must_split(facts) or self._must_decode(facts)):
+        is_ours = wish.format is not None
+        if is_ours and (
+            must_choose(facts, wish, upload) or self._must_split(facts) or self._must_decode(facts)
+        ):
             await LongAnswer(self._means, exchange, facts, wish, story).run(upload)
             return
         edits = []

@@ -11,7 +11,13 @@ from typing import Final
 
 from vllm_router.engines.engine import Engine
 from vllm_router.engines.work import OutcomeKind, Ticket, windows_of
-from vllm_router.errors import EngineFailed, EnginesDied, RouterError, UnreadableAudio
+from vllm_router.errors import (
+    EngineFailed,
+    EnginesDied,
+    RouterError,
+    UnreadableAudio,
+    UnsupportedValue,
+)
 from vllm_router.inbound.exchange import Exchange
 from vllm_router.outbound.answer import Answer
 from vllm_router.outbound.call import (
@@ -44,6 +50,8 @@ log = logging.getLogger(__name__)
 
 #: Statuses by which engines answer files whose container they cannot read.
 _PERHAPS_UNREADABLE: Final = frozenset({400, 415, 422, 500})
+#: Those by which they answer fields that they do not understand.
+_REFUSED: Final = frozenset({400, 404, 422, 501})
 #: Headers that are wrong for any other bytes than the engine's.
 _OF_THE_BYTES: Final = frozenset({b"etag", b"digest", b"content-digest", b"content-md5"})
 
@@ -119,8 +127,15 @@ class WholeAnswer:
         )
 
     async def passed_through(self) -> None:
-        """Pass the engine's answer on as it is."""
-        await self._pass_on(await self._attempt())
+        """Pass the engine's answer on as it is.
+
+        Raises:
+            UnsupportedValue: It was to tell speakers apart and cannot.
+        """
+        attempt = await self._attempt()
+        if self._wish.is_diarized and attempt.answer.status in _REFUSED:
+            await _require_speakers(attempt)
+        await self._pass_on(attempt)
 
     async def verified(self) -> None:
         """Pass the engine's JSON on as it is, unless its words are implausible for the audio."""
@@ -397,6 +412,25 @@ class WholeAnswer:
             is_last = event.get("type") == "transcript.text.done"
             await stream.send(await self._checked_end(event) if is_last else encode(event))
         stream.end()
+
+
+async def _require_speakers(attempt: Attempt) -> None:
+    """Say what to do where an engine does not know the format that tells speakers apart.
+
+    Raises:
+        UnsupportedValue: It does not.
+    """
+    try:
+        said = await attempt.answer.read(MAX_REFUSAL_BYTES)
+    except CallFailed:
+        attempt.answer.body = said = b""
+    if b"response_format" in said or b"diarized" in said:
+        attempt.close(attempt.kind)
+        raise UnsupportedValue(
+            "The engines do not tell speakers apart. Of a recording with one speaker per channel, "
+            "ask for 'diarized_json' with 'channels=each'; of any other, for 'verbose_json'.",
+            param="response_format",
+        )
 
 
 def _trim(answer: Answer, body: bytes) -> None:

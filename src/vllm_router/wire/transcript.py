@@ -52,12 +52,15 @@ class Segment:
         end_s: Not before `start_s`.
         text: As the engine wrote it, often with a space in front.
         extra: The engine's other fields, in its order (`seek`, `tokens`, `avg_logprob`, …).
+        channel: In which it was said, from 0; None: channels are not told apart. What is said in
+            two channels may overlap.
     """
 
     start_s: float
     end_s: float
     text: str
     extra: JsonObject = field(default_factory=dict)
+    channel: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
