@@ -66,6 +66,7 @@ HOT = (
     "wire/spoken_length.py",
     "wire/told_seconds.py",
     "wire/trouble.py",
+    "wire/usage_seconds.py",
     "wire/wav.py",
 )
 #: Written in C, in the place of the Python of the same name.

@@ -132,6 +132,29 @@ async def test_no_stream_begins_with_a_space(kind: str) -> None:
                 assert told[-1]["text"] == "one two"
 
 
+async def test_seconds_are_whole_wherever_a_usage_is_told() -> None:
+    usage = {"type": "duration", "seconds": 4.2}
+
+    async def says(heard: Heard) -> Reply:
+        if heard.fields.get("stream") == "true":
+            delta = {"type": "transcript.text.delta", "delta": "so"}
+            done = {"type": "transcript.text.done", "text": "so", "usage": usage}
+            return 200, sse(delta, done, end=b"")
+        return 200, {"text": "so", "usage": usage}
+
+    async with parrot(says) as url, running_router(url) as router:
+        told = []
+        for kind in ("json", "verbose_json"):
+            answer = await router.upload(*asking(field("response_format", kind)))
+            assert answer.headers["content-length"] == str(len(answer.content))
+            told.append(answer.json()["usage"])
+        streamed = await router.upload(*asking(field("stream", "true")))
+        told.append(events(streamed.text)[-1]["usage"])
+    for each in told:
+        assert each == {"type": "duration", "seconds": 5}
+        assert isinstance(each["seconds"], int)
+
+
 async def test_an_engines_events_become_openais() -> None:
     async def says(heard: Heard) -> Reply:
         return 200, sse(chunk(" one"), chunk(" two", "stop"), chunk("three", "stop"))

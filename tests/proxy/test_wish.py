@@ -75,9 +75,10 @@ def test_channels_are_the_requests_or_else_the_routers() -> None:
 
 def test_speakers_names_are_in_the_order_of_channels() -> None:
     name = "known_speaker_names[]"
-    assert wish((name, "Agent"), (name, " Zoë ")).names == ("Agent", "Zoë")
-    assert wish(("known_speaker_names", "Agent")).names == ("Agent",)
-    assert wish().names == ()
+    each = ("channels", "each"), ("response_format", "diarized_json")
+    assert wish(*each, (name, "Agent"), (name, " Zoë ")).names == ("Agent", "Zoë")
+    assert wish(*each, ("known_speaker_names", "Agent")).names == ("Agent",)
+    assert wish(*each).names == ()
 
 
 @pytest.mark.parametrize(

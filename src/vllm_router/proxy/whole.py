@@ -45,6 +45,7 @@ from vllm_router.wire.sse import encode
 from vllm_router.wire.stream_events import ChunkTranslator, StreamState, delta_event
 from vllm_router.wire.told_seconds import corrected_seconds, told_seconds
 from vllm_router.wire.transcript import BadTranscript, Transcript, joined, read_transcript
+from vllm_router.wire.usage_seconds import with_whole_seconds
 
 log = logging.getLogger(__name__)
 
@@ -205,7 +206,8 @@ class WholeAnswer:
         await self._pass_on(attempt)
 
     async def _pass_on(self, attempt: Attempt) -> None:
-        answer, start = attempt.answer, None
+        answer = attempt.answer
+        start: StreamStart | None = None
         # A format that only the engine knows may mean something by its white space.
         if self._wish.format is not None and answer.status == 200:
             if answer.body is None:
@@ -434,8 +436,8 @@ async def _require_speakers(attempt: Attempt) -> None:
 
 
 def _trim(answer: Answer, body: bytes) -> None:
-    """Cut the white space before the text out of an engine's answer."""
-    edited = without_leading_space(body)
+    """Write an engine's answer as OpenAI does: no space before the text, whole seconds."""
+    edited = with_whole_seconds(without_leading_space(body))
     if len(edited) != len(body):
         answer.body = edited
         answer.headers = [header for header in answer.headers if header[0] not in _OF_THE_BYTES]

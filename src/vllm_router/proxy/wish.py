@@ -118,7 +118,7 @@ def read_wish(
         language=facts.text("language"),
         is_batch=_is_batch(priority),
         channels=channels,
-        names=_names(facts),
+        names=_names(facts) if kind is ResponseFormat.DIARIZED_JSON else (),
         is_diarized=is_diarized,
     )
 

@@ -13,6 +13,9 @@ from typing import Final
 
 # As it is and as JSON may escape it, with the wide space of East Asian text and the hard space.
 _SPACE: Final = rb"(?: |\\[nrtf]|\\u(?:00(?:0[9a-dA-D]|20|[aA]0)|3000)|\xc2\xa0|\xe3\x80\x80)"
+_USUAL: Final = b'{"text":" '
+# What may go on with the space.
+_MORE: Final = frozenset({b" ", b"\\", b"\xc2", b"\xe3"})
 _TEXT: Final = re.compile(rb'("text"\s*:\s*")' + _SPACE + rb"+")
 # vLLM's chunks have their text in "content", OpenAI's events in "delta".
 _DELTA: Final = re.compile(rb'("(?:content|delta)"\s*:\s*")(' + _SPACE + rb'*)(")?')
@@ -24,6 +27,9 @@ def without_leading_space(body: bytes) -> bytes:
     Args:
         body: The whole answer; bytes that are no JSON come back unharmed.
     """
+    if body.startswith(_USUAL) and body[10:11] not in _MORE and body.find(b'"text"', 10) < 0:
+        # vLLM's own, with one text: nearly every answer, at a quarter of the cost.
+        return b'{"text":"' + body[10:]
     if _TEXT.search(body) is None:
         return body
     return _TEXT.sub(rb"\1", body)

@@ -17,6 +17,7 @@ from vllm_router.wire.engine_error import plain_sentence
 from vllm_router.wire.json_text import BadJson, JsonObject, JsonValue, read_object
 from vllm_router.wire.sse import MAX_EVENT_BYTES, EventReader, EventTooLarge
 from vllm_router.wire.transcript import duration_usage, separator
+from vllm_router.wire.usage_seconds import usage_in
 
 
 def delta_event(delta: str) -> JsonObject:
@@ -205,7 +206,8 @@ class ChunkTranslator:
             text = message.get("text")
             if isinstance(text, str) and text[:1].isspace():
                 message = {**message, "text": text.lstrip()}
-            return self._complete(message)
+            usage = usage_in(message)
+            return self._complete(message if usage is None else {**message, "usage": usage})
         return message
 
     def _complete(self, last: JsonObject) -> JsonObject:

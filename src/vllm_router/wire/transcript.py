@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from vllm_router.wire.json_text import BadJson, JsonObject, JsonValue, read_object
+from vllm_router.wire.usage_seconds import usage_in, whole_seconds
 
 # What Whisper's tokenizer writes between words when an engine decodes its special tokens as well.
 _SPECIAL_TOKEN = re.compile(r"<\|(?:[0-9]+\.[0-9]{2}|[a-z]+)\|>")
@@ -134,7 +135,7 @@ def read_transcript(body: bytes, duration_s: float | None = None) -> Transcript:
     text = answer.get("text")
     if not isinstance(text, str):
         raise BadTranscript("the answer has no text")
-    language, usage = answer.get("language"), answer.get("usage")
+    language = answer.get("language")
     length_s = duration_s if duration_s is not None else _seconds(answer.get("duration"))
     words = answer.get("words")
     return Transcript(
@@ -143,7 +144,7 @@ def read_transcript(body: bytes, duration_s: float | None = None) -> Transcript:
         duration_s=length_s,
         segments=_read_segments(answer.get("segments"), length_s),
         words=_read_words(words, length_s) if isinstance(words, list) else None,
-        usage=usage if isinstance(usage, Mapping) else duration_usage(length_s),
+        usage=usage_in(answer) or duration_usage(length_s),
         extra=_others(answer, _FIELDS),
     )
 
@@ -179,8 +180,7 @@ def duration_usage(duration_s: float | None) -> JsonObject | None:
     """Return OpenAI's usage for audio counted by its length: whole seconds, rounded up."""
     if duration_s is None:
         return None
-    # To the millisecond first: 3.0000000001 s of arithmetic is no fourth second.
-    return {"type": "duration", "seconds": math.ceil(round(duration_s, _MILLISECONDS))}
+    return {"type": "duration", "seconds": whole_seconds(duration_s)}
 
 
 def join_texts(texts: Iterable[str]) -> str:
