@@ -14,35 +14,67 @@ import numpy.typing as npt
 # What PyAV makes frames of; anything else is converted first.
 _FORMATS: Final = frozenset({"u8", "s16", "s32", "flt", "dbl"})
 _USUAL: Final = "flt"
+_PLANES: Final = 7
+"""PyAV crashes when it copies the separate planes of a frame that has more."""
 
 
-def one_channel(frame: Any, channel: int) -> Any:
-    """Return a mono frame of one channel's samples.
+class OneChannel:
+    """Takes one channel out of each frame of a stream.
 
     Args:
-        frame: As decoded, an `av.AudioFrame`.
         channel: From 0, in the order of the file.
     """
-    count = frame.layout.nb_channels
-    if count < 2:
-        return frame
-    kind = frame.format.packed.name
-    if kind not in _FORMATS:
-        kind = _USUAL
-        resampler = av.AudioResampler(kind, frame.layout, frame.sample_rate)
-        # At one rate nothing is held back.
-        (frame,) = resampler.resample(frame)
-    samples = frame.to_ndarray()
-    at = min(channel, count - 1)
-    own = samples[at] if frame.format.is_planar else samples.reshape(-1, count)[:, at]
-    mono = av.AudioFrame.from_ndarray(
-        np.ascontiguousarray(own.reshape(1, -1)), format=kind, layout="mono"
-    )
-    mono.sample_rate = frame.sample_rate
-    mono.pts = frame.pts
-    if frame.time_base is not None:
-        mono.time_base = frame.time_base
-    return mono
+
+    def __init__(self, channel: int) -> None:
+        self._channel = channel
+        self._shape: tuple[Any, ...] | None = None
+        self._interleaver: Any = None
+
+    def __repr__(self) -> str:
+        return f"<OneChannel {self._channel}>"
+
+    def of(self, frame: Any) -> Any:
+        """Return a mono frame of the channel's samples.
+
+        Args:
+            frame: As decoded, an `av.AudioFrame`.
+        """
+        count = frame.layout.nb_channels
+        if count < 2:
+            return frame
+        own = self._samples(frame, count)
+        mono = av.AudioFrame.from_ndarray(own.reshape(1, -1), format=_kind(frame), layout="mono")
+        mono.sample_rate = frame.sample_rate
+        mono.pts = frame.pts
+        if frame.time_base is not None:
+            mono.time_base = frame.time_base
+        return mono
+
+    def _samples(self, frame: Any, count: int) -> npt.NDArray[Any]:
+        if not frame.format.is_planar and frame.format.name in _FORMATS:
+            return one_of_interleaved(frame.to_ndarray(), count, self._channel)
+        if count <= _PLANES and frame.format.packed.name in _FORMATS:
+            return np.ascontiguousarray(frame.to_ndarray()[min(self._channel, count - 1)])
+        return one_of_interleaved(self._interleaved(frame), count, self._channel)
+
+    def _interleaved(self, frame: Any) -> npt.NDArray[Any]:
+        shape = (frame.format.name, frame.layout.name, frame.sample_rate)
+        if shape != self._shape:
+            # At one rate it holds nothing back, so that nothing is lost with the old one.
+            self._interleaver = av.AudioResampler(_kind(frame), frame.layout, frame.sample_rate)
+            self._shape = shape
+        pts, time_base = frame.pts, frame.time_base
+        frame.pts = None
+        found = [out.to_ndarray().reshape(-1) for out in self._interleaver.resample(frame)]
+        frame.pts = pts
+        if time_base is not None:
+            frame.time_base = time_base
+        return np.concatenate(found)
+
+
+def _kind(frame: Any) -> str:
+    kind = str(frame.format.packed.name)
+    return kind if kind in _FORMATS else _USUAL
 
 
 def one_of_interleaved(samples: npt.NDArray[Any], count: int, channel: int) -> npt.NDArray[Any]:

@@ -15,7 +15,7 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-from vllm_router.outbound.audio_channels import one_channel, one_of_interleaved
+from vllm_router.outbound.audio_channels import OneChannel, one_of_interleaved
 from vllm_router.wire import wav
 from vllm_router.wire.duration import (
     HEAD_BYTES,
@@ -273,6 +273,7 @@ def _decode_stream(container: Any, channel: int | None) -> Iterator[bytes]:
     # One thread: the worker is one core's work, and audio decoders have no more to do.
     stream.codec_context.thread_count = 1
     resampler = _Resampler()
+    picked = None if channel is None else OneChannel(channel)
     good = bad = 0
     for packet in container.demux(stream):
         try:
@@ -282,7 +283,7 @@ def _decode_stream(container: Any, channel: int | None) -> Iterator[bytes]:
             continue
         good += 1
         for frame in frames:
-            yield from resampler.feed(frame if channel is None else one_channel(frame, channel))
+            yield from resampler.feed(frame if picked is None else picked.of(frame))
     yield from resampler.flush()
     if bad > _MAX_BAD_SHARE * (good + bad):
         raise NotAudio(f"The audio is damaged: {bad} of {good + bad} packets cannot be decoded.")
