@@ -25,11 +25,10 @@ def exchange(*lines: bytes) -> Exchange:
 
 def test_end_to_end_headers_pass_in_their_order() -> None:
     client = exchange(b"X-B: 1", b"Content-Type: multipart/form-data; boundary=x", b"X-A: 2")
-    assert engine_headers(client, "id", None) == [
+    assert engine_headers(client, None) == [
         (b"x-b", b"1"),
         (b"content-type", b"multipart/form-data; boundary=x"),
         (b"x-a", b"2"),
-        (b"x-request-id", b"id"),
     ]
 
 
@@ -39,7 +38,7 @@ FRAMING = {b"content-length", b"host", b"transfer-encoding"}
 
 @pytest.mark.parametrize("name", sorted(WITHHELD - FRAMING))
 def test_what_could_matter_at_an_engine_stays_here(name: bytes) -> None:
-    sent = engine_headers(exchange(name + b": spoof"), "id", None)
+    sent = engine_headers(exchange(name + b": spoof"), None)
     assert (name, b"spoof") not in sent
 
 
@@ -56,15 +55,15 @@ NOMINATIONS = [
 def test_what_connection_names_is_for_this_hop_only(lines: list[bytes]) -> None:
     named = [b"X-Mine: 1", b"X-Other: 2", b"X: 3"]
     for client in (exchange(*lines, *named), exchange(*named, *lines)):
-        assert [name for name, _ in engine_headers(client, "id", None)] == [b"x", b"x-request-id"]
+        assert [name for name, _ in engine_headers(client, None)] == [b"x"]
         passed = client_headers(client.head.headers, "e")
         assert [name for name, _ in passed] == [b"host", b"x", b"x-engine-id"]
 
 
 def test_no_connection_header_takes_away_what_a_body_is_read_by() -> None:
     client = exchange(b"Connection: content-type, x-request-id", b"Content-Type: a/b")
-    names = [name for name, _ in engine_headers(client, "id", None)]
-    assert names == [b"content-type", b"x-request-id"]
+    names = [name for name, _ in engine_headers(client, None)]
+    assert names == [b"content-type"]
     assert (b"content-type", b"a/b") in client_headers(client.head.headers, "e")
 
 
@@ -88,12 +87,12 @@ def test_nothing_that_any_connection_line_names_passes(
 
 
 def test_the_engines_key_takes_the_place_of_the_clients() -> None:
-    sent = dict(engine_headers(exchange(b"Authorization: Bearer mine"), "id", "theirs"))
+    sent = dict(engine_headers(exchange(b"Authorization: Bearer mine"), "theirs"))
     assert sent[b"authorization"] == b"Bearer theirs"
 
 
 def test_a_body_of_ours_has_its_own_content_type() -> None:
-    sent = engine_headers(exchange(b"Content-Type: a/b"), "id", None, b"c/d")
+    sent = engine_headers(exchange(b"Content-Type: a/b"), None, b"c/d")
     assert [value for name, value in sent if name == b"content-type"] == [b"c/d"]
 
 

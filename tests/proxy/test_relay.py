@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from vllm_router.outbound.call import Deadlines
 from vllm_router.outbound.http1 import HttpClient
 from vllm_router.outbound.upload import Spool
-from vllm_router.proxy.relay import Relay, UploadBody
+from vllm_router.proxy.relay import CallIds, Relay, UploadBody
 from vllm_router.wire.multipart import Edit
 
 
@@ -17,6 +17,18 @@ def test_patience_is_never_below_its_floor_and_grows_with_the_audio(audio_s: flo
     deadlines = relay.deadlines(audio_s)
     assert (deadlines.connect_s, deadlines.write_s) == (1.0, 2.0)
     assert deadlines.read_s == max(120.0, 2 * audio_s)
+
+
+@given(st.lists(st.text("ab-0123456789", min_size=1, max_size=40), min_size=1, max_size=50))
+def test_no_two_calls_have_one_id_whatever_clients_choose(chosen: list[str]) -> None:
+    ids = CallIds()
+    made: list[bytes] = []
+    for request_id in chosen:
+        made += [ids.next(request_id), ids.next(request_id)]
+        # A client that has learned an ID, and asks for it.
+        made.append(ids.next(made[-1].decode()))
+        assert made[-2].startswith(request_id.encode() + b"-")
+    assert len(set(made)) == len(made)
 
 
 @pytest.fixture(scope="module")

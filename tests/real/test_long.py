@@ -18,9 +18,8 @@ from tests.speech.words import WordErrors, word_errors
 pytestmark = pytest.mark.timeout(2 * TIMEOUT_S)
 
 # Of the words wrong, with pauses of silence, and with noise and music among them.
-# Wanted for the hard recording are 1.5 %, which the figures tell. It is short: a first word that is
-# missed in noise, three times, is 1 %.
-ALLOWED_CLEAN, ALLOWED_HARD = 0.010, 0.03
+# Wanted for the hard recording are 1.5 %, which the figures tell. It is short: two words are 0.5 %.
+ALLOWED_CLEAN, ALLOWED_HARD = 0.010, 0.02
 # How far the formats of one upload may differ, in words.
 FORMATS_DIFFER = 0.002
 # Of the cues must begin with the speech.

@@ -1,7 +1,11 @@
 """Short recordings of people in every format: single ones, and a few joined with pauses."""
 
+import asyncio
+
+import httpx
 import pytest
-from tests.real.ask import stream, transcribe
+from tests.real.ask import TIMEOUT_S, stream, transcribe
+from tests.real.engines import MODEL
 from tests.speech import people
 from tests.speech.cues import read_subtitles
 from tests.speech.recordings import Recording
@@ -78,3 +82,32 @@ def test_two_languages_in_one_recording_are_both_kept(
     # added to the English ones are not counted, nor is each Russian sentence asked for.
     assert errors.wrong - errors.invented <= ALLOWED_EACH * errors.said
     assert " ".join(words).count("на его месте") >= 3
+
+
+async def test_a_client_that_leaves_costs_another_of_the_same_request_id_no_words(
+    router_url: str,
+) -> None:
+    # vLLM ends all its work of one X-Request-Id with the first that is cancelled, and answers 200
+    # with the words it had.
+    spoken = people.spoken("2412-153948-0000.flac")
+    whole = normal_words(heard(router_url, spoken, "json"))
+
+    async def sent(client: httpx.AsyncClient) -> list[str]:
+        response = await client.post(
+            f"{router_url}/v1/audio/transcriptions",
+            data={"model": MODEL, "response_format": "json"},
+            files={"file": (spoken.name, spoken.audio)},
+            headers={"X-Request-Id": "mine"},
+        )
+        assert response.status_code == 200, response.text
+        return normal_words(response.json()["text"])
+
+    async with httpx.AsyncClient(timeout=TIMEOUT_S) as client:
+        staying = asyncio.gather(*(sent(client) for _ in range(6)))
+        while not staying.done():
+            leaving = [asyncio.create_task(sent(client)) for _ in range(4)]
+            for each in leaving:
+                await asyncio.sleep(0.7)
+                each.cancel()
+        answers = await staying
+    assert answers == [whole] * 6

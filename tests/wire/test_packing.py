@@ -41,7 +41,7 @@ def test_more_is_awaited_while_there_is_room() -> None:
 
 
 def test_an_end_that_may_be_short_is_awaited() -> None:
-    speech = spans((1, 14), (1, 14), (1, 5))
+    speech = spans((1, 14), (1, 13), (1, 5))
     assert how_many(speech, room()) is None
     assert how_many([*speech, (60 * S, 70 * S)], room()) == 2
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vllm_router.wire.levels import RATE_HZ, LevelDetector, Samples
-from vllm_router.wire.packing import KEPT_PAUSE, PAD
+from vllm_router.wire.packing import KEPT_PAUSE, LEAD, PAD
 from vllm_router.wire.split import Cutter, Piece
 
 SAMPLES = Path(__file__).parents[2] / "speech_model" / "samples"
@@ -245,7 +245,7 @@ def test_hours_without_speech_take_no_memory() -> None:
         assert cutter.feed(hush) == []
         assert cutter._held.size < 30 * RATE_HZ
     (piece,) = cutter.flush()
-    assert piece.length_s == pytest.approx(1.8)
+    assert piece.length_s == pytest.approx(2.2)
     assert cutter.length_s == 1000
 
 
@@ -255,8 +255,8 @@ def test_a_long_pause_inside_a_piece_is_shortened() -> None:
     data = sound.astype("<i2").tobytes()
     (piece,) = run(Cutter(Told(spans, 65_536)), data, 1 << 17)
     assert_consistent(piece, data)
-    assert len(piece.pcm) // 2 == 7 * RATE_HZ + KEPT_PAUSE + 2 * PAD
-    assert [round(start_s, 3) for _, start_s, _ in piece.stretches] == [1.6, 49.6]
+    assert len(piece.pcm) // 2 == 7 * RATE_HZ + KEPT_PAUSE + LEAD + PAD
+    assert [round(start_s, 3) for _, start_s, _ in piece.stretches] == [1.2, 49.2]
 
 
 @pytest.mark.parametrize("seed", range(50))

@@ -92,13 +92,14 @@ _KEPT: Final = frozenset({b"content-type"})
 
 
 def engine_headers(
-    exchange: Exchange, request_id: str, engine_key: str | None, content_type: bytes | None = None
+    exchange: Exchange, engine_key: str | None, content_type: bytes | None = None
 ) -> Headers:
-    """Return the headers that an engine gets with a request.
+    """Return the headers that an engine gets with each call for a request.
+
+    Each call has an X-Request-Id of its own besides (`relay.CallIds`).
 
     Args:
         exchange: The client's request.
-        request_id: Sent as X-Request-Id.
         engine_key: Sent as a bearer token.
         content_type: In place of the client's, for a body that is not the client's.
     """
@@ -106,7 +107,6 @@ def engine_headers(
     if content_type is not None:
         out = [header for header in out if header[0] != b"content-type"]
         out.append((b"content-type", content_type))
-    out.append((b"x-request-id", request_id.encode("latin-1")))
     if engine_key is not None:
         out.append((b"authorization", b"Bearer " + engine_key.encode()))
     return out

@@ -46,7 +46,7 @@ def long_audio(
         story: Its record.
         file: Descriptor of the file that holds the upload; the caller's.
     """
-    headers = engine_headers(exchange, story.request_id, means.relay.engine_key)
+    headers = engine_headers(exchange, means.relay.engine_key)
     return LongAudio(
         facts=facts,
         story=story,

@@ -98,6 +98,7 @@ class PieceCaller:
         ]
         path = b"/v1/audio/" + audio.facts.task.value.encode()
         body = _form(audio, piece, boundary, language or audio.language, temperature)
+        request_id = f"{audio.story.request_id}/{piece.index}"
         heard: list[Transcript] = []
 
         async def send(engine: Engine) -> Answer:
@@ -107,12 +108,12 @@ class PieceCaller:
             def read(answer: bytes) -> None:
                 heard.append(read_transcript(answer, round(piece.length_s, 3)))
 
-            call = self._relay.send(engine, path, sent, body, piece.length_s)
+            call = self._relay.send(engine, path, request_id, sent, body, piece.length_s)
             return await understood(call, read)
 
         for patience_s in (*PATIENCE_S, None):
             ticket = Ticket(
-                request_id=f"{audio.story.request_id}/{piece.index}",
+                request_id=request_id,
                 model=audio.facts.model,
                 audio_s=piece.length_s,
                 windows=windows_of(piece.length_s),

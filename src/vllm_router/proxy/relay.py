@@ -6,6 +6,7 @@ back as the bytes it was, a refusal in OpenAI's shape. Which headers pass is kno
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -174,6 +175,27 @@ async def _pass_refusal_on(exchange: Exchange, attempt: Attempt) -> None:
     exchange.respond(status, headers, error.body())
 
 
+class CallIds:
+    """Makes an X-Request-Id for each call to an engine, which no other call ever has.
+
+    vLLM names its work after this header. When one call is cancelled it ends *every* call of the
+    same name, and the others return 200 with the words they had so far. So pieces of one upload,
+    repeats, and clients that happen to choose the same ID must not share one, and no client may be
+    able to choose that of another.
+    """
+
+    __slots__ = ("_count", "_token")
+
+    def __init__(self) -> None:
+        self._token = secrets.token_hex(8)
+        self._count = 0
+
+    def next(self, request_id: str) -> bytes:
+        """Return the ID of a further call for a request; begins with the request's own."""
+        self._count += 1
+        return f"{request_id}-{self._token}{self._count:x}".encode("latin-1")
+
+
 class Relay:
     """Carries uploads to engines.
 
@@ -188,6 +210,7 @@ class Relay:
         self._floors = floors
         self.engine_key = engine_key
         self._origins = Origins()
+        self._call_ids = CallIds()
 
     def deadlines(self, audio_s: float) -> Deadlines:
         """Return the bounds of a call that carries so much audio."""
@@ -198,10 +221,17 @@ class Relay:
         return Deadlines(floors.connect_s, floors.write_s, read_s)
 
     def send(
-        self, engine: Engine, path: bytes, headers: Headers, body: Body, audio_s: float
+        self,
+        engine: Engine,
+        path: bytes,
+        request_id: str,
+        headers: Headers,
+        body: Body,
+        audio_s: float,
     ) -> Awaitable[Answer]:
         """Send an upload to an engine; errors as `HttpClient.call`."""
         deadlines = self.deadlines(audio_s)
+        headers = [*headers, (b"x-request-id", self._call_ids.next(request_id))]
         return self._client.call(
             self._origins.of(engine.spec.url), b"POST", path, headers, body, deadlines
         )

@@ -88,7 +88,7 @@ class WholeAnswer:
         """Get an engine's answer; `after` another attempt, whose turn in the queue it keeps."""
         relay, facts, story = self._means.relay, self._facts, self._story
         body = UploadBody.edited(self._upload, [*self._edits, *edits])
-        headers = engine_headers(self._exchange, story.request_id, relay.engine_key)
+        headers = engine_headers(self._exchange, relay.engine_key)
         path = b"/v1/audio/" + facts.task.encode()
 
         ticket = self._ticket() if after is None else after.ticket
@@ -97,7 +97,7 @@ class WholeAnswer:
         def send(engine: Engine) -> Awaitable[Answer]:
             story.given_to(engine.engine_id)
             sent = headers if trace is None else trace.attempt(engine.engine_id, headers)
-            call = relay.send(engine, path, sent, body, facts.audio_s)
+            call = relay.send(engine, path, story.request_id, sent, body, facts.audio_s)
             return call if read is None else understood(call, read)
 
         attempt = await self._means.dispatcher.attempt(ticket, send)

@@ -13,8 +13,10 @@ from typing import Final
 from vllm_router.wire.levels import RATE_HZ, Samples
 
 PAD: Final = 2 * RATE_HZ // 5
-"""Samples kept before and after speech: its onset is faint, and its end fades. In noise the
-detector notices a soft first word late; with half of this more of them were lost."""
+"""Samples kept after speech: its end fades."""
+LEAD: Final = 4 * RATE_HZ // 5
+"""Samples kept before speech. In noise the detector notices a soft first word late: of 600
+recordings, 2.2 % began by more than `PAD` before the span, 0.5 % by more than this."""
 KEPT_PAUSE: Final = 2 * RATE_HZ
 """Of a longer pause between two spans this much is kept: it still sounds like one."""
 
@@ -52,8 +54,11 @@ class Room:
 
 
 def lead_of(first: Samples, taken: int | None) -> int:
-    """Return how much sound before a span belongs to it: half the pause if that is short."""
-    return min(PAD, first[0] if taken is None else (first[0] - taken) // 2)
+    """Return how much sound before a span belongs to it: what the speech before it leaves."""
+    if taken is None:
+        return min(LEAD, first[0])
+    pause = first[0] - taken
+    return min(LEAD, pause - min(PAD, pause // 2))
 
 
 def tail_of(last: Samples, following: Samples | None, end: int | None) -> int:

@@ -24,6 +24,7 @@ from vllm_router.wire.levels import (
 )
 from vllm_router.wire.packing import (
     KEPT_PAUSE,
+    LEAD,
     PAD,
     REST,
     Room,
@@ -112,7 +113,7 @@ class Cutter:
         if self._keeps_silence:
             return (self._taken or 0) / RATE_HZ
         first = self._spans[0][0] if self._spans else self._known
-        return max(0, first - PAD) / RATE_HZ
+        return max(0, first - LEAD) / RATE_HZ
 
     @property
     def speech_s(self) -> float:
@@ -164,7 +165,7 @@ class Cutter:
     def _next(self) -> Piece | None:
         """Return the next piece of speech, if it is decided."""
         if not self._spans:
-            self._held.drop(0, max(0, self._known - PAD))
+            self._held.drop(0, max(0, self._known - LEAD))
             return None
         is_short = self._spoken < len(self._limits) - 1
         count = how_many(
@@ -203,14 +204,14 @@ class Cutter:
         stretches: list[Stretch] = []
         first, at = spans[0][0] - lead, 0
         ends = [*(pair for pair in pairwise(spans) if pair[1][0] - pair[0][1] > KEPT_PAUSE)]
-        bounds = [(a[1] + PAD, b[0] - PAD) for a, b in ends]
+        bounds = [(a[1] + PAD, b[0] - LEAD) for a, b in ends]
         for past, after in [*bounds, (spans[-1][1] + tail, 0)]:
             parts.append(self._held.between(first, past))
             stretches.append((at / RATE_HZ, first / RATE_HZ, (past - first) / RATE_HZ))
             at += past - first
             if after:
-                parts.append(bytes(2 * (KEPT_PAUSE - 2 * PAD)))
-                at += KEPT_PAUSE - 2 * PAD
+                parts.append(bytes(2 * (KEPT_PAUSE - PAD - LEAD)))
+                at += KEPT_PAUSE - PAD - LEAD
                 first = after
         past = spans[-1][1] + tail
         self._held.drop(0, past)
@@ -240,7 +241,7 @@ class Cutter:
         gaps = [(a[1], b[0]) for a, b in pairwise(self._spans)]
         for begin, end in [*gaps, (self._spans[-1][1], self._known)]:
             if end - begin > KEPT_PAUSE:
-                self._held.drop(begin + PAD, end - PAD)
+                self._held.drop(begin + PAD, end - LEAD)
 
     def _next_whole(self) -> Piece | None:
         """Return the next piece where everything is kept, if it is decided."""
