@@ -429,8 +429,8 @@ async def _require_speakers(attempt: Attempt) -> None:
     if b"response_format" in said or b"diarized" in said:
         attempt.close(attempt.kind)
         raise UnsupportedValue(
-            "The engines do not tell speakers apart. Of a recording with one speaker per channel, "
-            "ask for 'diarized_json' with 'channels=each'; of any other, for 'verbose_json'.",
+            "The engines do not tell speakers apart ('response_format=diarized_json'). If each "
+            "speaker has a channel, send 'channels=each' with it; else ask for 'verbose_json'.",
             param="response_format",
         )
 
