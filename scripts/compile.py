@@ -51,6 +51,7 @@ HOT = (
     "proxy/intake.py",
     "proxy/lengths.py",
     "proxy/means.py",
+    "proxy/model_capabilities.py",
     "proxy/relay.py",
     "proxy/story.py",
     "proxy/transcribe.py",

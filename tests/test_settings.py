@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from vllm_router.policy.capabilities import Capabilities
 from vllm_router.settings import Settings, WrongSetting
 
 NAMES = st.text(st.characters(exclude_characters=",", exclude_categories=("C", "Z")), min_size=1)
@@ -54,6 +55,36 @@ def test_empty_items_of_a_list_are_nothing() -> None:
 @pytest.mark.parametrize("written", ["a:m,b:x/y:z", ["a:m", "b:x/y:z"], {"a": "m", "b": "x/y:z"}])
 def test_aliases_are_pairs_and_models_may_hold_colons(written: Any) -> None:
     assert settings(static_aliases=written).static_aliases == (("a", "m"), ("b", "x/y:z"))
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "a:b:language=no,verbose_json=yes,c:max_audio_s=600",
+        ["a:b:language=no", "a:b:verbose_json=yes,c:max_audio_s=600"],
+        {"a:b": {"language": False, "verbose_json": "yes"}, "c": {"max_audio_s": 600}},
+    ],
+)
+def test_capabilities_are_stated_as_a_flag_or_as_a_mapping(written: Any) -> None:
+    assert settings(model_capabilities=written).model_capabilities == (
+        ("a:b", Capabilities(verbose_json=True, language=False)),
+        ("c", Capabilities(max_audio_s=600.0)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [
+        ("language=no", "write MODEL:language=no"),
+        ({"m": "language=no"}, "'m' should have names and values"),
+        ({"m": {"speed": 1}}, "'speed' is no capability"),
+    ],
+)
+def test_capabilities_that_cannot_be_are_refused_with_what_to_write(
+    written: Any, words: str
+) -> None:
+    with pytest.raises(ValidationError, match=words):
+        settings(model_capabilities=written)
 
 
 @pytest.mark.parametrize("written", ["a", "a:", ":m"])

@@ -81,6 +81,14 @@ class UnsupportedValue(BadRequest):
     code = "unsupported_value"
 
 
+def no_word_times() -> UnsupportedValue:
+    """Return the error that engines give no times of single words."""
+    return UnsupportedValue(
+        "The engines give no times of single words; ask for 'timestamp_granularities[]=segment'.",
+        param="timestamp_granularities[]",
+    )
+
+
 class WrongKey(RouterError):
     """The client's key is missing or wrong."""
 

@@ -21,6 +21,9 @@ from pydantic import (
     model_validator,
 )
 
+from vllm_router.policy.capabilities import Capabilities
+from vllm_router.policy.stated_capabilities import read_items, read_mapping
+
 
 class WrongSetting(ValueError):
     """A setting cannot be used.
@@ -98,10 +101,25 @@ def _is_http_url(text: str) -> bool:
         return False
 
 
+def _capable(value: Any) -> Any:
+    """Read "model:name=value,name=value", or a mapping of models to names and values."""
+    if isinstance(value, dict):
+        stated = {}
+        for model, values in value.items():
+            if not isinstance(values, dict):
+                raise ValueError(f"'{model}' should have names and values, such as language: no")
+            stated[str(model)] = read_mapping({str(k): v for k, v in values.items()})
+        return tuple(stated.items())
+    if isinstance(value, str | list | tuple):
+        return tuple(read_items(_listed(value)).items())
+    return value
+
+
 Listed = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 Keys = Annotated[tuple[SecretStr, ...], BeforeValidator(_listed)]
 Origins = Annotated[tuple[str, ...], BeforeValidator(_origins)]
 Aliases = Annotated[tuple[tuple[str, str], ...], BeforeValidator(_paired)]
+ModelCapabilities = Annotated[tuple[tuple[str, Capabilities], ...], BeforeValidator(_capable)]
 Seconds = Annotated[float, Field(gt=0, le=7 * 86400, allow_inf_nan=False)]
 #: A petabyte: what is counted in bytes must stay a number that can be computed with.
 MAX_MIB = 1e9
@@ -165,6 +183,14 @@ class Settings(BaseModel):
         (),
         "Further names for models, such as whisper-1:openai/whisper-small.",
         "ALIAS:MODEL",
+    )
+    model_capabilities: ModelCapabilities = _field(
+        "Engines",
+        (),
+        "What a model's engines can do, where the router shall not find out: verbose_json, "
+        "language (yes or no), max_audio_s, max_file_mb, containers, such as "
+        "voxtral:verbose_json=no,max_file_mb=25,containers=wav+mp3; see docs/words.md.",
+        "MODEL:NAME=VALUE,NAME=VALUE",
     )
     static_backend_health_checks: bool = _field(
         "Engines",

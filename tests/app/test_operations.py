@@ -8,13 +8,15 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter
 
 from vllm_router.app.access import KeyRing
-from vllm_router.app.operations import Operations, Order, engine_view
+from vllm_router.app.operations import MAX_SHOWN, Operations, Order, engine_view
 from vllm_router.app.siblings import Siblings
 from vllm_router.engines.changes import Listing
 from vllm_router.engines.engine import EngineId, EngineSpec, Transition
 from vllm_router.engines.fleet import Fleet
+from vllm_router.engines.work import Ticket, Urgency
 from vllm_router.outbound.discovery import DiscoveryStatus
-from vllm_router.policy.containers import ContainerBook
+from vllm_router.policy.capabilities import Capabilities
+from vllm_router.proxy.model_capabilities import ModelCapabilities
 from vllm_router.wire.exposition import read_engine_stats
 
 A = EngineId("http://a")
@@ -34,7 +36,7 @@ def operations(changes: list[Transition]) -> Operations:
     return Operations(
         fleet=fleet,
         aliases={},
-        containers=ContainerBook(),
+        capabilities=ModelCapabilities(fleet, {}, lambda: 10.0),
         keys=KeyRing([]),
         admin=KeyRing([]),
         registry=registry,
@@ -92,16 +94,34 @@ async def test_alone_the_page_is_the_processs_own(operations: Operations) -> Non
     assert [view["engine_id"] for view in await operations.engine_views()] == [A]
 
 
-async def test_the_containers_that_an_engines_models_cannot_read_are_shown(
+async def test_what_an_engines_models_turned_out_unable_to_do_is_shown(
     operations: Operations,
 ) -> None:
+    [view] = await operations.engine_views()
+    assert (view["capabilities"], view["unreadable_containers"]) == ({}, [])
+    known = operations.capabilities
+    ticket, other = (Ticket("r", model, 1.0, 1, Urgency.SHORT, 0.0) for model in ("m", "other"))
     for _ in range(2):
-        operations.containers.refused("m", "webm", 9.0)
-        operations.containers.refused("m", "mp4", 9.0)
-        operations.containers.refused("other", "flac", 9.0)
-    operations.containers.refused("m", "ogg", 9.0)
+        known.refused_container(ticket, A, "webm", 400)
+        known.refused_container(ticket, A, "mp4", 500)
+        known.refused_container(other, A, "flac", 400)
+    known.refused_container(ticket, A, "ogg", 400)
+    known.refused_language(ticket, A)
     [view] = await operations.engine_views()
     assert view["unreadable_containers"] == ["mp4", "webm"]
+    assert view["capabilities"] == {
+        "m": {"language": False, "unreadable_containers": ["mp4", "webm"]}
+    }
+    assert json.loads(json.dumps(view)) == view
+
+
+async def test_of_an_engine_with_many_models_some_are_shown(operations: Operations) -> None:
+    names = tuple(f"m{index}" for index in range(100))
+    stated = Capabilities(language=False)
+    operations.fleet.apply(Listing((EngineSpec(A, A, names, capabilities=stated),)), 0.0)
+    [view] = await operations.engine_views()
+    assert len(view["capabilities"]) == MAX_SHOWN
+    assert view["capabilities"]["m0"] == {"language": False, "stated": ["language"]}
 
 
 @pytest.mark.parametrize(

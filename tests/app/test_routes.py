@@ -15,7 +15,7 @@ from vllm_router.engines.changes import Listing
 from vllm_router.engines.engine import EngineId, EngineSpec
 from vllm_router.engines.fleet import Fleet
 from vllm_router.outbound.discovery import DiscoveryStatus
-from vllm_router.policy.containers import ContainerBook
+from vllm_router.proxy.model_capabilities import ModelCapabilities
 
 A = EngineId("http://a:8000/prefix")
 ADMIN = KeyRing([Holder("admin", digest("word"))])
@@ -30,7 +30,7 @@ def operations() -> Operations:
     return Operations(
         fleet=fleet,
         aliases={"alias": "org/model", "lost": "nobody", "whisper-1": "org/model"},
-        containers=ContainerBook(),
+        capabilities=ModelCapabilities(fleet, {}, lambda: 10.0),
         keys=KeyRing([]),
         admin=KeyRing([]),
         registry=CollectorRegistry(),

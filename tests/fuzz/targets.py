@@ -28,6 +28,7 @@ from vllm_router.wire.duration import audio_seconds
 from vllm_router.wire.engine_error import read_engine_error
 from vllm_router.wire.exposition import BadExposition, read_engine_stats
 from vllm_router.wire.multipart import BadForm, FormReader, boundary_of
+from vllm_router.wire.refusal import read_refusal
 from vllm_router.wire.sse import EventReader, EventTooLarge
 from vllm_router.wire.stream_events import ChunkTranslator
 from vllm_router.wire.transcript import BadTranscript, read_transcript
@@ -141,6 +142,8 @@ def words(data: bytes) -> None:
 
 def refusal(data: bytes) -> None:
     """An engine's refusal."""
+    for status in (400, 413, 500):
+        read_refusal(status, data, asked_format="verbose_json", language="de")
     said = json.loads(read_engine_error(400, data).body)["error"]
     assert {"message", "type", "param", "code"} <= said.keys()
     assert isinstance(said["message"], str)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from vllm_router.engines.engine import EngineId, EngineSpec
 from vllm_router.outbound.engine_file import parse_engine_file, read_engine_file
+from vllm_router.policy.capabilities import Capabilities
 
 GOOD = """\
 # The fleet.
@@ -17,6 +18,10 @@ engines:
     label: eu
     weight: 2
     gpu: H200
+    capabilities:
+      verbose_json: no
+      max_file_mb: 25
+      containers: [wav, m4a]
   - url: http://10.0.0.2:8000
     models: openai/whisper-small
   - {url: "http://[fd00::1]:8000", model_type: transcription}
@@ -32,7 +37,13 @@ def test_engines_are_read_with_all_they_say() -> None:
         label="eu",
         weight=2.0,
         gpu="H200",
+        capabilities=Capabilities(
+            verbose_json=False,
+            max_file_bytes=25 * 2**20,
+            containers=frozenset({"wav", "mp4"}),
+        ),
     )
+    assert second.capabilities is None
     assert second.models == ("openai/whisper-small",)
     assert (third.url, third.models, third.weight) == ("http://[fd00::1]:8000", None, 1.0)
 
@@ -97,6 +108,15 @@ def test_a_list_that_says_it_is_empty_is_believed() -> None:
         (f"engines: [{'{url: http://a}, ' * 10_001}]\n", "line 1: the list: list should have at"),
         ("engines: []\n7: x\n", "line 1: an engine: keys should be strings"),
         ("- 7\n", "line 1: an engine: should be keys"),
+        ("- url: http://a\n  capabilities: [x]\n", "line 2: capabilities: should be names and val"),
+        (
+            "- url: http://a\n  capabilities:\n    speed: 3\n",
+            "line 2: capabilities: 'speed' is no capability; there are: verbose_json",
+        ),
+        (
+            "- url: http://a\n  capabilities: {language: perhaps}\n",
+            "line 2: capabilities: 'language' should be yes or no",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_with_its_line(text: str, said: str) -> None:
@@ -128,7 +148,10 @@ YAML_VALUES = st.recursive(
 )
 
 
-@given(st.sampled_from(["models", "model_type", "label", "weight", "gpu", "url"]), YAML_VALUES)
+@given(
+    st.sampled_from(["models", "model_type", "label", "weight", "gpu", "url", "capabilities"]),
+    YAML_VALUES,
+)
 def test_any_value_of_any_key_gives_a_usable_engine_or_one_sentence(key: str, value: Any) -> None:
     content = yaml.safe_dump([{"url": "http://a", key: value}]).encode()
     said = ""

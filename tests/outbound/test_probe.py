@@ -45,7 +45,7 @@ async def test_an_engine_that_is_well_is_found_well(client: HttpClient) -> None:
         inquiry = EngineInquiry(client, "secret", 20)
         assert (await inquiry.health(engine.url)).error is None
         assert (await inquiry.transcribe_silence(engine.url, MODEL)).error is None
-        assert await inquiry.models(engine.url) == (MODEL,)
+        assert (await inquiry.models(engine.url)).names == (MODEL,)
         stats = await inquiry.stats(engine.url)
         assert stats.running == 0
         [logged] = list(engine.log.audio())
@@ -126,7 +126,7 @@ async def test_a_list_of_models_is_read_up_to_1_mib(client: HttpClient, more: in
             with pytest.raises(CallFailed, match="too large"):
                 await models
         else:
-            assert await models == (MODEL,)
+            assert (await models).names == (MODEL,)
     await until(lambda: not client.open_connections)
 
 
@@ -193,8 +193,15 @@ def test_what_is_no_list_of_models_is_refused(body: bytes) -> None:
 
 def test_models_are_named_once_in_the_engines_order() -> None:
     body = json.dumps({"data": [{"id": "b"}, {"id": "a", "x": 1}, {"id": "b"}]}).encode()
-    assert read_models(body) == ("b", "a")
-    assert read_models(b'{"data": []}') == ()
+    assert read_models(body).names == ("b", "a")
+    assert read_models(b'{"data": []}') == ((), {})
+
+
+def test_the_length_of_a_context_is_taken_where_it_is_one() -> None:
+    told = {"a": 448, "b": None, "c": True, "d": -1, "e": "448", "f": 10**400, "g": 4.5}
+    listed = [{"id": name, "max_model_len": length} for name, length in told.items()]
+    body = json.dumps({"data": [*listed, {"id": "h"}]}).encode()
+    assert read_models(body).max_model_lens == {"a": 448}
 
 
 @given(
@@ -202,7 +209,7 @@ def test_models_are_named_once_in_the_engines_order() -> None:
 )
 def test_any_bytes_are_a_list_of_names_or_refused(body: bytes) -> None:
     try:
-        names = read_models(body)
+        names = read_models(body).names
     except CallFailed:
         return
     assert all(name.encode() for name in names)
@@ -226,9 +233,10 @@ def test_any_bytes_are_a_list_of_names_or_refused(body: bytes) -> None:
 )
 def test_any_list_of_models_is_names_or_refused(listed: Any) -> None:
     try:
-        names = read_models(json.dumps({"object": "list", "data": listed}).encode())
+        names, lengths = read_models(json.dumps({"object": "list", "data": listed}).encode())
     except CallFailed:
         return
+    assert set(lengths) <= set(names)
     assert all(is_name(name) for name in names)
 
 
@@ -238,7 +246,7 @@ def test_any_list_of_models_is_names_or_refused(listed: Any) -> None:
 def test_a_list_of_more_models_than_an_engine_has_is_refused(count: int, is_read: bool) -> None:
     body = json.dumps({"data": [{"id": f"m{number}"} for number in range(count)]}).encode()
     if is_read:
-        assert len(read_models(body)) == count
+        assert len(read_models(body).names) == count
     else:
         with pytest.raises(CallFailed, match="not a reasonable list"):
             read_models(body)

@@ -307,11 +307,11 @@ async def test_what_concerns_no_client_is_a_502_without_an_address_of_the_inside
 
 
 REFUSALS = {
-    "html": (b"<html>413 at http://inside/</html>", "refused the upload with status 413"),
+    "html": (b"<html>409 at http://inside/</html>", "refused the upload with status 409"),
     "a word": (b'{"error": "TooLoud"}', "TooLoud"),
     "text": (b"Payload Too Large", "Payload Too Large"),
-    "nothing": (b"", "refused the upload with status 413"),
-    "much": (b"<" * 3_000_000, "refused the upload with status 413"),
+    "nothing": (b"", "refused the upload with status 409"),
+    "much": (b"<" * 3_000_000, "refused the upload with status 409"),
 }
 
 
@@ -322,11 +322,11 @@ async def test_a_refusal_in_another_shape_is_put_into_openais(
 ) -> None:
     async def says(heard: Heard) -> Reply:
         lines = (b"Content-Type: text/html", b"ETag: 1", b"Retry-After: 7")
-        return 200, raw(413, body, *lines)
+        return 200, raw(409, body, *lines)
 
     async with parrot(says) as url, running_router(url) as router:
         answer = await router.upload(*asking(field("response_format", asked)))
-        assert answer.status_code == 413
+        assert answer.status_code == 409
         assert answer.headers["content-type"] == "application/json"
         assert "etag" not in answer.headers
         assert answer.headers["retry-after"] == "7"

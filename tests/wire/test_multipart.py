@@ -227,6 +227,27 @@ def test_an_edited_form_reads_as_the_edit_says(
     assert len(read(added).parts) == len(form.parts) + 1
 
 
+@given(forms, st.sampled_from([b"language", b"model"]), st.integers(0, 20), st.binary(max_size=9))
+def test_a_field_that_is_removed_leaves_the_others_as_they_are(
+    parts: list[tuple[bytes, bytes | None, bytes]], name: bytes, at: int, value: bytes
+) -> None:
+    if b"\r\n--frontier" in b"\r\n" + value:
+        return
+    at = min(at, len(parts))
+    body = written(
+        [*parts[:at], (name, None, value), (name, None, value), *parts[at:], (b"z", None, b"old")]
+    )
+    form = read(body)
+    edits = [*form.removed(name.decode()), *form.replaced("z", b"new"), form.added("y", b"1")]
+    changed = edited(body, edits)
+    left = [s for s in shown(body, form) if s[0] not in (name.decode(), "z")]
+    again = [s for s in shown(changed, read(changed)) if s[0] not in ("y", "z")]
+    assert again == left
+    assert read(changed).value("z") == b"new"
+    assert read(changed).value("y") == b"1"
+    assert form.removed("no such field") == []
+
+
 def test_two_fields_can_be_added_at_once() -> None:
     body = written([(b"file", b"a.wav", b"sound")])
     form = read(body)

@@ -41,7 +41,6 @@ from vllm_router.outbound.http1 import HttpClient
 from vllm_router.outbound.kube_access import find_access
 from vllm_router.outbound.probe import EngineInquiry
 from vllm_router.outbound.upload import Spool
-from vllm_router.policy.containers import ContainerBook
 from vllm_router.policy.quota import QuotaRules, Quotas
 from vllm_router.proxy.dispatch import Dispatcher
 from vllm_router.proxy.engine_wait import EngineWait
@@ -49,6 +48,7 @@ from vllm_router.proxy.fanout import Fanout
 from vllm_router.proxy.language_votes import LanguageFinder
 from vllm_router.proxy.lengths import Lengths
 from vllm_router.proxy.means import Means, TranscriptionRules
+from vllm_router.proxy.model_capabilities import ModelCapabilities
 from vllm_router.proxy.piece_call import PieceCaller
 from vllm_router.proxy.piece_transcriber import PieceTranscriber
 from vllm_router.proxy.relay import Relay
@@ -305,11 +305,11 @@ def build_router(
     def is_draining() -> bool:
         return service.is_draining
 
-    containers = ContainerBook()
+    capabilities = ModelCapabilities(fleet, dict(settings.model_capabilities), now)
     operations = Operations(
         fleet=fleet,
         aliases=dict(settings.static_aliases),
-        containers=containers,
+        capabilities=capabilities,
         keys=keys,
         admin=admin,
         registry=metrics.registry,
@@ -342,7 +342,7 @@ def build_router(
 
     counts = WordCounts(count_reheard, count_dropped, count_empty)
     languages = LanguageFinder()
-    caller = PieceCaller(dispatcher, relay)
+    caller = PieceCaller(dispatcher, relay, capabilities)
     quotas = Quotas(quota_rules)
 
     def correct(holder: str, charged_s: float, true_s: float) -> None:
@@ -369,7 +369,7 @@ def build_router(
                 if settings.session_key
                 else None,
             ),
-            containers,
+            capabilities,
             counts,
             languages,
             Lengths(fanout.length_s, correct),

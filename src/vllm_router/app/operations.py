@@ -25,9 +25,12 @@ from vllm_router.app.siblings import Siblings
 from vllm_router.engines.engine import Engine, EngineId, Transition
 from vllm_router.engines.fleet import Fleet
 from vllm_router.outbound.discovery import DiscoveryStatus
-from vllm_router.policy.containers import ContainerBook
+from vllm_router.proxy.model_capabilities import ModelCapabilities
 
 log = logging.getLogger("vllm_router")
+
+#: Models of one engine whose capabilities are shown; adapters differ in nothing shown here.
+MAX_SHOWN = 32
 
 
 class Order(StrEnum):
@@ -44,7 +47,7 @@ class Operations:
     Attributes:
         fleet: The engines.
         aliases: Further names of models.
-        containers: Which containers engines turned out not to read.
+        capabilities: What models' engines can do.
         keys: Who may ask for models.
         admin: Who may drain engines; an open ring closes the routes.
         registry: The metrics.
@@ -59,7 +62,7 @@ class Operations:
 
     fleet: Fleet
     aliases: Mapping[str, str]
-    containers: ContainerBook
+    capabilities: ModelCapabilities
     keys: KeyRing
     admin: KeyRing
     registry: CollectorRegistry
@@ -87,15 +90,20 @@ class Operations:
 
     def _own_views(self) -> list[dict[str, Any]]:
         now = self.now()
-        return [
-            {
-                **engine_view(engine, now),
-                "unreadable_containers": sorted(
-                    {kind for m in engine.models for kind in self.containers.unreadable(m, now)}
-                ),
-            }
-            for engine in self.fleet.engines()
-        ]
+        known = {model: self.capabilities.view(model) for model in self.fleet.models()}
+        views = []
+        for engine in self.fleet.engines():
+            models = [model for model in engine.models if known.get(model)]
+            unreadable = {kind for model in models for kind in self.capabilities.unreadable(model)}
+            capabilities = {model: known[model] for model in models[:MAX_SHOWN]}
+            views.append(
+                {
+                    **engine_view(engine, now),
+                    "unreadable_containers": sorted(unreadable),
+                    "capabilities": capabilities,
+                }
+            )
+        return views
 
     def _obey(self, order: Order, engine_id: EngineId) -> None:
         act = self.fleet.drain if order is Order.DRAIN else self.fleet.resume

@@ -279,7 +279,9 @@ class EngineWatch:
                     is_timeout=isinstance(e, CallTimedOut),
                     is_denied=isinstance(e, Denied),
                 )
-            self._fleet.observe_models(engine.engine_id, models, self._now())
+            self._fleet.observe_models(
+                engine.engine_id, models.names, self._now(), models.max_model_lens
+            )
         elif engine.state is not EngineState.READY or engine.suspected_at is not None:
             # Not at each probe: it costs as much as one, and uploads that are denied tell as well.
             probe = await self._inquiry.access(url)

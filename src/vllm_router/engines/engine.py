@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NewType
 from zlib import crc32
 
 from vllm_router.engines.states import EngineState
+from vllm_router.policy.capabilities import Capabilities
 from vllm_router.policy.curve import ServiceCurve
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class EngineSpec:
         label: As given to `--static-model-labels`.
         weight: Speed relative to other engines, above 0; a hint until its speed is measured.
         gpu: Kind of GPU, for humans.
+        capabilities: What the engine is stated to be able to do; None: nothing is.
     """
 
     engine_id: EngineId
@@ -41,6 +43,7 @@ class EngineSpec:
     label: str | None = None
     weight: float = 1.0
     gpu: str | None = None
+    capabilities: Capabilities | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,7 @@ class Engine:
         lot: A number by its id alone, the same in every router.
         state: Where it is in its life.
         models: Names that it serves, as far as known.
+        max_model_lens: Tokens of their contexts, by name, as far as it tells.
         in_flight: Requests charged to it.
         windows_in_flight: Their windows of 30 s.
         audio_s_in_flight: Their seconds of audio.
@@ -135,6 +139,7 @@ class Engine:
         "long_cap",
         "long_limit",
         "lot",
+        "max_model_lens",
         "models",
         "next_window_s",
         "others",
@@ -160,6 +165,7 @@ class Engine:
         self.lot = crc32(spec.engine_id.encode())
         self.state = EngineState.DISCOVERED
         self.models: tuple[str, ...] = spec.models or ()
+        self.max_model_lens: dict[str, int] = {}
         self.in_flight = 0
         self.windows_in_flight = 0
         self.audio_s_in_flight = 0.0

@@ -123,6 +123,20 @@ class Fleet:
             engine.state is EngineState.READY for engine in pool.untried(ticket)
         )
 
+    def members(self, model: str) -> Iterable[Engine]:
+        """Return the engines that serve a model, in any state but gone."""
+        pool = self._registry.pools.get(model)
+        return () if pool is None else pool.members.values()
+
+    def readiness(self, model: str) -> tuple[int, float]:
+        """Return how many engines are ready for a model, and when one of them last became so."""
+        count, at = 0, -math.inf
+        for engine in self.members(model):
+            if engine.state is EngineState.READY and engine.ready_since is not None:
+                count += 1
+                at = max(at, engine.ready_since)
+        return count, at
+
     def may_recover_for(self, ticket: Ticket, now: float) -> bool:
         """Whether an engine that is out and has not failed on the work may be ready any moment."""
         pool = self._registry.pools.get(ticket.model)
@@ -162,11 +176,18 @@ class Fleet:
         """Take a change from discovery in."""
         return self._registry.apply(change, now)
 
-    def observe_models(self, engine_id: EngineId, models: tuple[str, ...], now: float) -> None:
+    def observe_models(
+        self,
+        engine_id: EngineId,
+        models: tuple[str, ...],
+        now: float,
+        max_model_lens: dict[str, int] | None = None,
+    ) -> None:
         """Note the models that an engine says it serves; unknown ids are ignored."""
         engine = self.engine(engine_id)
         if engine is None:
             return
+        engine.max_model_lens = max_model_lens or {}
         if not models:
             # It may pass its probes, and still takes no work.
             engine.last_error = "its /v1/models names no model"

@@ -7,6 +7,12 @@ engines:                              # or the list alone
     label: a                          # optional, as are weight (0.01 to 100) and gpu
     weight: 2.0
     gpu: H200
+    capabilities:                     # optional, as is each of them: what the engine can do
+      verbose_json: no
+      language: yes
+      max_audio_s: 600
+      max_file_mb: 25
+      containers: [wav, mp3, flac]
 ```
 
 Promises: whatever is wrong is said in one sentence with its line: YAML, unknown or missing keys,
@@ -32,6 +38,8 @@ from pydantic import (
 from vllm_router.engines.engine import EngineId, EngineSpec
 from vllm_router.outbound.discover_static import MODEL_TYPES
 from vllm_router.outbound.regular_file import read_regular_file
+from vllm_router.policy.capabilities import Capabilities
+from vllm_router.policy.stated_capabilities import read_mapping
 from vllm_router.wire.engine_facts import MAX_ENGINES, MAX_MODELS, is_name, read_weight
 from vllm_router.wire.engine_url import engine_url
 
@@ -62,6 +70,15 @@ def _listed(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
+def _stated(value: object) -> object:
+    if not isinstance(value, dict):
+        raise ValueError("should be names and values, such as `verbose_json: no`")
+    return read_mapping({str(name): each for name, each in value.items()})
+
+
+_Capabilities = Annotated[Capabilities, BeforeValidator(_stated)]
+
+
 class _Entry(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -74,6 +91,7 @@ class _Entry(BaseModel):
     label: _Name | None = None
     weight: Annotated[float, BeforeValidator(read_weight)] = 1.0
     gpu: _Name | None = None
+    capabilities: _Capabilities | None = None
 
 
 class _Document(BaseModel):
@@ -193,6 +211,7 @@ def _specs(document: _Document, lines: "_Lines") -> tuple[EngineSpec, ...]:
             label=entry.label,
             weight=entry.weight,
             gpu=entry.gpu,
+            capabilities=entry.capabilities,
         )
     return tuple(specs.values())
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from vllm_router.outbound.answer import Answer, denial
 from vllm_router.outbound.call import (
@@ -48,6 +49,18 @@ class Probe:
     error: str | None
     is_timeout: bool = False
     is_denied: bool = False
+
+
+class ModelList(NamedTuple):
+    """What an engine says of its models.
+
+    Attributes:
+        names: Theirs.
+        max_model_lens: The tokens of their contexts, by name; of those that it tells of.
+    """
+
+    names: tuple[str, ...]
+    max_model_lens: dict[str, int]
 
 
 class Denied(CallFailed):
@@ -129,7 +142,7 @@ class EngineInquiry:
             return Probe(f"it answered {answer.status} to {path.decode()}")
         return Probe(None)
 
-    async def models(self, url: str) -> tuple[str, ...]:
+    async def models(self, url: str) -> ModelList:
         """Return the models that an engine says it serves.
 
         Raises:
@@ -173,8 +186,8 @@ class EngineInquiry:
             raise CallFailed(f"its /metrics cannot be read: {e}") from e
 
 
-def read_models(body: bytes) -> tuple[str, ...]:
-    """Return the ids in an OpenAI list of models.
+def read_models(body: bytes) -> ModelList:
+    """Return what an OpenAI list of models says.
 
     Raises:
         CallFailed: It is not such a list, or an unreasonable one.
@@ -182,11 +195,13 @@ def read_models(body: bytes) -> tuple[str, ...]:
     try:
         listed = json.loads(body)["data"]
         names = tuple(dict.fromkeys(item["id"] for item in listed))
-    except (ValueError, LookupError, TypeError, RecursionError) as e:
+        lengths = {item["id"]: item.get("max_model_len") for item in listed}
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as e:
         raise CallFailed("its /v1/models is not a list of models") from e
     if not are_models(names):
         raise CallFailed("its /v1/models is not a reasonable list of models")
-    return names
+    # A bool is an int, and means nothing here.
+    return ModelList(names, {n: v for n, v in lengths.items() if type(v) is int and 0 < v < 2**53})
 
 
 def _form(fields: dict[str, str], audio: bytes) -> bytes:

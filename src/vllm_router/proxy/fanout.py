@@ -15,7 +15,7 @@ from functools import partial
 from typing import Final
 
 from vllm_router.engines.work import WorkTrace
-from vllm_router.errors import EngineSaid, RouterError, SpoolFull
+from vllm_router.errors import EngineSaid, RouterError, SpoolFull, UnsupportedValue
 from vllm_router.outbound.audio import AudioDecoder, PieceStream
 from vllm_router.outbound.upload import Spool, SpoolFailed, Upload
 from vllm_router.proxy.facts import RequestFacts
@@ -169,7 +169,7 @@ class Fanout:
             if audio.is_stream and piece.index:
                 await audio.wait_for_leader()
             transcript = await self._transcriber.transcribe(audio, piece, trace)
-        except EngineSaid:
+        except (EngineSaid, UnsupportedValue):
             raise
         except RouterError as e:
             if not audio.partial_ok:

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from vllm_router.engines.work import Urgency
-from vllm_router.errors import UnsupportedValue
+from vllm_router.errors import no_word_times
 from vllm_router.inbound.exchange import Exchange
-from vllm_router.policy.containers import ContainerBook
 from vllm_router.proxy.dispatch import Dispatcher
 from vllm_router.proxy.facts import RequestFacts, Task
 from vllm_router.proxy.fanout import Fanout
 from vllm_router.proxy.language_votes import LanguageFinder
 from vllm_router.proxy.lengths import Lengths
+from vllm_router.proxy.model_capabilities import ModelCapabilities
 from vllm_router.proxy.relay import Relay
 from vllm_router.proxy.rendering import EventRendering
 from vllm_router.proxy.story import Story
@@ -85,7 +85,7 @@ class Means:
         relay: Carries uploads.
         fanout: Has long audio heard by all engines.
         rules: How it is done.
-        containers: Which containers engines cannot read.
+        capabilities: What models' engines can do.
         counts: Where words are counted.
         languages: Tells the languages of texts.
         lengths: Corrects what short uploads were charged.
@@ -96,7 +96,7 @@ class Means:
     relay: Relay
     fanout: Fanout
     rules: TranscriptionRules
-    containers: ContainerBook
+    capabilities: ModelCapabilities
     counts: WordCounts
     languages: LanguageFinder
     lengths: Lengths
@@ -150,11 +150,7 @@ def require_words(wish: Wish, transcript: Transcript) -> None:
         UnsupportedValue: The engine gave none.
     """
     if wish.wants_words and transcript.words is None:
-        raise UnsupportedValue(
-            "The engines give no times of single words; ask for "
-            "'timestamp_granularities[]=segment'.",
-            param="timestamp_granularities[]",
-        )
+        raise no_word_times()
 
 
 def known_length(facts: RequestFacts) -> float | None:

@@ -18,11 +18,14 @@ from vllm_router.errors import (
     EnginesDied,
     EngineTooSlow,
     NoEngineReady,
+    no_word_times,
 )
 from vllm_router.outbound.answer import Answer
 from vllm_router.proxy.dispatch import Dispatcher
+from vllm_router.proxy.model_capabilities import ModelCapabilities
 from vllm_router.proxy.pieces import LongAudio, SpooledPiece
 from vllm_router.proxy.relay import Relay, UploadBody, understood
+from vllm_router.wire.refusal import RefusalKind, read_refusal
 from vllm_router.wire.transcript import Transcript, read_transcript
 from vllm_router.wire.wav import pcm16_header
 
@@ -62,11 +65,19 @@ class PieceCaller:
     Args:
         dispatcher: Brings pieces to engines.
         relay: Knows how engines are called.
+        capabilities: What models' engines can do.
     """
 
-    def __init__(self, dispatcher: Dispatcher, relay: Relay) -> None:
+    def __init__(
+        self, dispatcher: Dispatcher, relay: Relay, capabilities: ModelCapabilities
+    ) -> None:
         self._dispatcher = dispatcher
         self._relay = relay
+        self._capabilities = capabilities
+
+    def takes_language(self, audio: LongAudio) -> bool:
+        """Return whether engines may be told the language, as far as known."""
+        return self._capabilities.of(audio.facts.model).language is not False
 
     async def ask(
         self,
@@ -76,6 +87,7 @@ class PieceCaller:
         *,
         language: str | None = None,
         temperature: float | None = None,
+        tells_language: bool = True,
     ) -> Transcript:
         """Return an engine's words for a piece.
 
@@ -85,9 +97,11 @@ class PieceCaller:
             trace: Follows the work; None: nobody does.
             language: In place of the audio's; None: the audio's, if the client gave one.
             temperature: In place of the client's.
+            tells_language: Whether the engine is told the language, if there is one.
 
         Raises:
             EngineSaid: The engine refused, for a reason that is the client's to see.
+            UnsupportedValue: It gives no times of words.
             PieceFailed: Engines answered 500.
             RouterError: The words could not be had.
         """
@@ -97,7 +111,10 @@ class PieceCaller:
             (b"content-type", b"multipart/form-data; boundary=" + boundary),
         ]
         path = b"/v1/audio/" + audio.facts.task.value.encode()
-        body = _form(audio, piece, boundary, language or audio.language, temperature)
+        told = language or audio.language
+        if not tells_language or not self.takes_language(audio):
+            told = None
+        body = _form(audio, piece, boundary, told, temperature)
         request_id = f"{audio.story.request_id}/{piece.index}"
         heard: list[Transcript] = []
 
@@ -139,18 +156,29 @@ class PieceCaller:
                 attempt.close(OutcomeKind.OK)
                 return heard[-1]
             said = await attempt.refusal()
-            if _has_no_words(said.body()):
+            reason = read_refusal(
+                answer.status,
+                answer.body or said.body(),
+                asked_format="verbose_json" if audio.wants_words else None,
+                language=told,
+            ).kind
+            if reason is RefusalKind.NO_WORDS:
                 return Transcript("")
+            if reason is RefusalKind.FORMAT:
+                self._capabilities.refused_format(ticket, attempt.engine_id)
+                raise no_word_times()
+            if reason is RefusalKind.LANGUAGE:
+                words = await self.ask(
+                    audio, piece, trace, temperature=temperature, tells_language=False
+                )
+                # The field was the reason indeed.
+                self._capabilities.refused_language(ticket, attempt.engine_id)
+                return words
             if answer.status >= 500:
                 # Of a whole upload this is the client's to see; of a piece it says too little.
                 raise PieceFailed(f"The engines answered {answer.status} to it.")
             raise said
         raise AssertionError("the last round raises")
-
-
-def _has_no_words(body: bytes) -> bool:
-    """Return whether an error is vLLM's way to say that the model generated nothing."""
-    return b"tuple index out of range" in body[:4096]
 
 
 def _form(

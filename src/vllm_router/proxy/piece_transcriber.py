@@ -98,7 +98,7 @@ class PieceTranscriber:
             # In parts, or in a language that is given, the same audio may well be transcribed.
             failure, first = e, Transcript("")
             language = audio.votes.language if audio.detects_language else None
-            if language is not None:
+            if language is not None and self._caller.takes_language(audio):
                 with contextlib.suppress(RouterError):
                     first = await self._caller.ask(audio, piece, trace, language=language)
         if audio.wants_words:
@@ -235,7 +235,7 @@ class PieceTranscriber:
         self, audio: LongAudio, piece: SpooledPiece, trace: WorkTrace | None, parts: list[Part]
     ) -> list[Part]:
         """Have a piece that stands alone with its language asked for again in the audio's."""
-        if not audio.detects_language:
+        if not audio.detects_language or not self._caller.takes_language(audio):
             return parts
         wanted = await audio.votes.settled(piece.index)
         if wanted is None or not audio.may_ask_again(windows_of(piece.length_s)):

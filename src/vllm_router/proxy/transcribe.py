@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
+from vllm_router.errors import no_word_times
 from vllm_router.inbound.exchange import Exchange
 from vllm_router.outbound.upload import Upload
+from vllm_router.policy.capabilities import Capabilities
 from vllm_router.proxy.facts import RequestFacts
 from vllm_router.proxy.long import LongAnswer
 from vllm_router.proxy.means import Means
@@ -14,9 +17,10 @@ from vllm_router.proxy.whole import WholeAnswer
 from vllm_router.proxy.wish import must_choose, read_wish
 from vllm_router.wire.formats import (
     FORMATS,
+    ResponseFormat,
 )
 
-#: What vLLM takes at most: `VLLM_MAX_AUDIO_CLIP_FILESIZE_MB` is 25.
+#: What vLLM takes at most, where nobody knows better: `VLLM_MAX_AUDIO_CLIP_FILESIZE_MB` is 25.
 ENGINE_FILE_BYTES: Final = 25 * 2**20
 #: A length that was only estimated from bytes may be several times that: cut rather than fail.
 ESTIMATE_FACTOR: Final = 0.5
@@ -48,16 +52,33 @@ class Transcriber:
             head.header(b"x-priority"),
             self._means.rules.channels,
         )
-        is_ours = wish.format is not None
-        if is_ours and (
-            must_choose(facts, wish, upload) or self._must_split(facts) or self._must_decode(facts)
+        can = self._means.capabilities.of(facts.model)
+        if wish.wants_words:
+            if wish.format is not ResponseFormat.VERBOSE_JSON:
+                # No other format has a place for them.
+                wish = replace(wish, wants_words=False)
+            elif can.verbose_json is False:
+                raise no_word_times()
+        if wish.format is not None and (
+            must_choose(facts, wish, upload) or self._must_take_apart(facts, can)
         ):
             await LongAnswer(self._means, exchange, facts, wish, story).run(upload)
             return
         edits = []
         if facts.asked_model is not None and facts.asked_model != facts.model:
             edits = facts.form.replaced("model", facts.model.encode())
-        whole = WholeAnswer(self._means, exchange, facts, wish, story, upload, edits)
+        if can.language is False:
+            edits = [*edits, *facts.form.removed("language")]
+        whole = WholeAnswer(
+            self._means,
+            exchange,
+            facts,
+            wish,
+            story,
+            upload,
+            edits,
+            tells_language=can.language is not False,
+        )
         if wish.format is None:
             await whole.passed_through()
         elif wish.is_stream:
@@ -68,14 +89,8 @@ class Transcriber:
             await whole.converted()
         self._means.lengths.measure(upload, facts, story)
 
-    def _must_decode(self, facts: RequestFacts) -> bool:
-        """Return whether the engines are known not to read the upload's container."""
-        means = self._means
-        return means.rules.split != "off" and means.containers.is_unreadable(
-            facts.model, facts.kind, means.dispatcher.now()
-        )
-
-    def _must_split(self, facts: RequestFacts) -> bool:
+    def _must_take_apart(self, facts: RequestFacts, can: Capabilities) -> bool:
+        """Return whether an upload is to be decoded and cut rather than sent as it is."""
         rules = self._means.rules
         if rules.split == "off":
             return False
@@ -84,4 +99,9 @@ class Transcriber:
         bound_s = rules.split_longer_than_s
         if facts.is_estimated:
             bound_s *= ESTIMATE_FACTOR
-        return facts.audio_s > bound_s or facts.file.end - facts.file.start > ENGINE_FILE_BYTES
+        size_bytes = facts.file.end - facts.file.start
+        if facts.audio_s > bound_s or not can.can_read(facts.kind):
+            return True
+        if can.max_file_bytes is None and size_bytes > ENGINE_FILE_BYTES:
+            return True
+        return not can.can_take(facts.audio_s, size_bytes)

@@ -6,6 +6,7 @@ What an engine has itself is passed on as it is; what it lacks is made from what
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
@@ -13,10 +14,12 @@ from vllm_router.engines.engine import Engine
 from vllm_router.engines.work import OutcomeKind, Ticket, windows_of
 from vllm_router.errors import (
     EngineFailed,
+    EngineSaid,
     EnginesDied,
     RouterError,
     UnreadableAudio,
     UnsupportedValue,
+    no_word_times,
 )
 from vllm_router.inbound.exchange import Exchange
 from vllm_router.outbound.answer import Answer
@@ -25,11 +28,12 @@ from vllm_router.outbound.call import (
     ConnectionBroke,
 )
 from vllm_router.outbound.upload import Upload
+from vllm_router.policy.capabilities import LEAST_AUDIO_S, LEAST_FILE_BYTES
 from vllm_router.proxy.dispatch import Attempt
 from vllm_router.proxy.events import EventStream
 from vllm_router.proxy.facts import RequestFacts
 from vllm_router.proxy.headers import engine_headers
-from vllm_router.proxy.long import answer_headers
+from vllm_router.proxy.long import LongAnswer, answer_headers
 from vllm_router.proxy.means import Means, known_length, require_words
 from vllm_router.proxy.pieces import SpeechMap
 from vllm_router.proxy.relay import MAX_REFUSAL_BYTES, UploadBody, pass_on, understood
@@ -41,6 +45,7 @@ from vllm_router.wire.json_text import JsonObject
 from vllm_router.wire.leading_space import StreamStart, without_leading_space
 from vllm_router.wire.media_type import is_type
 from vllm_router.wire.multipart import Edit
+from vllm_router.wire.refusal import REFUSED, Refusal, RefusalKind, read_refusal
 from vllm_router.wire.sse import encode
 from vllm_router.wire.stream_events import ChunkTranslator, StreamState, delta_event
 from vllm_router.wire.told_seconds import corrected_seconds, told_seconds
@@ -49,10 +54,12 @@ from vllm_router.wire.usage_seconds import with_whole_seconds
 
 log = logging.getLogger(__name__)
 
-#: Statuses by which engines answer files whose container they cannot read.
-_PERHAPS_UNREADABLE: Final = frozenset({400, 415, 422, 500})
-#: Those by which they answer fields that they do not understand.
-_REFUSED: Final = frozenset({400, 404, 422, 501})
+#: Statuses by which engines answer files that they cannot read, or that are too much for them.
+_PERHAPS_UNREADABLE: Final = frozenset({*REFUSED, 500})
+#: Refusals of how much was sent: of a part of it an engine may well think otherwise.
+_OF_SIZE: Final = frozenset({RefusalKind.TOO_LONG, RefusalKind.TOO_LARGE, RefusalKind.TOO_MUCH})
+#: Statuses by which engines answer fields that they do not understand.
+_NOT_UNDERSTOOD: Final = frozenset({400, 404, 422, 501})
 #: Headers that are wrong for any other bytes than the engine's.
 _OF_THE_BYTES: Final = frozenset({b"etag", b"digest", b"content-digest", b"content-md5"})
 
@@ -69,6 +76,8 @@ class WholeAnswer:
         story: Story,
         upload: Upload,
         edits: list[Edit],
+        *,
+        tells_language: bool = True,
     ) -> None:
         self._means = means
         self._exchange = exchange
@@ -77,6 +86,7 @@ class WholeAnswer:
         self._story = story
         self._upload = upload
         self._edits = edits
+        self._tells_language = tells_language and wish.language is not None
         self._check = SpeechCheck(means, exchange, facts, wish, story, upload)
 
     async def _attempt(
@@ -84,8 +94,20 @@ class WholeAnswer:
         edits: Sequence[Edit] = (),
         read: Callable[[bytes], object] | None = None,
         after: Attempt | None = None,
+        *,
+        is_verbose: bool = False,
+        takes_refusals: bool = False,
     ) -> Attempt:
-        """Get an engine's answer; `after` another attempt, whose turn in the queue it keeps."""
+        """Get an engine's answer.
+
+        Args:
+            edits: Of the form, beside those that every engine gets.
+            read: Takes the body of a 200.
+            after: Another attempt, whose turn in the queue this one keeps.
+            is_verbose: Whether the engine is asked for `verbose_json`.
+            takes_refusals: Whether the refusal of a field is the answer; else it is asked for
+                otherwise.
+        """
         relay, facts, story = self._means.relay, self._facts, self._story
         body = UploadBody.edited(self._upload, [*self._edits, *edits])
         headers = engine_headers(self._exchange, relay.engine_key)
@@ -103,16 +125,87 @@ class WholeAnswer:
         attempt = await self._means.dispatcher.attempt(ticket, send)
         story.queue_s += attempt.waited_s
         story.windows += ticket.windows
-        if attempt.answer.status == 200:
-            self._means.containers.read(facts.model, facts.kind)
+        status = attempt.answer.status
+        if status == 200:
+            if self._means.capabilities.has_doubts:
+                self._refute_doubts(is_verbose)
+        elif status in REFUSED and not takes_refusals:
+            return await self._asked_otherwise(attempt, edits, read, is_verbose)
         said = attempt.answer.body
         is_asked = story.charged_s is not None or facts.is_estimated
-        if is_asked and said is not None and attempt.answer.status == 200:
+        if is_asked and said is not None and status == 200:
             told_s = told_seconds(said)
             if told_s is not None:
                 story.audio_s = corrected_seconds(facts.audio_s, told_s)
                 story.is_measured = True
         return attempt
+
+    def _refute_doubts(self, is_verbose: bool) -> None:
+        facts = self._facts
+        self._means.capabilities.accepted(
+            facts.model,
+            facts.kind,
+            0.0 if facts.is_estimated else facts.audio_s,
+            facts.file.end - facts.file.start,
+            has_language=self._tells_language,
+            is_verbose=is_verbose,
+        )
+
+    async def _asked_otherwise(
+        self,
+        first: Attempt,
+        edits: Sequence[Edit],
+        read: Callable[[bytes], object] | None,
+        is_verbose: bool,
+    ) -> Attempt:
+        """Return another answer than one that refuses a field, if the field was the reason.
+
+        A second engine of the model is asked the same before the first one is believed; and if it
+        refuses `language` too, that is left out.
+        """
+        kind = self._read_refusal(first, is_verbose=is_verbose).kind
+        if kind is not RefusalKind.FORMAT and kind is not RefusalKind.LANGUAGE:
+            return first
+        capabilities, ticket, refusing = self._means.capabilities, first.ticket, [first.engine_id]
+        last = first
+        ticket.excluded.add(first.engine_id)
+        if not self._is_known(kind) and self._means.dispatcher.fleet.is_ready_for(ticket):
+            first.close(first.kind)
+            last = await self._attempt(
+                edits, read, first, is_verbose=is_verbose, takes_refusals=True
+            )
+            if self._read_refusal(last, is_verbose=is_verbose).kind is not kind:
+                return last
+            refusing.append(last.engine_id)
+        if kind is RefusalKind.FORMAT:
+            for engine_id in refusing:
+                capabilities.refused_format(ticket, engine_id)
+            return last
+        last.close(last.kind)
+        ticket.excluded -= set(refusing)
+        self._tells_language = False
+        self._edits = [*self._edits, *self._facts.form.removed("language")]
+        last = await self._attempt(edits, read, last, is_verbose=is_verbose, takes_refusals=True)
+        if last.answer.status == 200:
+            # The field was the reason indeed.
+            for engine_id in refusing:
+                capabilities.refused_language(ticket, engine_id)
+        return last
+
+    def _is_known(self, kind: RefusalKind) -> bool:
+        can = self._means.capabilities.of(self._facts.model)
+        is_able = can.language if kind is RefusalKind.LANGUAGE else can.verbose_json
+        return is_able is False
+
+    def _read_refusal(self, attempt: Attempt, *, is_verbose: bool) -> Refusal:
+        # A refusal that does not come at once is a page or worse, not a sentence.
+        said = attempt.answer.body or b""
+        return read_refusal(
+            attempt.answer.status,
+            said,
+            asked_format="verbose_json" if is_verbose else None,
+            language=self._wish.language if self._tells_language else None,
+        )
 
     def _ticket(self) -> Ticket:
         means, facts, story = self._means, self._facts, self._story
@@ -134,7 +227,7 @@ class WholeAnswer:
             UnsupportedValue: It was to tell speakers apart and cannot.
         """
         attempt = await self._attempt()
-        if self._wish.is_diarized and attempt.answer.status in _REFUSED:
+        if self._wish.is_diarized and attempt.answer.status in _NOT_UNDERSTOOD:
             await _require_speakers(attempt)
         await self._pass_on(attempt)
 
@@ -161,28 +254,31 @@ class WholeAnswer:
     async def _refused(self, attempt: Attempt, stream: EventStream | None = None) -> None:
         """Answer an upload that an engine has refused: by decoding it here if that helps.
 
-        Engines differ in the containers that they read, and answer what they cannot read with 400
-        or 500.
+        Engines differ in the containers that they read and in how much they take. What they cannot
+        read they answer with 400 or 500, and with 500 also audio in which the model finds no words,
+        or not even a language.
         """
-        answer, kind = attempt.answer, self._facts.kind
-        status = answer.status
-        # WAV is what it would be sent as: who refuses that has other reasons.
-        is_readable = kind == "wav" or status not in _PERHAPS_UNREADABLE
-        if self._means.rules.split == "off" or is_readable:
+        facts, status = self._facts, attempt.answer.status
+        if self._means.rules.split == "off" or status not in _PERHAPS_UNREADABLE:
             await self._show_refusal(attempt, stream)
             return
-        try:
-            await answer.read(MAX_REFUSAL_BYTES)
-        except CallFailed:
-            # The status is known, and that it refuses; its words are not.
-            answer.body = b""
-        # The engine is done. The pieces may have to wait for the very room it held.
-        attempt.close(attempt.kind)
+        refusal = self._read_refusal(attempt, is_verbose=False)
+        is_of_size = refusal.kind in _OF_SIZE
+        if is_of_size and (stream is None or not stream.is_begun):
+            await self._taken_apart(attempt, refusal, stream)
+            return
+        # WAV is what it would be sent as: who refuses that by a 400 has other reasons.
+        is_worth_it = is_of_size or facts.kind != "wav"
+        if not is_worth_it and not (status == 500 and self._may_listen(refusal)):
+            await self._show_refusal(attempt, stream)
+            return
+        await self._close_refused(attempt)
         try:
             transcript = await self._check.in_pieces()
-            if not self._story.pieces:
+            if not self._story.pieces and facts.kind != "wav":
                 # Nobody speaks. Whether the engine would take it as WAV is still to be asked.
                 transcript = await self._check.in_pieces(skip_silence=False)
+            require_words(self._wish, transcript)
         except UnreadableAudio as e:
             if status >= 500:
                 raise
@@ -192,11 +288,75 @@ class WholeAnswer:
         except RouterError:
             await self._show_refusal(attempt, stream)
             return
-        self._means.containers.refused(self._facts.model, kind, self._means.dispatcher.now())
+        if is_of_size:
+            self._note_limit(attempt, refusal)
+        elif refusal.kind is not RefusalKind.NO_WORDS:
+            self._means.capabilities.refused_container(
+                attempt.ticket, attempt.engine_id, facts.kind, status
+            )
+        if not transcript.text and self._story.speech_s:
+            self._means.counts.note_empty(facts.model, self._story)
         if stream is None:
             await self._respond(transcript, None)
         else:
             await self._send(stream, transcript, None)
+
+    async def _close_refused(self, attempt: Attempt) -> None:
+        """Release an engine that refused, and keep what it said to show it later."""
+        try:
+            await attempt.answer.read(MAX_REFUSAL_BYTES)
+        except CallFailed:
+            # The status is known, and that it refuses; its words are not.
+            attempt.answer.body = b""
+        # The engine is done. The pieces may have to wait for the very room it held.
+        attempt.close(attempt.kind)
+
+    def _may_listen(self, refusal: Refusal) -> bool:
+        """Return whether a 500 to a WAV is worth listening to the audio.
+
+        A fleet that answers everything with 500 must not be asked twice as much for it.
+        """
+        if refusal.kind is RefusalKind.NO_WORDS:
+            return True
+        dispatcher = self._means.dispatcher
+        return self._means.rules.verifies and dispatcher.fleet.may_retry(dispatcher.now())
+
+    async def _taken_apart(
+        self, attempt: Attempt, refusal: Refusal, stream: EventStream | None
+    ) -> None:
+        """Answer an upload that was too much for an engine, from pieces of it."""
+        if stream is not None:
+            stream.give_way()
+        await self._close_refused(attempt)
+        answer = LongAnswer(self._means, self._exchange, self._facts, self._wish, self._story)
+        try:
+            await answer.run(self._upload)
+        except EngineSaid:
+            # Pieces are refused too: how much was sent is not the reason, whatever it said.
+            await self._pass_on(attempt)
+            return
+        self._note_limit(attempt, refusal)
+
+    def _note_limit(self, attempt: Attempt, refusal: Refusal) -> None:
+        """Remember the limit by which an upload was refused that was sound.
+
+        Not one that pieces would not be within: what they show to be taken is no limit.
+        """
+        facts, capabilities = self._facts, self._means.capabilities
+        ticket, engine_id, limit = attempt.ticket, attempt.engine_id, refusal.limit
+        if refusal.kind is RefusalKind.TOO_LONG:
+            is_measured = self._story.is_measured or not facts.is_estimated
+            length_s = self._story.audio_s or facts.audio_s
+            if limit is None:
+                # No longer than this is all that is known.
+                limit = math.nextafter(length_s, 0.0)
+            if is_measured and LEAST_AUDIO_S <= limit < length_s:
+                capabilities.refused_length(ticket, engine_id, limit)
+        elif refusal.kind is RefusalKind.TOO_LARGE:
+            size_bytes = facts.file.end - facts.file.start
+            limit = size_bytes - 1 if limit is None else limit
+            if LEAST_FILE_BYTES <= limit < size_bytes:
+                capabilities.refused_size(ticket, engine_id, limit)
 
     async def _show_refusal(self, attempt: Attempt, stream: EventStream | None) -> None:
         if stream is not None:
@@ -247,7 +407,7 @@ class WholeAnswer:
         if wish.wants_words:
             attempt, transcript = await self._transcript(ResponseFormat.VERBOSE_JSON)
             if transcript is None:
-                await self._show_refusal(attempt, stream)
+                await self._refused_words(attempt, stream)
                 return None
             require_words(wish, transcript)
             return transcript, None
@@ -271,6 +431,19 @@ class WholeAnswer:
             return transcript, found
         return await self._check.checked(transcript, found), found
 
+    async def _refused_words(self, attempt: Attempt, stream: EventStream | None) -> None:
+        """Answer an upload that was refused where times of words are wanted.
+
+        Raises:
+            UnsupportedValue: The engine gives none.
+        """
+        if attempt.answer.status in REFUSED:
+            refusal = self._read_refusal(attempt, is_verbose=True)
+            if refusal.kind is RefusalKind.FORMAT:
+                attempt.close(attempt.kind)
+                raise no_word_times()
+        await self._refused(attempt, stream)
+
     async def _transcript(self, asked: ResponseFormat) -> tuple[Attempt, Transcript | None]:
         """Return the engine's words; None: it refused, and the attempt is still open."""
         form = self._facts.form
@@ -282,7 +455,7 @@ class WholeAnswer:
         def read(answer: bytes) -> None:
             heard.append(read_transcript(answer, known_length(self._facts)))
 
-        attempt = await self._attempt(edits, read)
+        attempt = await self._attempt(edits, read, is_verbose=asked is ResponseFormat.VERBOSE_JSON)
         if attempt.answer.status != 200:
             return attempt, None
         attempt.close(OutcomeKind.OK)
@@ -298,9 +471,18 @@ class WholeAnswer:
         if wish.needs_times or not FORMATS[wish.format].engine_streams:
             await self._streamed_at_once()
         elif wish.stream_format is StreamFormat.VLLM:
-            await self.passed_through()
+            await self._streamed_as_it_is()
         else:
             await self._streamed_through()
+
+    async def _streamed_as_it_is(self) -> None:
+        """Pass the engine's own events on."""
+        attempt = await self._attempt()
+        if attempt.answer.status == 200:
+            await self._pass_on(attempt)
+            return
+        with EventStream(self._exchange, self._story) as stream:
+            await self._refused(attempt, stream)
 
     async def _streamed_at_once(self) -> None:
         """Give what the engine cannot stream as events, once it is there."""
@@ -390,6 +572,8 @@ class WholeAnswer:
             RouterError: It is a refusal, or holds no words.
         """
         if attempt.answer.status != 200:
+            if told:
+                raise await _refusal(attempt)
             await self._refused(attempt, stream)
             return
         try:

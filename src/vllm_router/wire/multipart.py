@@ -107,6 +107,20 @@ class Form:
         """Return the edits that give every field of that name a new value, or add it if absent."""
         return self.changed(name, value) or [self.added(name, value)]
 
+    def removed(self, name: str) -> list[Edit]:
+        """Return the edits that leave every field of that name out; none if it is absent."""
+        edits: list[Edit] = []
+        # The first part goes with the line end behind it, so that the next boundary begins the
+        # body; any other with the boundary before it.
+        start, line_end = 0, 2
+        for part in self.parts:
+            if part.name == name:
+                edits.append(Edit(start, part.end + line_end, b""))
+                start = part.end + line_end
+            else:
+                start, line_end = part.end, 0
+        return edits
+
     def added(self, name: str, value: bytes) -> Edit:
         """Return the edit that adds one plain field at the end."""
         head = b'\r\n--%b\r\nContent-Disposition: form-data; name="%b"\r\n\r\n'
