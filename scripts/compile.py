@@ -62,11 +62,13 @@ HOT = (
     "wire/coverage.py",
     "wire/duration.py",
     "wire/exposition.py",
+    "wire/leading_space.py",
     "wire/multipart.py",
     "wire/plain_text.py",
     "wire/spoken_length.py",
     "wire/told_seconds.py",
     "wire/trouble.py",
+    "wire/usage_seconds.py",
     "wire/wav.py",
 )
 #: Written in C, in the place of the Python of the same name.

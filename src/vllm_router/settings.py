@@ -319,6 +319,12 @@ class Settings(BaseModel):
     split_longer_than_s: Seconds = _field(
         "Long audio", 30.0, "Audio longer than this is cut with --split auto."
     )
+    channels: Literal["mix", "left", "right", "each"] = _field(
+        "Long audio",
+        "mix",
+        "Channels that are transcribed, where a request's 'channels' does not say; 'each' is for "
+        "calls with one speaker per channel.",
+    )
     vad: Literal["silero", "level", "off"] = _field(
         "Long audio",
         "silero",

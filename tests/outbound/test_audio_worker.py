@@ -83,7 +83,8 @@ def test_pieces_come_in_order_then_the_end(worker: socket.socket, tmp_path: Path
         send(worker, job(len(pcm) + 44, offset=6), path)
         got, index, at = b"", 0, 0.0
         while (answer := receive(worker))[0] == PIECE:
-            number, start_s, end_s, speech, stretches = json.loads(answer[1])
+            number, start_s, end_s, speech, stretches, channel, frontier_s = json.loads(answer[1])
+            assert (channel, frontier_s >= end_s) == (None, True)
             assert (number, start_s) == (index, at)
             assert speech
             assert stretches == [[0, start_s, pytest.approx(end_s - start_s)]]

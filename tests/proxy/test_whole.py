@@ -93,6 +93,68 @@ async def test_what_is_no_transcript_is_a_502_that_names_the_engine() -> None:
         assert streamed.status_code == 502
 
 
+async def test_no_json_begins_with_a_space() -> None:
+    async def says(heard: Heard) -> Reply:
+        lines = (b"Content-Type: application/json", b'ETag: "1"', b"X-Own: 2")
+        return 200, raw(200, b'{"text": "  Two  spaces ","usage": {}}', *lines)
+
+    async with parrot(says) as url, running_router(url) as router:
+        answer = await router.upload(*asking())
+        assert answer.content == b'{"text": "Two  spaces ","usage": {}}'
+        assert answer.headers["content-length"] == str(len(answer.content))
+        assert answer.headers["x-own"] == "2"
+        # It was of other bytes.
+        assert "etag" not in answer.headers
+        streamed = await router.upload(*asking(field("stream", "true")), x_stream_format="vllm")
+        assert streamed.content == answer.content
+
+
+@pytest.mark.parametrize("kind", ["openai", "vllm"])
+async def test_no_stream_begins_with_a_space(kind: str) -> None:
+    """Also where the engine sends OpenAI's events itself."""
+
+    async def says(heard: Heard) -> Reply:
+        if heard.number:
+            deltas = [{"type": "transcript.text.delta", "delta": text} for text in (" one", " two")]
+            return 200, sse(*deltas, {"type": "transcript.text.done", "text": " one two"}, end=b"")
+        return 200, sse(chunk(""), chunk(" one"), chunk(" two", "stop"))
+
+    async with parrot(says) as url, running_router(url) as router:
+        for number in range(2):
+            answer = await router.upload(*asking(field("stream", "true")), x_stream_format=kind)
+            told = events(answer.text)
+            if kind == "vllm" and not number:
+                said = "".join(event["choices"][0]["delta"]["content"] for event in told)
+            else:
+                said = "".join(event.get("delta", "") for event in told)
+            assert said == "one two"
+            if kind == "openai" or number:
+                assert told[-1]["text"] == "one two"
+
+
+async def test_seconds_are_whole_wherever_a_usage_is_told() -> None:
+    usage = {"type": "duration", "seconds": 4.2}
+
+    async def says(heard: Heard) -> Reply:
+        if heard.fields.get("stream") == "true":
+            delta = {"type": "transcript.text.delta", "delta": "so"}
+            done = {"type": "transcript.text.done", "text": "so", "usage": usage}
+            return 200, sse(delta, done, end=b"")
+        return 200, {"text": "so", "usage": usage}
+
+    async with parrot(says) as url, running_router(url) as router:
+        told = []
+        for kind in ("json", "verbose_json"):
+            answer = await router.upload(*asking(field("response_format", kind)))
+            assert answer.headers["content-length"] == str(len(answer.content))
+            told.append(answer.json()["usage"])
+        streamed = await router.upload(*asking(field("stream", "true")))
+        told.append(events(streamed.text)[-1]["usage"])
+    for each in told:
+        assert each == {"type": "duration", "seconds": 5}
+        assert isinstance(each["seconds"], int)
+
+
 async def test_an_engines_events_become_openais() -> None:
     async def says(heard: Heard) -> Reply:
         return 200, sse(chunk(" one"), chunk(" two", "stop"), chunk("three", "stop"))

@@ -1,12 +1,23 @@
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.calls import wav
 
 from vllm_router.errors import UnsupportedValue
+from vllm_router.outbound.upload import Spool
 from vllm_router.proxy.facts import RequestFacts, Task
-from vllm_router.proxy.wish import StreamFormat, Wish, read_wish
+from vllm_router.proxy.wish import (
+    StreamFormat,
+    Wish,
+    most_channels,
+    must_choose,
+    read_wish,
+    told_channels,
+)
+from vllm_router.wire.channels import Channels
 from vllm_router.wire.formats import ResponseFormat
 from vllm_router.wire.multipart import Form, Part
 
@@ -24,6 +35,7 @@ def wish(*fields: tuple[str, str], **headers: Any) -> Wish:
         StreamFormat.OPENAI,
         headers.get("stream_format"),
         headers.get("priority"),
+        headers.get("default_channels", Channels.MIX),
     )
 
 
@@ -35,11 +47,69 @@ def test_by_default_it_is_json_at_once() -> None:
 
 @pytest.mark.parametrize("kind", ResponseFormat)
 def test_every_format_may_be_asked_for(kind: ResponseFormat) -> None:
-    assert wish(("response_format", f" {kind.value} ")).format is kind
+    assert wish(("response_format", f" {kind.value} "), ("channels", "each")).format is kind
 
 
 def test_a_format_that_is_not_ours_is_left_to_the_engine() -> None:
-    assert wish(("response_format", "diarized_json")).format is None
+    assert wish(("response_format", "morse")).format is None
+
+
+def test_who_speaks_is_ours_to_tell_by_channel_alone() -> None:
+    diarized = ("response_format", "diarized_json")
+    assert (wish(diarized).format, wish(diarized).is_diarized) == (None, True)
+    assert wish(diarized, ("channels", "left")).is_diarized
+    each = wish(diarized, ("channels", "each"))
+    assert (each.format, each.is_diarized) == (ResponseFormat.DIARIZED_JSON, False)
+    assert each.needs_times
+
+
+def test_channels_are_the_requests_or_else_the_routers() -> None:
+    assert wish().channels is Channels.MIX
+    assert wish(default_channels=Channels.EACH).channels is Channels.EACH
+    assert wish(("channels", " Left "), default_channels=Channels.EACH).channels is Channels.LEFT
+    assert wish(("channels", ""), default_channels=Channels.EACH).channels is Channels.EACH
+    with pytest.raises(UnsupportedValue) as caught:
+        wish(("channels", "both"))
+    assert caught.value.param == "channels"
+
+
+def test_speakers_names_are_in_the_order_of_channels() -> None:
+    name = "known_speaker_names[]"
+    each = ("channels", "each"), ("response_format", "diarized_json")
+    assert wish(*each, (name, "Agent"), (name, " Zoë ")).names == ("Agent", "Zoë")
+    assert wish(*each, ("known_speaker_names", "Agent")).names == ("Agent",)
+    assert wish(*each).names == ()
+
+
+@pytest.mark.parametrize(
+    ("channels", "format", "held", "chosen", "most"),
+    [
+        ("mix", "json", 2, False, 1),
+        ("each", "json", 1, False, 1),
+        ("each", "json", 2, True, 2),
+        ("each", "json", 64, True, 8),
+        ("each", "diarized_json", 1, True, 1),
+        ("each", "json", None, True, 2),
+        ("left", "json", 1, False, 1),
+        ("right", "json", 2, True, 1),
+        ("right", "json", None, True, 1),
+    ],
+)
+def test_what_is_decoded_for_its_channels(
+    channels: str, format: str, held: int | None, chosen: bool, most: int
+) -> None:
+    asked = wish(("channels", channels), ("response_format", format))
+    data = b"no wav" if held is None else wav(np.zeros((800, held), np.int16))
+    known = facts()
+    known.file = Part("file", "a.wav", None, 0, len(data), None)
+    upload = Spool(None, 1 << 20).upload(len(data))
+    try:
+        list(upload.append(data))
+        assert told_channels(known, upload) == held
+        assert must_choose(known, asked, upload) is chosen
+        assert most_channels(known, asked, upload) == most
+    finally:
+        upload.close()
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,14 @@ import pysubs2
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from openai.types.audio import TranscriptionVerbose
+from openai.types.audio import TranscriptionDiarized, TranscriptionVerbose
 
 from vllm_router.wire.formats import (
     FORMATS,
     ResponseFormat,
     SubtitleWriter,
     segment_object,
+    to_diarized_json,
     to_json,
     to_srt,
     to_text,
@@ -82,12 +83,12 @@ def test_verbose_json_has_what_the_engine_leaves_out():
                 "id": 0,
                 "start": 0.0,
                 "end": 1.5,
-                "text": " Hello there.",
+                "text": "Hello there.",
                 "seek": 0,
                 "tokens": [1],
                 "no_speech_prob": None,
             },
-            {"id": 1, "start": 2.0, "end": 3.1, "text": " Grüße!", "seek": 0},
+            {"id": 1, "start": 2.0, "end": 3.1, "text": "Grüße!", "seek": 0},
         ],
         "usage": {"type": "duration", "seconds": 4},
     }
@@ -99,7 +100,7 @@ def test_verbose_json_has_what_the_engine_leaves_out():
 def test_verbose_json_of_little_knowledge():
     answer = json.loads(
         to_verbose_json(
-            Transcript("a", words=(Word(0.0, 1.0, "a", {"p": 1}),), extra={"future": 1}),
+            Transcript("a", words=(Word(0.0, 1.0, " a", {"p": 1}),), extra={"future": 1}),
             "translate",
         )
     )
@@ -113,6 +114,58 @@ def test_verbose_json_of_little_knowledge():
         "future": 1,
     }
     assert json.loads(to_verbose_json(said((0, 2, "a"))))["duration"] == 2.0
+
+
+def test_diarized_json_is_openais():
+    turns = Transcript(
+        "Hello. Hi.",
+        duration_s=4.2,
+        segments=(
+            Segment(0.5, 1.0, " Hello.", {"seek": 0}, 0),
+            Segment(0.8, 2.0, "Hi.", channel=1),
+        ),
+        usage={"type": "duration", "seconds": 5},
+    )
+    answer = json.loads(to_diarized_json(turns, names=("Agent",)))
+    assert answer == {
+        "task": "transcribe",
+        "duration": 4.2,
+        "text": "Hello. Hi.",
+        "segments": [
+            {
+                "type": "transcript.text.segment",
+                "id": "seg_0",
+                "start": 0.5,
+                "end": 1.0,
+                "text": "Hello.",
+                "speaker": "Agent",
+            },
+            {
+                "type": "transcript.text.segment",
+                "id": "seg_1",
+                "start": 0.8,
+                "end": 2.0,
+                "text": "Hi.",
+                "speaker": "B",
+            },
+        ],
+        "usage": {"type": "duration", "seconds": 5},
+    }
+    TranscriptionDiarized.model_validate(answer, strict=True)
+    assert json.loads(to_diarized_json(Transcript("")))["duration"] == 0
+    assert [s["channel"] for s in json.loads(to_verbose_json(turns))["segments"]] == [0, 1]
+
+
+def test_cues_of_two_channels_are_in_order_and_may_overlap():
+    long = "one two three four five six seven eight nine ten " * 4
+    turns = Transcript(
+        "", segments=(Segment(0.0, 12.0, long, channel=0), Segment(5.0, 5.5, "mhm", channel=1))
+    )
+    cues = list(pysubs2.SSAFile.from_string(to_srt(turns).decode(), format_="srt"))
+    starts = [cue.start for cue in cues]
+    assert starts == sorted(starts)
+    assert [cue.start for cue in cues if cue.plaintext == "mhm"] == [5000]
+    assert 0 < starts.index(5000) < len(starts) - 1
 
 
 def test_srt():

@@ -1,3 +1,4 @@
+import itertools
 import unicodedata
 
 import pytest
@@ -130,3 +131,55 @@ def test_endings_and_widths():
     assert width_of(words[1:2]) == 2
     assert width_of([]) == 0
     assert [block.ending for block in blocks(words, 42, 1)] == [Ending.WORD]
+
+
+THAI = (
+    "ประเทศไทยมีวัฒนธรรมที่เก่าแก่และงดงามผู้คนเป็นมิตรและอาหารอร่อยมากเราควรไปเที่ยวที่นั่นสักครั้ง"
+    "ในชีวิตเพื่อเรียนรู้ประวัติศาสตร์และได้เห็นวัดวาอารามที่มีชื่อเสียงไปทั่วโลก"
+)
+
+
+@pytest.mark.parametrize("max_width", [10, 17, 21, 42])
+def test_thai_breaks_between_words(max_width):
+    lines = [line for block in lay_out(THAI, max_width) for line in block]
+    assert "".join(lines) == THAI
+    for line, following in itertools.pairwise(lines):
+        assert line[-1] not in "เแโใไ"
+        assert unicodedata.category(following[0]) != "Mn"
+        assert following[0] not in "ะาำๆฯ"
+    if max_width > 13:
+        # The longest word fits, so that no word is cut.
+        assert "|".join(lines).count("|") == "|".join(lay_out_words(THAI, lines)).count("|")
+
+
+def lay_out_words(text, lines):
+    """Return the lines again, put together from whole words."""
+    out, ends, at = [""], set(), 0
+    for line in lines[:-1]:
+        at += len(line)
+        ends.add(at)
+    at = 0
+    for atom in atoms(text, 1000):
+        out[-1] += atom.text
+        at += len(atom.text)
+        if at in ends:
+            out.append("")
+    return out
+
+
+@given(
+    st.lists(
+        st.sampled_from(["เที่ยว", "ໂຮງຮຽນ", "ខ្មែរ", "မြန်မာ", "โรงเรียน", "น้ำ", "日本", "x"]),
+        max_size=40,
+    ),
+    st.integers(6, 50),
+)
+def test_no_script_is_broken_inside_a_cluster(parts, max_width):
+    lines = [line for block in lay_out("".join(parts), max_width) for line in block]
+    assert "".join(lines) == "".join(parts)
+    for line, following in itertools.pairwise(lines):
+        assert line[-1] not in "เแโใไເແໂໃໄ"
+        assert unicodedata.category(following[0]) not in ("Mn", "Mc")
+        # A consonant that stands below another one hangs on this sign.
+        assert line[-1] not in "\u17d2\u1039"
+        assert following[1:2] != "\u103a"

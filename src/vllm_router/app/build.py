@@ -56,6 +56,7 @@ from vllm_router.proxy.transcribe import Transcriber
 from vllm_router.proxy.wish import StreamFormat
 from vllm_router.proxy.word_counts import WordCounts
 from vllm_router.settings import Settings
+from vllm_router.wire.channels import Channels
 from vllm_router.wire.kube_objects import parse_port
 from vllm_router.wire.subtitles import SubtitleStyle
 
@@ -361,6 +362,7 @@ def build_router(
                 skip_silence=settings.skip_silence,
                 verifies=settings.verify and settings.vad != "off" and settings.split != "off",
                 partial_ok=settings.partial_ok,
+                channels=Channels(settings.channels),
                 stream_format=StreamFormat(settings.stream_format),
                 style=SubtitleStyle(settings.subtitle_max_line_chars, settings.subtitle_max_lines),
                 session_header=settings.session_key.lower().encode()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-_FORMATS = ["json", "text", "srt", "verbose_json", "vtt"]
+_FORMATS = ["json", "text", "srt", "verbose_json", "vtt", "diarized_json"]
 
 _ERROR = {
     "type": "object",
@@ -55,6 +55,13 @@ _COMMON: dict[str, Any] = {
         "example": "",
     },
     "response_format": {"type": "string", "enum": _FORMATS, "default": "json"},
+    "channels": {
+        "type": "string",
+        "enum": ["", "mix", "left", "right", "each"],
+        "description": "Which channels are transcribed; 'each' is for one speaker per channel, and "
+        "needed for diarized_json. By default the router's --channels.",
+        "example": "",
+    },
     "temperature": {"type": "number", "minimum": 0, "maximum": 1, "default": 0},
 }
 

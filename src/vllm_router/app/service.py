@@ -272,8 +272,11 @@ class RouterService:
             story.trace.end(exchange, story, status)
 
     def _correct(self, story: Story, holder: str, charged_s: float, now: float) -> None:
-        true_s = story.audio_s
-        if true_s is not None and true_s != charged_s:
+        if story.audio_s is None:
+            return
+        # Each channel is as much work as an upload of its length.
+        true_s = story.audio_s * story.channels
+        if true_s != charged_s:
             self._quotas.correct(holder, charged_s, true_s, now)
             story.charged_s = true_s
 
@@ -290,7 +293,7 @@ class RouterService:
             )
         request_seconds, first_byte_seconds, ratio, audio_seconds = timed
         request_seconds.observe(now - exchange.started_at)
-        audio_seconds.inc(audio_s)
+        audio_seconds.inc(audio_s * story.channels)
         whole_at, first_at = story.whole_at, exchange.first_byte_at
         if whole_at is not None and first_at is not None:
             first_byte_seconds.observe(first_at - whole_at)

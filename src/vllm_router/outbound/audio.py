@@ -20,6 +20,7 @@ from typing import Final, Self
 import vllm_router
 from vllm_router.errors import RouterError, UnreadableAudio
 from vllm_router.outbound.audio_worker import ANSWER, ERROR, OFF, PIECE, SILERO, Job
+from vllm_router.wire.channels import Channels
 from vllm_router.wire.piece import Piece
 
 __all__ = ["AudioDecoder", "DecoderUnavailable", "Piece", "PieceStream", "memory_file"]
@@ -111,6 +112,7 @@ class AudioDecoder:
         max_piece_s: float = 30.0,
         first_s: tuple[float, ...] = (),
         keeps_silence: bool = False,
+        channels: Channels = Channels.MIX,
     ) -> "PieceStream":
         """Return the pieces of an audio, decoded as they are asked for.
 
@@ -122,6 +124,7 @@ class AudioDecoder:
             max_piece_s: Longest piece, in seconds.
             first_s: Longest first, second, … piece, where these should be shorter.
             keeps_silence: Whether what is no speech stays in the pieces.
+            channels: Which are cut; of each, pieces come in the order in which they are decided.
         """
 
         def job(file_bytes: int) -> Job:
@@ -134,6 +137,7 @@ class AudioDecoder:
                 first_s=first_s,
                 keeps_silence=keeps_silence or self._vad == OFF,
                 vad=self._vad,
+                channels=channels.value,
             )
 
         return PieceStream(self, source, job)
@@ -300,7 +304,7 @@ class PieceStream:
             self._leave()
             raise
         if kind == PIECE:
-            index, start_s, end_s, speech, stretches = json.loads(meta)
+            index, start_s, end_s, speech, stretches, channel, frontier_s = json.loads(meta)
             return Piece(
                 index,
                 start_s,
@@ -308,6 +312,8 @@ class PieceStream:
                 pcm,
                 tuple((a, b) for a, b in speech),
                 tuple((own, a, length) for own, a, length in stretches),
+                channel,
+                frontier_s,
             )
         self._has_ended = True
         self._worker = None

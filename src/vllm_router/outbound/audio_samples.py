@@ -15,6 +15,7 @@ import av
 import numpy as np
 import numpy.typing as npt
 
+from vllm_router.outbound.audio_channels import OneChannel, one_of_interleaved
 from vllm_router.wire import wav
 from vllm_router.wire.duration import (
     HEAD_BYTES,
@@ -98,12 +99,34 @@ class ByteRange:
         return self._at
 
 
-def read_samples(file: ByteRange, max_audio_s: float) -> Iterator[bytes]:
+def channel_count(file: ByteRange) -> int:
+    """Return how many channels the file's sound has, by its first samples.
+
+    Raises:
+        NotAudio: It cannot be decoded.
+    """
+    header = _plain_wav(file) if container_kind(file.peek(0, HEAD_BYTES)) == "wav" else None
+    if header is not None:
+        return header.channels
+    with _opened(file) as container:
+        try:
+            for frame in container.decode(_best(container)):
+                return int(frame.layout.nb_channels)
+        except av.FFmpegError:
+            # Whether so much is damaged that nothing can be had is seen when all is decoded.
+            return int(_best(container).codec_context.layout.nb_channels)
+    return 1
+
+
+def read_samples(
+    file: ByteRange, max_audio_s: float, channel: int | None = None
+) -> Iterator[bytes]:
     """Yield the file's sound as 16 kHz mono 16-bit samples, in blocks of any size.
 
     Args:
         file: The upload.
         max_audio_s: Longer audio is refused, in seconds.
+        channel: The one to read, from 0; None: all, mixed.
 
     Raises:
         NotAudio: It cannot be decoded, or is longer than allowed; perhaps after some blocks.
@@ -120,7 +143,8 @@ def read_samples(file: ByteRange, max_audio_s: float) -> Iterator[bytes]:
     limit_s = min(max_audio_s, most_plausible_s(file.size_bytes))
     header = _plain_wav(file) if container_kind(head) == "wav" else None
     count = 0
-    for block in _decode(file) if header is None else _read_wav(file, header):
+    blocks = _decode(file, channel) if header is None else _read_wav(file, header, channel)
+    for block in blocks:
         count += len(block) // 2
         if count > (limit_s + _ROUNDING_S) * RATE_HZ:
             raise NotAudio(
@@ -159,7 +183,7 @@ def _plain_wav(file: ByteRange) -> wav.WavHeader | None:
     return header if header.tag in (wav.TAG_PCM, wav.TAG_FLOAT) else None
 
 
-def _read_wav(file: ByteRange, header: wav.WavHeader) -> Iterator[bytes]:
+def _read_wav(file: ByteRange, header: wav.WavHeader, channel: int | None) -> Iterator[bytes]:
     frame_bytes = header.frame_bytes
     at = header.data_offset
     end = at + header.data_bytes(file.size_bytes) // frame_bytes * frame_bytes
@@ -179,12 +203,12 @@ def _read_wav(file: ByteRange, header: wav.WavHeader) -> Iterator[bytes]:
         if is_as_wanted:
             yield data
         else:
-            frame = _wav_frame(data[: len(data) // frame_bytes * frame_bytes], header)
+            frame = _wav_frame(data[: len(data) // frame_bytes * frame_bytes], header, channel)
             yield from resampler.feed(frame)
     yield from resampler.flush()
 
 
-def _wav_frame(data: bytes, header: wav.WavHeader) -> av.AudioFrame:
+def _wav_frame(data: bytes, header: wav.WavHeader, channel: int | None) -> av.AudioFrame:
     sample_bytes = header.frame_bytes // header.channels
     samples: Samples
     if sample_bytes == 3:
@@ -197,6 +221,8 @@ def _wav_frame(data: bytes, header: wav.WavHeader) -> av.AudioFrame:
     if samples.dtype.kind == "f" and not np.isfinite(samples).all():
         samples = np.nan_to_num(samples, nan=0.0, posinf=1.0, neginf=-1.0)
     channels = header.channels
+    if channel is not None:
+        samples, channels = one_of_interleaved(samples, channels, channel), 1
     if channels > 2:
         # No layout is known to be meant: all channels count the same.
         mixed = samples.reshape(-1, channels).mean(axis=1)
@@ -211,9 +237,10 @@ def _wav_frame(data: bytes, header: wav.WavHeader) -> av.AudioFrame:
     return frame
 
 
-def _decode(file: ByteRange) -> Iterator[bytes]:
+def _opened(file: ByteRange) -> Any:
+    file.seek(0)
     try:
-        container = av.open(
+        return av.open(
             file,
             **_ANY_TAGS,
             buffer_size=_READ_BYTES,
@@ -224,20 +251,29 @@ def _decode(file: ByteRange) -> Iterator[bytes]:
             "The file is not audio in a format that can be decoded "
             "(wav, mp3, flac, ogg, opus, m4a, mp4, webm and more can)."
         ) from error
-    with container:
+
+
+def _best(container: Any) -> Any:
+    stream = container.streams.best("audio")
+    if stream is None:
+        raise NotAudio("The file holds no audio stream.")
+    return stream
+
+
+def _decode(file: ByteRange, channel: int | None) -> Iterator[bytes]:
+    with _opened(file) as container:
         try:
-            yield from _decode_stream(container)
+            yield from _decode_stream(container, channel)
         except av.FFmpegError as error:
             raise NotAudio(f"The audio is damaged: {error.strerror}.") from error
 
 
-def _decode_stream(container: Any) -> Iterator[bytes]:
-    stream = container.streams.best("audio")
-    if stream is None:
-        raise NotAudio("The file holds no audio stream.")
+def _decode_stream(container: Any, channel: int | None) -> Iterator[bytes]:
+    stream = _best(container)
     # One thread: the worker is one core's work, and audio decoders have no more to do.
     stream.codec_context.thread_count = 1
     resampler = _Resampler()
+    picked = None if channel is None else OneChannel(channel)
     good = bad = 0
     for packet in container.demux(stream):
         try:
@@ -247,7 +283,7 @@ def _decode_stream(container: Any) -> Iterator[bytes]:
             continue
         good += 1
         for frame in frames:
-            yield from resampler.feed(frame)
+            yield from resampler.feed(frame if picked is None else picked.of(frame))
     yield from resampler.flush()
     if bad > _MAX_BAD_SHARE * (good + bad):
         raise NotAudio(f"The audio is damaged: {bad} of {good + bad} packets cannot be decoded.")

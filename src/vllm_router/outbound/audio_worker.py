@@ -19,8 +19,10 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import Final
 
-from vllm_router.outbound.audio_samples import ByteRange, NotAudio, read_samples
+from vllm_router.outbound.audio_samples import ByteRange, NotAudio
+from vllm_router.outbound.channel_pieces import MAX_LAG_S, ChannelCutter, channel_blocks
 from vllm_router.outbound.voice import Voice, VoiceDetector
+from vllm_router.wire.channels import Channels
 from vllm_router.wire.levels import LevelDetector
 from vllm_router.wire.split import Cutter, Detector, Piece
 
@@ -48,6 +50,7 @@ class Job:
     first_s: tuple[float, ...]
     keeps_silence: bool
     vad: str
+    channels: str = Channels.MIX
 
     def encode(self) -> bytes:
         """Return the job as it goes over the socket."""
@@ -115,15 +118,14 @@ def _next_job(sock: socket.socket) -> tuple[Job, int] | None:
 
 def _decode(sock: socket.socket, job: Job, fd: int, detectors: Detectors) -> None:
     try:
-        cutter = Cutter(
-            detectors.make(job.vad),
-            max_s=job.max_piece_s,
-            first_s=job.first_s,
-            keeps_silence=job.keeps_silence,
-        )
-        for block in read_samples(ByteRange(fd, job.offset, job.size_bytes), job.max_audio_s):
-            for piece in cutter.feed(block):
+        cutter: ChannelCutter | None = None
+        file = ByteRange(fd, job.offset, job.size_bytes)
+        for blocks in channel_blocks(file, job.max_audio_s, Channels(job.channels)):
+            if cutter is None:
+                cutter = ChannelCutter([_cutter(job, detectors, len(blocks)) for _ in blocks])
+            for piece in cutter.feed(blocks):
                 _send(sock, PIECE, _described(piece), piece.pcm)
+        assert cutter is not None, "what holds no sound is no audio"
         for piece in cutter.flush():
             _send(sock, PIECE, _described(piece), piece.pcm)
         _send(sock, END, json.dumps([cutter.length_s, cutter.speech_s]).encode())
@@ -133,9 +135,19 @@ def _decode(sock: socket.socket, job: Job, fd: int, detectors: Detectors) -> Non
         _send(sock, ERROR, b"The audio file needs too much memory to decode.")
 
 
+def _cutter(job: Job, detectors: Detectors, channels: int) -> Cutter:
+    return Cutter(
+        detectors.make(job.vad),
+        max_s=job.max_piece_s,
+        first_s=job.first_s,
+        keeps_silence=job.keeps_silence,
+        max_lag_s=MAX_LAG_S if channels > 1 else None,
+    )
+
+
 def _described(piece: Piece) -> bytes:
     fields = [piece.index, piece.start_s, piece.end_s, piece.speech, piece.stretches]
-    return json.dumps(fields).encode()
+    return json.dumps([*fields, piece.channel, piece.frontier_s]).encode()
 
 
 def _send(sock: socket.socket, kind: bytes, meta: bytes, pcm: bytes = b"") -> None:

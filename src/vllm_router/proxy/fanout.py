@@ -73,6 +73,7 @@ class Fanout:
             size_bytes=file.end - file.start,
             first_s=(LEADER_S,) if audio.is_stream else (),
             keeps_silence=not audio.skip_silence,
+            channels=audio.channels,
         )
         pieces: asyncio.Queue[asyncio.Task[Heard] | None] = asyncio.Queue()
         room = asyncio.Semaphore(AHEAD)
@@ -140,6 +141,7 @@ class Fanout:
             await room.acquire()
             piece = await _spooled(cut, count, self._spool)
             count = audio.story.pieces = count + 1
+            audio.sent_of(cut.channel)
             task = group.create_task(self._hear_piece(audio, piece))
             # Not in the task: one that is cancelled before it has begun never runs.
             task.add_done_callback(partial(_release, piece.upload))
@@ -173,13 +175,23 @@ class Fanout:
             if not audio.partial_ok:
                 raise _named(e, piece) from e
             self._counted("missing")
-            return Heard(piece.start_s, piece.end_s, None, (), e.message)
+            return Heard(
+                piece.start_s, piece.end_s, None, (), e.message, piece.channel, piece.frontier_s
+            )
         finally:
             # Whatever became of the piece, no other may wait for it for ever.
             audio.votes.note(piece.index, None, 0.0, 0.0)
             audio.end_lead(piece.index)
         self._counted("heard")
-        return Heard(piece.start_s, piece.end_s, transcript, piece.speech)
+        return Heard(
+            piece.start_s,
+            piece.end_s,
+            transcript,
+            piece.speech,
+            None,
+            piece.channel,
+            piece.frontier_s,
+        )
 
 
 def _first(several: BaseExceptionGroup[BaseException]) -> RouterError | None:
@@ -209,7 +221,15 @@ async def _spooled(piece: Piece, number: int, spool: Spool) -> SpooledPiece:
         raise
     speech = tuple(Span(a, b) for a, b in piece.speech)
     return SpooledPiece(
-        number, piece.start_s, piece.end_s, speech, piece.stretches, upload, len(piece.pcm)
+        number,
+        piece.start_s,
+        piece.end_s,
+        speech,
+        piece.stretches,
+        upload,
+        len(piece.pcm),
+        channel=piece.channel,
+        frontier_s=piece.frontier_s,
     )
 
 

@@ -14,7 +14,8 @@ from vllm_router.proxy.headers import engine_headers
 from vllm_router.proxy.means import Means, require_words
 from vllm_router.proxy.pieces import Heard, LongAudio
 from vllm_router.proxy.story import Story
-from vllm_router.proxy.wish import Wish
+from vllm_router.proxy.turns import TurnEvents, Turns
+from vllm_router.proxy.wish import Wish, most_channels
 from vllm_router.wire.formats import (
     FORMATS,
 )
@@ -59,6 +60,7 @@ def long_audio(
         verifies=means.rules.verifies,
         wants_words=wish.wants_words,
         is_stream=wish.is_stream,
+        channels=wish.channels,
     )
 
 
@@ -88,6 +90,7 @@ class LongAnswer:
         self._story = story
         self._parts: list[Transcript] = []
         self._speech: list[Span] = []
+        self._turns = Turns()
         self._missing: list[Heard] = []
         self._has_words = False
 
@@ -96,11 +99,12 @@ class LongAnswer:
         means, facts, story = self._means, self._facts, self._story
         now = means.dispatcher.now()
         urgency = means.urgency(facts, self._wish)
+        channels = most_channels(facts, self._wish, upload)
         whole = Ticket(
             request_id=story.request_id,
             model=facts.model,
-            audio_s=facts.audio_s,
-            windows=windows_of(facts.audio_s),
+            audio_s=facts.audio_s * channels,
+            windows=windows_of(facts.audio_s) * channels,
             urgency=urgency,
             enqueued_at=now,
         )
@@ -121,13 +125,19 @@ class LongAnswer:
         length_s = await self._means.fanout.hear(audio, self._keep)
         self._story.audio_s = length_s
         self._story.is_measured = True
-        transcript = joined(self._parts, length_s)
+        has_turns = len(self._turns) > 0
+        transcript = self._turns.joined(length_s) if has_turns else joined(self._parts, length_s)
         transcript = replace(transcript, language=audio.language or audio.votes.language)
         if self._missing:
-            gaps: list[JsonValue] = [{"start": h.start_s, "end": h.end_s} for h in self._missing]
+            gaps: list[JsonValue] = [
+                {"start": h.start_s, "end": h.end_s}
+                | ({} if h.channel is None else {"channel": h.channel})
+                for h in self._missing
+            ]
             transcript = replace(transcript, extra={**transcript.extra, "missing": gaps})
         assert self._wish.format is not None
-        body = self._means.written(transcript, self._facts, self._wish, self._speech)
+        speech = self._turns.speech if has_turns else self._speech
+        body = self._means.written(transcript, self._facts, self._wish, speech)
         content_type = FORMATS[self._wish.format].content_type.encode()
         self._exchange.respond(200, [(b"content-type", content_type), *self._headers()], body)
 
@@ -140,7 +150,9 @@ class LongAnswer:
 
     async def _keep(self, heard: Heard) -> None:
         part = self._took(heard)
-        if part is not None:
+        if part is not None and heard.channel is not None:
+            self._turns.add(part, heard.channel, heard.speech)
+        elif part is not None:
             self._parts.append(part)
             self._speech += heard.speech
 
@@ -155,17 +167,21 @@ class LongAnswer:
 
     async def _streamed(self, audio: LongAudio) -> None:
         rendering = self._means.rendering(self._facts, self._wish, self._story)
+        turns = TurnEvents(rendering)
 
         with EventStream(self._exchange, self._story) as stream:
 
             async def pass_piece_on(heard: Heard) -> None:
                 part = self._took(heard)
-                if part is not None:
+                if heard.channel is not None:
+                    await stream.send(turns.add(part, heard))
+                elif part is not None:
                     await stream.send(rendering.add(part, heard.speech))
 
             length_s = await self._means.fanout.hear(audio, pass_piece_on)
             self._story.audio_s = length_s
             self._story.is_measured = True
             missing = [(h.start_s, h.end_s) for h in self._missing]
+            await stream.send(turns.rest())
             await stream.send(rendering.end(duration_usage(length_s), missing))
             stream.end()

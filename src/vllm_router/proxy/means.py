@@ -6,7 +6,7 @@ Nothing here decides anything about one request.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -24,15 +24,17 @@ from vllm_router.proxy.rendering import EventRendering
 from vllm_router.proxy.story import Story
 from vllm_router.proxy.wish import StreamFormat, Wish
 from vllm_router.proxy.word_counts import WordCounts
+from vllm_router.wire.channels import Channels
 from vllm_router.wire.formats import (
     ResponseFormat,
+    Speech,
+    to_diarized_json,
     to_json,
     to_srt,
     to_text,
     to_verbose_json,
     to_vtt,
 )
-from vllm_router.wire.speech import Span
 from vllm_router.wire.subtitles import SubtitleStyle
 from vllm_router.wire.transcript import (
     Transcript,
@@ -59,6 +61,7 @@ class TranscriptionRules:
         partial_ok: Whether pieces that cannot be had may be missing.
         stream_format: Of events, when a request does not say.
         style: Of subtitles.
+        channels: Which channels are transcribed, when a request does not say.
         session_header: Lower-case name of the header whose value keeps to one engine; None: none.
     """
 
@@ -70,6 +73,7 @@ class TranscriptionRules:
     stream_format: StreamFormat
     style: SubtitleStyle
     session_header: bytes | None = None
+    channels: Channels = Channels.MIX
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +125,7 @@ class Means:
         )
 
     def written(
-        self, transcript: Transcript, facts: RequestFacts, wish: Wish, speech: Sequence[Span] | None
+        self, transcript: Transcript, facts: RequestFacts, wish: Wish, speech: Speech | None
     ) -> bytes:
         """Return a transcript in the format asked for."""
         match wish.format:
@@ -133,6 +137,8 @@ class Means:
                 return to_vtt(transcript, self.rules.style, speech)
             case ResponseFormat.VERBOSE_JSON:
                 return to_verbose_json(transcript, _TASK_WORDS[facts.task])
+            case ResponseFormat.DIARIZED_JSON:
+                return to_diarized_json(transcript, _TASK_WORDS[facts.task], wish.names)
             case _:
                 return to_json(transcript)
 

@@ -45,6 +45,12 @@ _OURS: Final = frozenset(
         "stream_continuous_usage_stats",
         "timestamp_granularities",
         "timestamp_granularities[]",
+        "channels",
+        "chunking_strategy",
+        "known_speaker_names",
+        "known_speaker_names[]",
+        "known_speaker_references",
+        "known_speaker_references[]",
     }
 )
 

@@ -12,6 +12,7 @@ from vllm_router.outbound.upload import Upload
 from vllm_router.proxy.facts import RequestFacts, Task
 from vllm_router.proxy.language_votes import LanguageVotes
 from vllm_router.proxy.story import Story
+from vllm_router.wire.channels import Channels
 from vllm_router.wire.levels import RATE_HZ
 from vllm_router.wire.piece import Part, Stretch, halved, heard_at
 from vllm_router.wire.speech import Span
@@ -28,6 +29,8 @@ class Heard:
         transcript: Its words, on the whole audio's clock; None: nobody speaks, or it is missing.
         speech: Where somebody speaks, on the whole audio's clock.
         missing: Why it could not be had; None if it could.
+        channel: Which channel it is from; None: there is one.
+        frontier_s: Nothing that is heard later, in any channel, begins before.
     """
 
     start_s: float
@@ -35,6 +38,8 @@ class Heard:
     transcript: Transcript | None
     speech: tuple[Span, ...] = ()
     missing: str | None = None
+    channel: int | None = None
+    frontier_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +74,8 @@ class SpooledPiece:
         size_bytes: The size of its samples.
         first_byte: Where they begin there; not 0 for a part of a piece.
         deaths: Of engines that held it; its halves share them.
+        channel: Which channel it is from; None: there is one.
+        frontier_s: No piece that comes later starts before.
     """
 
     index: int
@@ -80,6 +87,8 @@ class SpooledPiece:
     size_bytes: int
     first_byte: int = 0
     deaths: list[Death] = field(default_factory=list)
+    channel: int | None = None
+    frontier_s: float = 0.0
 
     @property
     def length_s(self) -> float:
@@ -133,6 +142,7 @@ class LongAudio:
         wants_words: Whether the engine's own times of words are asked for.
         is_stream: Whether the client reads along: the leading piece then is short and goes alone,
             because beside all others it would be answered no sooner than they.
+        channels: Which of its channels are transcribed.
         votes: Settles the language.
         rates: How fast the speakers of this audio talk, from the pieces answered so far.
     """
@@ -149,11 +159,13 @@ class LongAudio:
     verifies: bool = True
     wants_words: bool = False
     is_stream: bool = False
+    channels: Channels = Channels.MIX
     votes: LanguageVotes = field(default_factory=LanguageVotes)
     rates: list[float] = field(default_factory=list)
     _sent_windows: int = 0
     _extra_windows: int = 0
     _fruitless: int = 0
+    _sent_channels: set[int] = field(default_factory=set)
     _leader_is_done: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -169,6 +181,12 @@ class LongAudio:
     async def wait_for_leader(self) -> None:
         """Wait until the leading piece has been answered."""
         await self._leader_is_done.wait()
+
+    def sent_of(self, channel: int | None) -> None:
+        """Note that a piece of a channel is sent."""
+        if channel is not None:
+            self._sent_channels.add(channel)
+            self.story.channels = len(self._sent_channels)
 
     def sent(self, windows: int) -> None:
         """Note windows of pieces that are asked for the first time."""

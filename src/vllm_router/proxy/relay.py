@@ -29,6 +29,7 @@ from vllm_router.outbound.upload import Pieces, Span, Upload
 from vllm_router.proxy.dispatch import Attempt
 from vllm_router.proxy.headers import client_headers
 from vllm_router.wire.engine_error import is_for_clients
+from vllm_router.wire.leading_space import StreamStart
 from vllm_router.wire.media_type import is_type
 from vllm_router.wire.multipart import Edit
 from vllm_router.wire.sse import MAX_EVENT_BYTES, complete_bytes, encode
@@ -98,12 +99,17 @@ async def understood(call: Awaitable[Answer], read: Callable[[bytes], object]) -
     return answer
 
 
-async def pass_on(exchange: Exchange, attempt: Attempt) -> None:
+async def pass_on(exchange: Exchange, attempt: Attempt, start: StreamStart | None = None) -> None:
     """Answer a client with what an engine answered: status, headers and body as they are.
 
     A refusal is put into OpenAI's shape if it has another. The caller closes the attempt. An answer
     that breaks off after its first byte has gone out can only be cut: that is how HTTP says that it
     is not whole.
+
+    Args:
+        exchange: The client's request.
+        attempt: Whose answer it is.
+        start: Cuts the white space before the first word of a stream of events; None: it stays.
 
     Raises:
         EngineFailed: It is no answer for a client, such as a redirect to somewhere inside; nothing
@@ -132,6 +138,8 @@ async def pass_on(exchange: Exchange, attempt: Attempt) -> None:
                 chunk = held + chunk
                 end = complete_bytes(chunk) if len(chunk) < MAX_EVENT_BYTES else len(chunk)
                 chunk, held = chunk[:end], chunk[end:]
+                if start is not None:
+                    chunk = start.edited(chunk)
             body.write(chunk)
             await body.drain()
     except CallFailed as e:

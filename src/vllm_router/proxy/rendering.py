@@ -9,7 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from vllm_router.proxy.wish import StreamFormat, Wish
-from vllm_router.wire.formats import ResponseFormat, SubtitleWriter
+from vllm_router.wire.formats import (
+    ResponseFormat,
+    SubtitleWriter,
+    diarized_id,
+    diarized_segment,
+)
 from vllm_router.wire.json_text import JsonObject
 from vllm_router.wire.speech import Span
 from vllm_router.wire.sse import DONE, encode
@@ -19,8 +24,8 @@ from vllm_router.wire.stream_events import (
     engine_chunk,
     segment_event,
 )
-from vllm_router.wire.subtitles import SubtitleStyle
-from vllm_router.wire.transcript import Transcript, separator
+from vllm_router.wire.subtitles import Cue, SubtitleStyle
+from vllm_router.wire.transcript import Segment, Transcript, separator
 
 #: Makes the event for a little more text.
 Delta = Callable[[str], JsonObject]
@@ -49,12 +54,15 @@ class EventRendering:
         task: str,
     ) -> None:
         self._is_vllm = wish.stream_format is StreamFormat.VLLM
+        self._is_diarized = wish.format is ResponseFormat.DIARIZED_JSON
+        self._names = wish.names
         self._with_segments = (
-            wish.format is ResponseFormat.VERBOSE_JSON or wish.wants_segments
+            wish.format is ResponseFormat.VERBOSE_JSON or wish.wants_segments or self._is_diarized
         ) and not self._is_vllm
-        self._subtitles: SubtitleWriter | None = None
+        #: Writes cues, where those are the answer.
+        self.subtitles: SubtitleWriter | None = None
         if wish.format is ResponseFormat.SRT or wish.format is ResponseFormat.VTT:
-            self._subtitles = SubtitleWriter(wish.format, style)
+            self.subtitles = SubtitleWriter(wish.format, style)
         self._request_id = request_id
         self._model = model
         self._created = created
@@ -69,40 +77,42 @@ class EventRendering:
 
     def add(self, part: Transcript, speech: Sequence[Span] | None = None) -> bytes:
         """Return the events of the next piece, whose times are the whole audio's."""
-        if self._subtitles is not None:
-            return self._cues(self._subtitles, part, speech)
+        writer = self.subtitles
+        if writer is not None:
+            cues = [cue for segment in part.segments for cue in writer.cues(segment, speech)]
+            return b"".join(map(self.write_cue, cues))
         if self._with_segments and part.segments:
-            return b"".join(self._segment_events(part))
+            return b"".join(map(self.write_segment, part.segments))
         return self._delta(part.text, is_joined=True)
 
-    def _cues(
-        self, writer: SubtitleWriter, part: Transcript, speech: Sequence[Span] | None
-    ) -> bytes:
-        out = []
-        for segment in part.segments:
-            for cue in writer.write(segment, speech):
-                head = "" if self._text else writer.header
-                out.append(self._delta(head + cue, is_joined=False))
-        return b"".join(out)
+    def write_cue(self, cue: Cue) -> bytes:
+        """Return the event of the next cue, where `subtitles` are the answer."""
+        assert self.subtitles is not None
+        head = "" if self._text else self.subtitles.header
+        return self._delta(head + self.subtitles.written(cue), is_joined=False)
 
-    def _segment_events(self, part: Transcript) -> list[bytes]:
-        out = []
-        for segment in part.segments:
-            out.append(self._delta(segment.text.strip(), is_joined=True))
-            event = segment_event(
-                self._segments, segment.start_s, segment.end_s, segment.text.strip()
-            )
-            out.append(encode(event))
-            self._segments += 1
-        return out
+    def write_segment(self, segment: Segment) -> bytes:
+        """Return the events of the next segment, where the answer is no subtitles."""
+        text = segment.text.strip()
+        if not self._with_segments:
+            return self._delta(text, is_joined=True)
+        at, self._segments = self._segments, self._segments + 1
+        if self._is_diarized:
+            delta = self._delta(text, is_joined=True, segment_id=diarized_id(at))
+            return delta + encode(diarized_segment(segment, at, self._names))
+        delta = self._delta(text, is_joined=True)
+        return delta + encode(segment_event(at, segment.start_s, segment.end_s, text))
 
-    def _delta(self, text: str, *, is_joined: bool) -> bytes:
+    def _delta(self, text: str, *, is_joined: bool, segment_id: str | None = None) -> bytes:
         if not text:
             return b""
         if is_joined and self._text:
             text = separator(self._text[-1], text) + text
         self._text.append(text)
-        return encode(self._chunk(text) if self._is_vllm else delta_event(text))
+        if self._is_vllm:
+            return encode(self._chunk(text))
+        event = delta_event(text)
+        return encode(event if segment_id is None else {**event, "segment_id": segment_id})
 
     def _chunk(self, text: str, finish_reason: str | None = None) -> JsonObject:
         return engine_chunk(
@@ -122,8 +132,8 @@ class EventRendering:
             missing: (start, end) in seconds of what could not be had, where that is allowed.
         """
         head = b""
-        if self._subtitles is not None and not self._text and self._subtitles.header:
-            head = self._delta(self._subtitles.header, is_joined=False)
+        if self.subtitles is not None and not self._text and self.subtitles.header:
+            head = self._delta(self.subtitles.header, is_joined=False)
         if self._is_vllm:
             return head + encode(self._chunk("", "stop")) + DONE
         done = done_event(self.text, usage)

@@ -49,6 +49,7 @@ class Story:
         engines: Those that it was given to, each once.
         queue_s: Seconds that it, or its piece that waited longest, waited for engines.
         pieces: Pieces that it was cut into; 0: it went whole.
+        channels: How many of its channels were transcribed, each for itself; 1 if they were mixed.
         windows: Windows of 30 s that engines were given, those asked for again included.
         speech_s: Seconds of speech that were found; 0 where nobody looked.
         covered_s: Seconds of it for which the words are plausible.
@@ -68,6 +69,7 @@ class Story:
     engines: list[str] = field(default_factory=list)
     queue_s: float = 0.0
     pieces: int = 0
+    channels: int = 1
     windows: int = 0
     speech_s: float = 0.0
     covered_s: float = 0.0

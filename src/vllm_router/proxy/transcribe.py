@@ -14,7 +14,7 @@ from vllm_router.proxy.long import LongAnswer
 from vllm_router.proxy.means import Means
 from vllm_router.proxy.story import Story
 from vllm_router.proxy.whole import WholeAnswer
-from vllm_router.proxy.wish import read_wish
+from vllm_router.proxy.wish import must_choose, read_wish
 from vllm_router.wire.formats import (
     FORMATS,
     ResponseFormat,
@@ -50,6 +50,7 @@ class Transcriber:
             self._means.rules.stream_format,
             head.header(b"x-stream-format"),
             head.header(b"x-priority"),
+            self._means.rules.channels,
         )
         can = self._means.capabilities.of(facts.model)
         if wish.wants_words:
@@ -58,7 +59,9 @@ class Transcriber:
                 wish = replace(wish, wants_words=False)
             elif can.verbose_json is False:
                 raise no_word_times()
-        if wish.format is not None and self._must_take_apart(facts, can):
+        if wish.format is not None and (
+            must_choose(facts, wish, upload) or self._must_take_apart(facts, can)
+        ):
             await LongAnswer(self._means, exchange, facts, wish, story).run(upload)
             return
         edits = []

@@ -18,6 +18,7 @@ from vllm_router.errors import (
     EnginesDied,
     RouterError,
     UnreadableAudio,
+    UnsupportedValue,
     no_word_times,
 )
 from vllm_router.inbound.exchange import Exchange
@@ -42,6 +43,7 @@ from vllm_router.proxy.wish import StreamFormat, Wish
 from vllm_router.wire.coverage import is_ample
 from vllm_router.wire.formats import FORMATS, ResponseFormat
 from vllm_router.wire.json_text import JsonObject
+from vllm_router.wire.leading_space import StreamStart, without_leading_space
 from vllm_router.wire.media_type import is_type
 from vllm_router.wire.multipart import Edit
 from vllm_router.wire.refusal import REFUSED, Refusal, RefusalKind, read_refusal
@@ -49,6 +51,7 @@ from vllm_router.wire.sse import encode
 from vllm_router.wire.stream_events import ChunkTranslator, StreamState, delta_event
 from vllm_router.wire.told_seconds import corrected_seconds, told_seconds
 from vllm_router.wire.transcript import BadTranscript, Transcript, joined, read_transcript
+from vllm_router.wire.usage_seconds import with_whole_seconds
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +59,10 @@ log = logging.getLogger(__name__)
 _PERHAPS_UNREADABLE: Final = frozenset({*REFUSED, 500})
 #: Refusals of how much was sent: of a part of it an engine may well think otherwise.
 _OF_SIZE: Final = frozenset({RefusalKind.TOO_LONG, RefusalKind.TOO_LARGE, RefusalKind.TOO_MUCH})
+#: Statuses by which engines answer fields that they do not understand.
+_NOT_UNDERSTOOD: Final = frozenset({400, 404, 422, 501})
+#: Headers that are wrong for any other bytes than the engine's.
+_OF_THE_BYTES: Final = frozenset({b"etag", b"digest", b"content-digest", b"content-md5"})
 
 
 class WholeAnswer:
@@ -219,8 +226,15 @@ class WholeAnswer:
         )
 
     async def passed_through(self) -> None:
-        """Pass the engine's answer on as it is."""
-        await self._pass_on(await self._attempt())
+        """Pass the engine's answer on as it is.
+
+        Raises:
+            UnsupportedValue: It was to tell speakers apart and cannot.
+        """
+        attempt = await self._attempt()
+        if self._wish.is_diarized and attempt.answer.status in _NOT_UNDERSTOOD:
+            await _require_speakers(attempt)
+        await self._pass_on(attempt)
 
     async def verified(self) -> None:
         """Pass the engine's JSON on as it is, unless its words are implausible for the audio."""
@@ -360,9 +374,17 @@ class WholeAnswer:
         await self._pass_on(attempt)
 
     async def _pass_on(self, attempt: Attempt) -> None:
+        answer = attempt.answer
+        start: StreamStart | None = None
+        # A format that only the engine knows may mean something by its white space.
+        if self._wish.format is not None and answer.status == 200:
+            if answer.body is None:
+                start = StreamStart()
+            else:
+                _trim(answer, answer.body)
         try:
             with attempt:
-                await pass_on(self._exchange, attempt)
+                await pass_on(self._exchange, attempt, start)
         except CallFailed:
             self._story.error = "engine_broke_off"
             if not self._exchange.is_complete:
@@ -584,6 +606,33 @@ class WholeAnswer:
             is_last = event.get("type") == "transcript.text.done"
             await stream.send(await self._checked_end(event) if is_last else encode(event))
         stream.end()
+
+
+async def _require_speakers(attempt: Attempt) -> None:
+    """Say what to do where an engine does not know the format that tells speakers apart.
+
+    Raises:
+        UnsupportedValue: It does not.
+    """
+    try:
+        said = await attempt.answer.read(MAX_REFUSAL_BYTES)
+    except CallFailed:
+        attempt.answer.body = said = b""
+    if b"response_format" in said or b"diarized" in said:
+        attempt.close(attempt.kind)
+        raise UnsupportedValue(
+            "The engines do not tell speakers apart ('response_format=diarized_json'). If each "
+            "speaker has a channel, send 'channels=each' with it; else ask for 'verbose_json'.",
+            param="response_format",
+        )
+
+
+def _trim(answer: Answer, body: bytes) -> None:
+    """Write an engine's answer as OpenAI does: no space before the text, whole seconds."""
+    edited = with_whole_seconds(without_leading_space(body))
+    if len(edited) != len(body):
+        answer.body = edited
+        answer.headers = [header for header in answer.headers if header[0] not in _OF_THE_BYTES]
 
 
 def _transcript_in(body: bytes, facts: RequestFacts) -> Transcript | None:

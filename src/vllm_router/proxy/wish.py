@@ -10,11 +10,18 @@ from enum import StrEnum
 from typing import Final
 
 from vllm_router.errors import UnsupportedValue
-from vllm_router.proxy.facts import RequestFacts
+from vllm_router.outbound.upload import Upload
+from vllm_router.proxy.facts import WAV_HEAD_BYTES, RequestFacts
+from vllm_router.wire.channels import MAX_CHANNELS, Channels
 from vllm_router.wire.formats import ResponseFormat
+from vllm_router.wire.trouble import plain_wav
 
 #: vLLM takes both; OpenAI's own clients send the first.
 _GRANULARITIES: Final = ("timestamp_granularities[]", "timestamp_granularities")
+
+
+#: Of audio whose channels are wanted separately, before it is decoded.
+_USUAL_CHANNELS: Final = 2
 
 
 class StreamFormat(StrEnum):
@@ -36,6 +43,10 @@ class Wish:
         wants_segments: Whether segments are asked for beside the text.
         language: As the client gave it; None: it is to be found.
         is_batch: Whether others may go first.
+        channels: Which channels are transcribed.
+        names: Of the speakers, in the order of channels.
+        is_diarized: Whether the engine is to tell speakers apart, who are not by channel; the
+            format then is the engine's.
     """
 
     format: ResponseFormat | None
@@ -45,6 +56,9 @@ class Wish:
     wants_segments: bool
     language: str | None
     is_batch: bool
+    channels: Channels = Channels.MIX
+    names: tuple[str, ...] = ()
+    is_diarized: bool = False
 
     @property
     def needs_times(self) -> bool:
@@ -53,6 +67,7 @@ class Wish:
             ResponseFormat.SRT,
             ResponseFormat.VTT,
             ResponseFormat.VERBOSE_JSON,
+            ResponseFormat.DIARIZED_JSON,
         )
         return is_timed or self.wants_words or (self.is_stream and self.wants_segments)
 
@@ -62,6 +77,7 @@ def read_wish(
     default_stream_format: StreamFormat,
     stream_format: bytes | None,
     priority: bytes | None,
+    default_channels: Channels = Channels.MIX,
 ) -> Wish:
     """Return what a request asks for.
 
@@ -70,6 +86,7 @@ def read_wish(
         default_stream_format: When the request names none.
         stream_format: Its X-Stream-Format header.
         priority: Its X-Priority header.
+        default_channels: When the request names none.
 
     Raises:
         UnsupportedValue: It asks for something that does not exist.
@@ -78,6 +95,10 @@ def read_wish(
     try:
         kind = ResponseFormat(name) if name is not None else ResponseFormat.JSON
     except ValueError:
+        kind = None
+    channels = _channels(facts.text("channels"), default_channels)
+    is_diarized = kind is ResponseFormat.DIARIZED_JSON and channels is not Channels.EACH
+    if is_diarized:
         kind = None
     granularities: set[str] = set()
     for part in facts.form.parts:
@@ -96,7 +117,52 @@ def read_wish(
         wants_segments="segment" in granularities,
         language=facts.text("language"),
         is_batch=_is_batch(priority),
+        channels=channels,
+        names=_names(facts) if kind is ResponseFormat.DIARIZED_JSON else (),
+        is_diarized=is_diarized,
     )
+
+
+def told_channels(facts: RequestFacts, upload: Upload) -> int | None:
+    """Return how many channels an upload has, if it is a plain WAV; None: decoding will tell."""
+    size_bytes = facts.file.end - facts.file.start
+    header = plain_wav(upload.read(facts.file.start, min(size_bytes, WAV_HEAD_BYTES)), size_bytes)
+    return None if header is None else header.channels
+
+
+def must_choose(facts: RequestFacts, wish: Wish, upload: Upload) -> bool:
+    """Return whether an upload must be decoded to have its channels chosen, or told apart.
+
+    Engines mix them. What has one channel goes the way of all other uploads, unless its speaker is
+    to be named.
+    """
+    if wish.channels is Channels.MIX:
+        return False
+    is_diarized = wish.format is ResponseFormat.DIARIZED_JSON
+    return is_diarized or told_channels(facts, upload) != 1
+
+
+def most_channels(facts: RequestFacts, wish: Wish, upload: Upload) -> int:
+    """Return by how many times its length an upload is work at the most, as far as is known."""
+    if wish.channels is not Channels.EACH:
+        return 1
+    return min(told_channels(facts, upload) or _USUAL_CHANNELS, MAX_CHANNELS)
+
+
+def _channels(value: str | None, default: Channels) -> Channels:
+    if value is None:
+        return default
+    try:
+        return Channels(value.lower())
+    except ValueError as e:
+        raise UnsupportedValue(
+            "'channels' may be 'mix', 'left', 'right' or 'each'.", param="channels"
+        ) from e
+
+
+def _names(facts: RequestFacts) -> tuple[str, ...]:
+    names = facts.form.values("known_speaker_names[]") or facts.form.values("known_speaker_names")
+    return tuple(name.decode("utf-8", "replace").strip() for name in names)
 
 
 def _stream_format(default: StreamFormat, header: bytes | None) -> StreamFormat:

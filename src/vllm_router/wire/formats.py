@@ -15,12 +15,14 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final, Literal, TypeAlias
 
+from vllm_router.wire.channels import spoken_by
 from vllm_router.wire.json_text import JsonObject, JsonValue, write_object
 from vllm_router.wire.speech import Span
 from vllm_router.wire.subtitles import Cue, CueMaker, SubtitleStyle
 from vllm_router.wire.transcript import Segment, Transcript, Word
 
 Task: TypeAlias = Literal["transcribe", "translate"]
+Speech: TypeAlias = Sequence[Span] | Mapping[int, Sequence[Span]]
 
 #: What Whisper itself says of audio without words.
 DEFAULT_LANGUAGE: Final = "en"
@@ -38,6 +40,7 @@ class ResponseFormat(StrEnum):
     SRT = "srt"
     VTT = "vtt"
     VERBOSE_JSON = "verbose_json"
+    DIARIZED_JSON = "diarized_json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,7 @@ FORMATS: Final[Mapping[ResponseFormat, FormatFacts]] = MappingProxyType(
         ResponseFormat.SRT: FormatFacts(_PLAIN, False, True, False),
         ResponseFormat.VTT: FormatFacts(_PLAIN, False, True, False),
         ResponseFormat.VERBOSE_JSON: FormatFacts(_JSON, False, True, False),
+        ResponseFormat.DIARIZED_JSON: FormatFacts(_JSON, False, True, False),
     }
 )
 
@@ -106,13 +110,57 @@ def to_verbose_json(transcript: Transcript, task: Task = "transcribe") -> bytes:
     return write_object(answer)
 
 
+def to_diarized_json(
+    transcript: Transcript, task: Task = "transcribe", names: Sequence[str] = ()
+) -> bytes:
+    """Return OpenAI's diarized transcript: text, duration, and who said what when.
+
+    Args:
+        transcript: With segments; each channel is a speaker.
+        task: What was asked for.
+        names: The speakers', in the order of channels; see `speaker_label`.
+    """
+    segments = transcript.segments
+    duration_s = transcript.duration_s
+    if duration_s is None:
+        duration_s = max((segment.end_s for segment in segments), default=0.0)
+    answer: dict[str, JsonValue] = {
+        "task": task,
+        "duration": float(duration_s),
+        "text": transcript.text,
+        "segments": [diarized_segment(s, at, names) for at, s in enumerate(segments)],
+    }
+    if transcript.usage is not None:
+        answer["usage"] = transcript.usage
+    answer.update(transcript.extra)
+    return write_object(answer)
+
+
+def diarized_segment(segment: Segment, segment_id: int, names: Sequence[str] = ()) -> JsonObject:
+    """Return one segment as `diarized_json` and its stream hold it."""
+    return {
+        "type": "transcript.text.segment",
+        "id": diarized_id(segment_id),
+        "start": segment.start_s,
+        "end": segment.end_s,
+        "text": segment.text.strip(),
+        "speaker": spoken_by(segment, names),
+    }
+
+
+def diarized_id(segment_id: int) -> str:
+    """Return a diarized segment's id, which is text."""
+    return f"seg_{segment_id}"
+
+
 def segment_object(segment: Segment, segment_id: int) -> JsonObject:
     """Return one segment as `verbose_json` holds it, its unknown fields last."""
     return {
         "id": segment_id,
         "start": segment.start_s,
         "end": segment.end_s,
-        "text": segment.text,
+        "text": segment.text.lstrip(),
+        **({} if segment.channel is None else {"channel": segment.channel}),
         **segment.extra,
     }
 
@@ -120,14 +168,15 @@ def segment_object(segment: Segment, segment_id: int) -> JsonObject:
 def to_srt(
     transcript: Transcript,
     style: SubtitleStyle | None = None,
-    speech: Sequence[Span] | None = None,
+    speech: Speech | None = None,
 ) -> bytes:
     """Return SubRip subtitles.
 
     Args:
         transcript: With segments.
         style: The size of a cue.
-        speech: Where somebody speaks, for cues inside segments (`CueMaker.cues`).
+        speech: Where somebody speaks, for cues inside segments (`CueMaker.cues`); by channel, where
+            the segments have channels.
     """
     return _file(SubtitleWriter(ResponseFormat.SRT, style), transcript, speech)
 
@@ -135,7 +184,7 @@ def to_srt(
 def to_vtt(
     transcript: Transcript,
     style: SubtitleStyle | None = None,
-    speech: Sequence[Span] | None = None,
+    speech: Speech | None = None,
 ) -> bytes:
     """Return WebVTT subtitles; the arguments are those of `to_srt`."""
     return _file(SubtitleWriter(ResponseFormat.VTT, style), transcript, speech)
@@ -147,7 +196,7 @@ class SubtitleWriter:
     The header and all that `write` returns, joined, are the whole file.
     """
 
-    __slots__ = ("_count", "_format", "_maker")
+    __slots__ = ("_count", "_format", "_makers", "_style")
 
     def __init__(
         self,
@@ -155,7 +204,8 @@ class SubtitleWriter:
         style: SubtitleStyle | None = None,
     ) -> None:
         self._format = kind
-        self._maker = CueMaker(style)
+        self._style = style
+        self._makers: dict[int | None, CueMaker] = {}
         self._count = 0
 
     @property
@@ -163,22 +213,39 @@ class SubtitleWriter:
         """What stands before the first cue; empty for SRT."""
         return VTT_HEADER if self._format is ResponseFormat.VTT else ""
 
-    def write(self, segment: Segment, speech: Sequence[Span] | None = None) -> list[str]:
+    def write(self, segment: Segment, speech: Speech | None = None) -> list[str]:
         """Return the next segment's cues, each with its number and the blank line after it."""
-        out: list[str] = []
-        for cue in self._maker.cues(segment, speech):
-            self._count += 1
-            out.append(
-                _srt_cue(self._count, cue)
-                if self._format is ResponseFormat.SRT
-                else _vtt_cue(self._count, cue)
-            )
-        return out
+        return [self.written(cue) for cue in self.cues(segment, speech)]
+
+    def cues(self, segment: Segment, speech: Speech | None = None) -> list[Cue]:
+        """Return the next segment's cues, to be `written` in the order of their times.
+
+        Cues of one channel do not overlap. Those of two channels do where two people speak at once.
+        """
+        maker = self._makers.get(segment.channel)
+        if maker is None:
+            maker = self._makers[segment.channel] = CueMaker(self._style)
+        if isinstance(speech, Mapping):
+            speech = speech.get(segment.channel or 0)
+        return maker.cues(segment, speech)
+
+    def written(self, cue: Cue) -> str:
+        """Return a cue with the next number and the blank line after it."""
+        self._count += 1
+        if self._format is ResponseFormat.SRT:
+            return _srt_cue(self._count, cue)
+        return _vtt_cue(self._count, cue)
 
 
-def _file(writer: SubtitleWriter, transcript: Transcript, speech: Sequence[Span] | None) -> bytes:
-    cues = [cue for segment in transcript.segments for cue in writer.write(segment, speech)]
-    return (writer.header + "".join(cues)).encode()
+def _file(writer: SubtitleWriter, transcript: Transcript, speech: Speech | None) -> bytes:
+    cues = [cue for segment in transcript.segments for cue in writer.cues(segment, speech)]
+    # A cue of another channel may begin inside a segment of several cues.
+    cues.sort(key=_start)
+    return (writer.header + "".join(map(writer.written, cues))).encode()
+
+
+def _start(cue: Cue) -> int:
+    return cue.start_ms
 
 
 def _srt_cue(number: int, cue: Cue) -> str:
@@ -220,4 +287,4 @@ def _vtt_escaped(text: str) -> str:
 
 
 def _word_object(word: Word) -> JsonObject:
-    return {"word": word.text, "start": word.start_s, "end": word.end_s, **word.extra}
+    return {"word": word.text.lstrip(), "start": word.start_s, "end": word.end_s, **word.extra}

@@ -8,14 +8,16 @@ about equally full.
 Bounds: time grows with the text times the words of a block.
 
 Refuses to know: time, subtitle formats, and grammar beyond punctuation. Chinese and Japanese may
-break between any two characters, save where their punctuation forbids it; scripts without spaces
-that need a dictionary (Thai, Lao, Khmer, Burmese) break at spaces, or where the line is full.
+break between any two characters, save where their punctuation forbids it; Thai, Lao, Khmer, Burmese
+and other scripts without spaces break between words (text_breaks.py).
 """
 
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+
+from vllm_router.wire.text_breaks import clusters, has_unspaced_script, line_parts
 
 # The order of preference, as costs. In a line they compete with squares of a line's distance from
 # the mean width: a break between words may be 7 characters off the middle to find a full stop.
@@ -258,25 +260,19 @@ def _units(word: str) -> Iterator[str]:
         yield word
         return
     unit = ""
-    for cluster in _clusters(word):
+    for cluster in clusters(word):
         is_joint = _is_wide(cluster) or (unit != "" and _is_wide(unit))
         is_kept = cluster[0] in _CLOSING or (unit != "" and unit[-1] in _OPENING)
         if unit and is_joint and not is_kept:
-            yield unit
+            yield from _unspaced_words(unit)
             unit = ""
         unit += cluster
-    yield unit
+    yield from _unspaced_words(unit)
 
 
-def _clusters(text: str) -> Iterator[str]:
-    """Yield what is seen as one character: a letter and its marks, a joined emoji."""
-    cluster = ""
-    for character in text:
-        if cluster and not _continues(cluster[-1], character):
-            yield cluster
-            cluster = ""
-        cluster += character
-    yield cluster
+def _unspaced_words(unit: str) -> Iterator[str]:
+    """Cut what is no wide character, and is perhaps several words of a script without spaces."""
+    return line_parts(unit) if has_unspaced_script(unit) else iter((unit,))
 
 
 def _continues(before: str, character: str) -> bool:
@@ -293,7 +289,7 @@ def _chopped(unit: str, max_width: int) -> Iterator[str]:
         yield unit
         return
     part, part_width = "", 0
-    for cluster in _clusters(unit):
+    for cluster in clusters(unit):
         # A tower of marks may alone be wider than a line; then it falls apart.
         for piece in [cluster] if _width(cluster) <= max_width else cluster:
             width = _width(piece)

@@ -31,6 +31,8 @@ class Piece:
         speech: (start, end) of each span of speech, in seconds of the whole audio, in order.
         stretches: Where its samples come from; digital silence lies between two of them, in the
             place of a longer pause.
+        channel: Which channel it is from, from 0, where each is cut for itself; None: there is one.
+        frontier_s: No piece that comes later, of any channel, starts before.
     """
 
     index: int
@@ -39,6 +41,8 @@ class Piece:
     pcm: bytes
     speech: tuple[Seconds, ...]
     stretches: tuple[Stretch, ...]
+    channel: int | None = None
+    frontier_s: float = 0.0
 
     @property
     def is_silent(self) -> bool:

@@ -22,7 +22,17 @@ from vllm_router.wire.levels import (
     frame_levels,
     quietest_cut,
 )
-from vllm_router.wire.packing import KEPT_PAUSE, LEAD, PAD, REST, Room, how_many, lead_of, tail_of
+from vllm_router.wire.packing import (
+    KEPT_PAUSE,
+    LEAD,
+    PAD,
+    REST,
+    Room,
+    how_many,
+    lead_of,
+    packed_length,
+    tail_of,
+)
 from vllm_router.wire.piece import Piece, Seconds, Stretch
 from vllm_router.wire.wav import Buffer
 
@@ -56,6 +66,8 @@ class Cutter:
         first_s: Longest first, second, … piece where these should be shorter, so that the first
             words are there sooner; pieces without speech do not count.
         keeps_silence: Whether everything is kept, speech or not.
+        max_lag_s: Speech is in a piece at the latest this long after it was said, where somebody
+            pauses, however little there is; None: when a piece is full, or the audio ends.
     """
 
     def __init__(
@@ -65,12 +77,14 @@ class Cutter:
         max_s: float = 30.0,
         first_s: tuple[float, ...] = (),
         keeps_silence: bool = False,
+        max_lag_s: float | None = None,
     ) -> None:
         if min(max_s, *first_s, max_s) < 4:
             raise ValueError("pieces must be allowed at least 4 s")
         self._detector = detector
         self._limits = [int(s * RATE_HZ) for s in (*first_s, max_s)]
         self._keeps_silence = keeps_silence
+        self._max_lag = None if max_lag_s is None else int(max_lag_s * RATE_HZ)
         self._held = HeldSamples()
         self._odd = b""
         self._spans: list[Samples] = []
@@ -90,6 +104,16 @@ class Cutter:
     def length_s(self) -> float:
         """How much audio was fed so far, in seconds."""
         return self._held.end / RATE_HZ
+
+    @property
+    def next_s(self) -> float:
+        """No piece that is still to come starts before, in seconds."""
+        if self._has_ended and not self._spans:
+            return self.length_s
+        if self._keeps_silence:
+            return (self._taken or 0) / RATE_HZ
+        first = self._spans[0][0] if self._spans else self._known
+        return max(0, first - LEAD) / RATE_HZ
 
     @property
     def speech_s(self) -> float:
@@ -153,6 +177,8 @@ class Cutter:
                 rest=_LOOKAHEAD + PAD if is_short else REST,
             ),
         )
+        if count is None and self._is_late():
+            count = len(self._spans)
         if count is None:
             self._drop_pauses()
             return None
@@ -162,6 +188,14 @@ class Cutter:
         following = self._spans[count] if count < len(self._spans) else None
         spans, self._spans = self._spans[:count], self._spans[count:]
         return self._packed(spans, following)
+
+    def _is_late(self) -> bool:
+        """Say whether the speech at hand has waited long enough for more of it."""
+        if self._max_lag is None or self._known - self._spans[0][0] <= self._max_lag:
+            return False
+        has_paused = self._known - self._spans[-1][1] >= KEPT_PAUSE
+        lead = lead_of(self._spans[0], self._taken)
+        return has_paused and packed_length(self._spans, lead, PAD) <= self._limit
 
     def _packed(self, spans: list[Samples], following: Samples | None) -> Piece:
         lead = lead_of(spans[0], self._taken)

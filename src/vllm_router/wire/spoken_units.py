@@ -8,7 +8,6 @@ Bounds: linear in the text; as many units as asked for.
 Refuses to know: time and speakers.
 """
 
-import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -25,13 +24,10 @@ _CHARACTER_LENGTH: Final = 0.1
 # Speakers lengthen the last word of a sentence or clause (phrase-final lengthening).
 _ENDING_LENGTH: Final = (6.0, 4.0, 0.0)
 
-_LEADING_VOWELS: Final = frozenset("เแโใไເແໂໃໄ")
-_FOLLOWING_VOWELS: Final = frozenset("ะาำๅໆະາຳ")
-
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """Text that is never split: usually one word, or one character of an unspaced script.
+    """Text that is never split: usually one word, or one character of Chinese or Japanese.
 
     Attributes:
         text: At least one character.
@@ -71,31 +67,10 @@ def _units(text: str) -> Iterator[Unit]:
             # In a script without spaces between words, a space ends a phrase.
             is_phrase = is_unspaced(atom.text[-1]) and is_unspaced(after.text[0])
             end = Ending.CLAUSE if is_phrase else Ending.WORD
-        parts = _parts(atom.text)
-        for at, part in enumerate(parts):
-            ending = end if at == len(parts) - 1 else Ending.WORD
-            length = word_length(part) + _ENDING_LENGTH[ending]
-            # A character of an unspaced script is no word of its own.
-            length += _CHARACTER_LENGTH if is_unspaced(part[0]) else _WORD_LENGTH
-            yield Unit(part, atom.has_space and at == 0, length, ending)
-
-
-def _parts(word: str) -> list[str]:
-    """Split a word of an unspaced script (Thai, Lao, Burmese, Khmer) before its consonants."""
-    if word.isascii() or not any(map(is_unspaced, word)):
-        return [word]
-    parts = [word[0]]
-    for character in word[1:]:
-        is_joint = is_unspaced(character) and unicodedata.category(character) == "Lo"
-        # Some vowels are letters: these follow their consonant, leading vowels precede it.
-        is_joint = (
-            is_joint and character not in _FOLLOWING_VOWELS and parts[-1] not in _LEADING_VOWELS
-        )
-        if is_joint:
-            parts.append(character)
-        else:
-            parts[-1] += character
-    return parts
+        length = word_length(atom.text) + _ENDING_LENGTH[end]
+        # A character or word of an unspaced script is not marked off from its neighbours.
+        length += _CHARACTER_LENGTH if is_unspaced(atom.text[0]) else _WORD_LENGTH
+        yield Unit(atom.text, atom.has_space, length, end)
 
 
 def _grouped(units: list[Unit], most: int) -> list[Unit]:

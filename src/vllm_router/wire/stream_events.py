@@ -17,6 +17,7 @@ from vllm_router.wire.engine_error import plain_sentence
 from vllm_router.wire.json_text import BadJson, JsonObject, JsonValue, read_object
 from vllm_router.wire.sse import MAX_EVENT_BYTES, EventReader, EventTooLarge
 from vllm_router.wire.transcript import duration_usage, separator
+from vllm_router.wire.usage_seconds import usage_in
 
 
 def delta_event(delta: str) -> JsonObject:
@@ -198,11 +199,15 @@ class ChunkTranslator:
     def _pass_through(self, kind: str, message: JsonObject) -> JsonObject | None:
         delta = message.get("delta")
         if kind == "transcript.text.delta" and isinstance(delta, str):
-            event = self._delta(delta)
+            event = self._delta(delta if self.text else delta.lstrip())
             # With whatever else the engine says in it, unless a part of it is withheld.
             return message if event == delta_event(delta) else event
         if kind == "transcript.text.done":
-            return self._complete(message)
+            text = message.get("text")
+            if isinstance(text, str) and text[:1].isspace():
+                message = {**message, "text": text.lstrip()}
+            usage = usage_in(message)
+            return self._complete(message if usage is None else {**message, "usage": usage})
         return message
 
     def _complete(self, last: JsonObject) -> JsonObject:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from vllm_router.wire.json_text import BadJson, JsonObject, JsonValue, read_object
+from vllm_router.wire.usage_seconds import usage_in, whole_seconds
 
 # What Whisper's tokenizer writes between words when an engine decodes its special tokens as well.
 _SPECIAL_TOKEN = re.compile(r"<\|(?:[0-9]+\.[0-9]{2}|[a-z]+)\|>")
@@ -52,12 +53,15 @@ class Segment:
         end_s: Not before `start_s`.
         text: As the engine wrote it, often with a space in front.
         extra: The engine's other fields, in its order (`seek`, `tokens`, `avg_logprob`, …).
+        channel: In which it was said, from 0; None: channels are not told apart. What is said in
+            two channels may overlap.
     """
 
     start_s: float
     end_s: float
     text: str
     extra: JsonObject = field(default_factory=dict)
+    channel: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +135,7 @@ def read_transcript(body: bytes, duration_s: float | None = None) -> Transcript:
     text = answer.get("text")
     if not isinstance(text, str):
         raise BadTranscript("the answer has no text")
-    language, usage = answer.get("language"), answer.get("usage")
+    language = answer.get("language")
     length_s = duration_s if duration_s is not None else _seconds(answer.get("duration"))
     words = answer.get("words")
     return Transcript(
@@ -140,7 +144,7 @@ def read_transcript(body: bytes, duration_s: float | None = None) -> Transcript:
         duration_s=length_s,
         segments=_read_segments(answer.get("segments"), length_s),
         words=_read_words(words, length_s) if isinstance(words, list) else None,
-        usage=usage if isinstance(usage, Mapping) else duration_usage(length_s),
+        usage=usage_in(answer) or duration_usage(length_s),
         extra=_others(answer, _FIELDS),
     )
 
@@ -176,8 +180,7 @@ def duration_usage(duration_s: float | None) -> JsonObject | None:
     """Return OpenAI's usage for audio counted by its length: whole seconds, rounded up."""
     if duration_s is None:
         return None
-    # To the millisecond first: 3.0000000001 s of arithmetic is no fourth second.
-    return {"type": "duration", "seconds": math.ceil(round(duration_s, _MILLISECONDS))}
+    return {"type": "duration", "seconds": whole_seconds(duration_s)}
 
 
 def join_texts(texts: Iterable[str]) -> str:
