@@ -132,7 +132,8 @@ class Judge:
         """Take an answer in that shows the engine works."""
         engine.last_ok_at = now
         engine.failed_probes = engine.failed_answers = 0
-        engine.record.good()
+        if engine.record.count:
+            engine.record.good()
         if engine.rests and charge.started_at >= engine.rests_until:
             engine.rests = 0
         if engine.suspected_at is not None:
