@@ -123,6 +123,14 @@ async def test_an_overdue_call_is_answered_by_another_engine(notes: Notes) -> No
     assert is_idle(dispatcher)
 
 
+async def test_slow_engines_on_their_first_batch_are_not_given_each_others(notes: Notes) -> None:
+    dispatcher = fleet_of(2, notes, suspicion=replace(QUICK, unknown_factor=0.1))
+    engines = Engines(answers_late)
+    await asyncio.gather(*(ask(dispatcher, engines) for _ in range(8)))
+    assert len(engines.asked) == 8
+    assert engines.left == notes.hedges == []
+
+
 async def test_a_slow_engine_that_answers_first_after_all_is_heard(notes: Notes) -> None:
     dispatcher = fleet_of(2, notes)
     await learn(dispatcher)

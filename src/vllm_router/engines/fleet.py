@@ -522,6 +522,23 @@ class Fleet:
             after_s = max(after_s, min(lasted_s + rules.recheck_s, stall_s))
         return started_at + after_s
 
+    def has_livelier(self, charge: Charge) -> bool:
+        """Whether another engine for the model is idle, or has answered since a call began.
+
+        One that owes answers for as long is no better: on slow engines, all at work on their first
+        batch, each would be given the work of the others as well.
+        """
+        engine = charge.engine
+        return engine is not None and any(
+            other is not engine
+            and (
+                not other.in_flight
+                or (other.last_ok_at is not None and other.last_ok_at >= charge.started_at)
+            )
+            for pool in engine.pools
+            for other in pool.members.values()
+        )
+
     def _others_answer(self, engine: Engine, charge: Charge) -> bool:
         """Whether another engine for the same model has answered well since a call began."""
         return any(

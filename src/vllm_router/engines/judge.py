@@ -23,6 +23,8 @@ _FAILURES: Final = frozenset(
 
 # So many answers, with forgetting, before an engine's own usual latency is known.
 _KNOWN_AFTER: Final = 12.0
+# Times the usual time of a window within which a busy engine has answered somebody.
+_BUSY_FACTOR: Final = 3.0
 
 
 def is_failure(kind: OutcomeKind) -> bool:
@@ -49,7 +51,10 @@ class Judge:
         now = result.at
         if result.is_ok:
             return self._probe_passed(engine, result)
-        began_at = now - result.seconds - self._rules.busy_grace_s
+        # A probe waits like any other work, which on a slow engine takes long.
+        usual_s = engine.curve.window_s(engine.load)
+        grace_s = max(self._rules.busy_grace_s, _BUSY_FACTOR * usual_s)
+        began_at = now - result.seconds - grace_s
         is_suspected = engine.suspected_at is not None
         has_answered = engine.last_ok_at is not None and engine.last_ok_at >= began_at
         if result.is_timeout and has_answered and not is_suspected:

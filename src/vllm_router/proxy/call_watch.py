@@ -347,7 +347,8 @@ class CallWatch:
     def _move(self, call: Call, reason: Reason, now: float) -> None:
         if call.tries.started >= self._max_calls:
             return
-        if not self._start_second(call, reason, now):
+        is_worth_it = reason is not Reason.OVERDUE or self._fleet.has_livelier(call.charge)
+        if not is_worth_it or not self._start_second(call, reason, now):
             # Another engine may be ready soon, and the budget may allow it.
             self._push(call, now + self._recheck_s)
 
