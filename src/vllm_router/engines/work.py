@@ -76,6 +76,7 @@ class Ticket:
         expires_at: When it leaves the queue unserved, monotonic seconds; set when it is admitted.
         place: The queue's own mark; 0 while the ticket does not wait.
         trace: Follows it from engine to engine; None: nobody does.
+        remaining: Windows of its audio that are not done yet, if those are more than its own.
     """
 
     request_id: str
@@ -93,6 +94,7 @@ class Ticket:
     expires_at: float = math.inf
     place: int = 0
     trace: "WorkTrace | None" = None
+    remaining: int = 0
 
     def apart_until(self) -> float:
         """Return until when it waits for an engine without suspects, monotonic seconds.
