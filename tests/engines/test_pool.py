@@ -166,13 +166,13 @@ def test_three_engines_of_eight_are_kept_quiet_and_the_same_ones_in_any_order() 
     assert sum(first.is_quiet(each) for each in engines if each not in quiet) == 1
 
 
-@pytest.mark.parametrize("count", [1, 2])
-def test_of_few_engines_none_is_kept_quiet(count: int) -> None:
+@pytest.mark.parametrize(("count", "quiet"), [(1, 0), (2, 1), (3, 1)])
+def test_of_two_engines_one_is_kept_quiet_and_none_that_is_alone(count: int, quiet: int) -> None:
     pool = Pool(MODEL, POLICIES["least-loaded"], WorkQueue(), Random(4).random, 0.375)
     engines = [lone_engine(number) for number in range(count)]
     for each in engines:
         pool.add(each)
-    assert not any(map(pool.is_quiet, engines))
+    assert sum(map(pool.is_quiet, engines)) == quiet
 
 
 def test_a_random_draw_that_misses_falls_back_to_the_order() -> None:
