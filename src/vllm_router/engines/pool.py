@@ -232,12 +232,10 @@ class Pool:
         engines = self.with_room
         if not engines:
             return None
-        if ticket.windows == 1 and not ticket.excluded:
+        if self.policy.choose is first_in_order and ticket.windows == 1 and not ticket.excluded:
+            # Other policies choose by chance or by a key, and leave no engine without work.
             tried = self._to_be_tried()
-            if tried is not None:
-                return tried
-            if self.policy.choose is first_in_order:
-                return engines[0]
+            return engines[0] if tried is None else tried
         return self.policy.choose(_Choice(self, engines, ticket, is_long=False), ticket.session_key)
 
     def _to_be_tried(self) -> Engine | None:
