@@ -290,16 +290,18 @@ class DirectRouter:
         engine.take(request.works, done)
 
 
-class Known(ServiceCurve):
-    """A curve that need not be learned."""
+def known_curve(peak: float, half_at: float) -> ServiceCurve:
+    """Return a curve that need not be learned."""
 
-    def __init__(self, peak: float, half_at: float) -> None:
-        super().__init__()
-        self.assume(peak, half_at)
-        self.answers, self.seen, self.reached = 1e6, 1000000, 1e6
+    # Here, so that the rest also runs where the fleet is compiled: compiled classes have no others.
+    class Known(ServiceCurve):
+        def learn(self, windows: float, seconds: float, now: float) -> bool:
+            return False
 
-    def learn(self, windows: float, seconds: float, now: float) -> bool:  # noqa: D102
-        return False
+    curve = Known()
+    curve.assume(peak, half_at)
+    curve.answers, curve.seen, curve.reached = 1e6, 1_000_000, 1e6
+    return curve
 
 
 class FleetRouter:
@@ -370,7 +372,7 @@ class FleetRouter:
     def _reveal(self, engine_id: EngineId) -> None:
         engine, sim = self.fleet.engine(engine_id), self._engines[engine_id]
         assert engine is not None
-        engine.curve = Known(sim.peak, sim.half_at)
+        engine.curve = known_curve(sim.peak, sim.half_at)
         engine.intercept_s, engine.slope_s = engine.curve.intercept_s, engine.curve.slope_s
         engine.holding.scraped(float(sim.most), 1.0, 1.0)
 
