@@ -19,12 +19,12 @@ def _line(name: str, result: Result) -> str:
 
 def slow_engine(world: World, say: Say) -> None:
     """One engine of eight at a quarter of its speed, from the start and from the middle on."""
-    peak = 34.0 * 8
+    peak = 57.5 * 8
     for load in (0.6, 0.8):
         base = replace(world, load=load, peak_per_s=peak)
 
         def slow_down(at_s: float) -> Callable[[Clock, list[SimEngine]], None]:
-            return lambda clock, engines: clock.at(at_s, lambda: engines[3].set_speed(34.0 / 4))
+            return lambda clock, engines: clock.at(at_s, lambda: engines[3].set_speed(57.5 / 4))
 
         say(_line(f"{load:.0%}, 8 engines", run(base)))
         say(_line(f"{load:.0%}, 7 engines", run(replace(base, gpus=("h200",) * 7))))

@@ -7,8 +7,10 @@ has come, so that an engine with a thousand windows costs no more per event than
 
 import heapq
 import itertools
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import Protocol
 
@@ -25,6 +27,7 @@ from vllm_router.engines.work import (
     Urgency,
     windows_of,
 )
+from vllm_router.policy.curve import ServiceCurve
 from vllm_router.wire.exposition import EngineStats
 
 
@@ -50,6 +53,10 @@ class Clock:
         self.now = until
 
 
+def _nobody(windows: int) -> None:
+    """Hear of an upload's windows."""
+
+
 @dataclass(slots=True)
 class Job:
     """Windows of one attempt on one engine."""
@@ -59,23 +66,41 @@ class Job:
 
 
 class SimEngine:
-    """A GPU.
+    """A GPU with vLLM before it.
 
     Args:
         clock: The time.
         peak: Windows per second with very many in service.
         half_at: Windows in service at which half of that is reached.
-        most: Windows in service at most; further ones wait inside, as in vLLM.
+        most: Windows that its KV cache holds; further ones wait inside, first come, first served.
+        front_s: Seconds that the engine's CPU takes to prepare a window, one after the other.
+        warmup_s: Seconds by which its first answer is late.
+        gpu: What discovery says that it is.
     """
 
     def __init__(
-        self, clock: Clock, peak: float = 34.0, half_at: float = 11.6, most: int = 100000
+        self,
+        clock: Clock,
+        peak: float = 57.5,
+        half_at: float = 18.5,
+        most: int = 100000,
+        front_s: float = 0.0,
+        warmup_s: float = 0.0,
+        gpu: str | None = None,
     ) -> None:
-        self.peak, self.half_at, self.most = peak, half_at, most
+        self.gpu = gpu
+        self.told: Callable[[int], None] = _nobody
+        self.fault: OutcomeKind | None = None
+        self.poison_share = self.poison_down_s = 0.0
+        self._lots = Random(1)
+        self.peak, self.half_at, self.most, self.front_s = peak, half_at, most, front_s
         self.is_broken = False
         self.passes_probes = False
         self.running = 0
-        self.waiting: list[tuple[float, Job]] = []
+        self.preparing = 0
+        self.waiting: deque[tuple[float, Job]] = deque()
+        self._prepared_at = 0.0
+        self._cold_s = warmup_s
         self.window_s = 0.0
         self.finished = 0
         self._clock = clock
@@ -88,16 +113,44 @@ class SimEngine:
     @property
     def load(self) -> int:
         """Windows in service or waiting inside."""
-        return self.running + len(self.waiting)
+        return self.running + len(self.waiting) + self.preparing
 
     def take(self, works: list[float], done: Callable[[OutcomeKind], None]) -> None:
         """Serve windows of the given work each; `done` is called when the last one ends."""
+        self.told(len(works))
+        if self.fault is not None:
+            fault = self.fault
+            self._clock.at(self._clock.now + 0.002, lambda: done(fault))
+            return
         if self.is_broken:
             self._clock.at(self._clock.now + 0.002, lambda: done(OutcomeKind.BAD_STATUS))
             return
-        self._advance()
         job = Job(len(works), done)
+        if self._cold_s:
+            self._prepared_at = self._clock.now + self._cold_s
+            self._cold_s = 0.0
+        if self.front_s or self._prepared_at > self._clock.now:
+            self.preparing += len(works)
+            at = max(self._clock.now, self._prepared_at)
+            for work in works:
+                at += self.front_s
+                self._clock.at(at, partial(self._prepared, work, job))
+            self._prepared_at = at
+            return
+        self._advance()
         self.waiting.extend((work, job) for work in works)
+        self._plan()
+
+    def _prepared(self, work: float, job: Job) -> None:
+        self.preparing -= 1
+        if job.left <= 0:
+            return
+        if self.is_broken:
+            job.left = 0
+            job.done(OutcomeKind.RESET)
+            return
+        self._advance()
+        self.waiting.append((work, job))
         self._plan()
 
     def die(self) -> None:
@@ -111,6 +164,7 @@ class SimEngine:
         self.running = 0
         self._planned += 1
         for job in jobs.values():
+            job.left = 0
             job.done(OutcomeKind.RESET)
 
     def set_speed(self, peak: float) -> None:
@@ -128,7 +182,7 @@ class SimEngine:
 
     def _plan(self) -> None:
         while self.waiting and self.running < self.most:
-            work, job = self.waiting.pop(0)
+            work, job = self.waiting.popleft()
             self.running += 1
             heapq.heappush(self._ends, (self._progress + work, next(self._count), job))
         self._planned += 1
@@ -188,34 +242,66 @@ class DirectRouter:
     Args:
         clock: The time.
         engines: All of them.
-        rule: "round robin", "fewest requests" or "fewest windows".
+        rule: "round robin", "fewest requests", "fewest windows", "two choices" (the one of two with
+            fewer requests) or "oracle" (the one that would be done first, by its true curve).
         rng: Breaks ties.
     """
 
     def __init__(self, clock: Clock, engines: list[SimEngine], rule: str, rng: Random) -> None:
         self._clock, self._engines, self._rule, self._rng = clock, engines, rule, rng
-        self._turn = itertools.cycle(range(len(engines)))
-        self._requests = [0] * len(engines)
-        self._windows = [0] * len(engines)
+        self._turn = 0
+        self._requests: dict[int, int] = {}
+        self._windows: dict[int, int] = {}
+
+    def list_engines(self, engines: list[SimEngine]) -> None:
+        """Say which engines there are."""
+        self._engines = engines
+
+    def _choose(self, windows: int) -> SimEngine:
+        engines = self._engines
+        if self._rule == "round robin":
+            self._turn += 1
+            return engines[self._turn % len(engines)]
+        if self._rule == "two choices":
+            engines = [self._rng.choice(engines), self._rng.choice(engines)]
+        return min(engines, key=lambda each: (self._cost(each, windows), self._rng.random()))
+
+    def _cost(self, engine: SimEngine, windows: int) -> float:
+        held = self._windows.get(id(engine), 0)
+        if self._rule == "oracle":
+            # What is beyond the cache waits for its turn.
+            served = min(held + windows, engine.most)
+            return (served + engine.half_at) / engine.peak * max(1.0, (held + windows) / served)
+        return held if self._rule == "fewest windows" else self._requests.get(id(engine), 0)
 
     def take(self, request: Request) -> None:
         """Send a request on."""
-        if self._rule == "round robin":
-            chosen = next(self._turn)
-        else:
-            loads = self._requests if self._rule == "fewest requests" else self._windows
-            least = min(loads)
-            chosen = self._rng.choice([n for n, load in enumerate(loads) if load == least])
-        self._requests[chosen] += 1
-        self._windows[chosen] += len(request.works)
+        engine = self._choose(len(request.works))
+        key = id(engine)
+        self._requests[key] = self._requests.get(key, 0) + 1
+        self._windows[key] = self._windows.get(key, 0) + len(request.works)
 
         def done(kind: OutcomeKind) -> None:
-            self._requests[chosen] -= 1
-            self._windows[chosen] -= len(request.works)
+            self._requests[key] -= 1
+            self._windows[key] -= len(request.works)
             request.done_at = self._clock.now
             request.is_failed = kind is not OutcomeKind.OK
 
-        self._engines[chosen].take(request.works, done)
+        engine.take(request.works, done)
+
+
+def known_curve(peak: float, half_at: float) -> ServiceCurve:
+    """Return a curve that need not be learned."""
+
+    # Here, so that the rest also runs where the fleet is compiled: compiled classes have no others.
+    class Known(ServiceCurve):
+        def learn(self, windows: float, seconds: float, now: float) -> bool:
+            return False
+
+    curve = Known()
+    curve.assume(peak, half_at)
+    curve.answers, curve.seen, curve.reached = 1e6, 1_000_000, 1e6
+    return curve
 
 
 class FleetRouter:
@@ -230,6 +316,8 @@ class FleetRouter:
         scrape_s: Interval of scrapes; None: none.
         probe_s: Interval of probes.
         short_s: Audio up to so many seconds is short work.
+        is_knowing: It knows all curves from the start and learns nothing.
+        piece_work: What a piece of one window costs an engine, over a window of a whole upload.
     """
 
     def __init__(
@@ -243,24 +331,56 @@ class FleetRouter:
         scrape_s: float | None = None,
         probe_s: float = 10.0,
         short_s: float = 30.0,
+        piece_work: float = 1.0,
+        is_knowing: bool = False,
     ) -> None:
         self.fleet = Fleet(settings, rng)
+        self._is_knowing = is_knowing
         self._clock, self._splits, self._short_s = clock, splits, short_s
-        self._engines = {EngineId(f"http://engine-{n}"): each for n, each in enumerate(engines)}
-        specs = tuple(EngineSpec(each, str(each), ("whisper",)) for each in self._engines)
-        self.fleet.apply(Listing(specs), clock.now)
+        self._piece_work = piece_work
+        self._engines: dict[EngineId, SimEngine] = {}
+        self._count = 0
         self._waiting: dict[int, tuple[Request, list[float]]] = {}
         self._woken_at: float | None = None
-        self._probe(probe_s)
+        self.list_engines(engines)
+        clock.at(clock.now + probe_s, lambda: self._probe(probe_s))
         if scrape_s is not None:
             # Not all routers at the same moment.
             clock.at(clock.now + rng.random() * scrape_s, lambda: self._scrape(scrape_s))
+
+    def list_engines(self, engines: list[SimEngine]) -> None:
+        """Say which engines there are; new ones are probed at once."""
+        known = {id(each): engine_id for engine_id, each in self._engines.items()}
+        new = []
+        for engine in engines:
+            if id(engine) not in known:
+                self._count += 1
+                engine_id = known[id(engine)] = EngineId(f"http://engine-{self._count}")
+                self._engines[engine_id] = engine
+                new.append(engine_id)
+        specs = tuple(
+            EngineSpec(known[id(each)], known[id(each)], ("whisper",), gpu=each.gpu)
+            for each in engines
+        )
+        self.fleet.apply(Listing(specs), self._clock.now)
+        for engine_id in new:
+            if self._is_knowing:
+                self._reveal(engine_id)
+            self._probe_one(engine_id)
+        self._assign()
+
+    def _reveal(self, engine_id: EngineId) -> None:
+        engine, sim = self.fleet.engine(engine_id), self._engines[engine_id]
+        assert engine is not None
+        engine.curve = known_curve(sim.peak, sim.half_at)
+        engine.intercept_s, engine.slope_s = engine.curve.intercept_s, engine.curve.slope_s
+        engine.holding.scraped(float(sim.most), 1.0, 1.0)
 
     def take(self, request: Request) -> None:
         """Queue a request, whole or in pieces."""
         urgency = Urgency.SHORT if request.audio_s <= self._short_s else Urgency.LONG
         if self._splits and urgency is Urgency.LONG:
-            parts = [[work] for work in request.works]
+            parts = [[work * self._piece_work] for work in request.works]
         else:
             parts = [request.works]
         request.left = len(parts)
@@ -272,9 +392,16 @@ class FleetRouter:
         except QueueFull:
             request.is_refused = request.is_failed = True
             return
-        for works in parts:
+        for number, works in enumerate(parts):
             ticket = Ticket(
-                "", "whisper", audio_s, len(works), urgency, now, is_admitted=len(parts) > 1
+                "",
+                "whisper",
+                audio_s,
+                len(works),
+                urgency,
+                now,
+                is_admitted=len(parts) > 1,
+                remaining=len(parts) - number,
             )
             self._submit(ticket, request, works)
         self._assign()
@@ -331,21 +458,27 @@ class FleetRouter:
             request.done_at = self._clock.now
 
     def _probe(self, every_s: float) -> None:
-        for engine_id, engine in self._engines.items():
-            self.fleet.observe_probe(
-                engine_id,
-                engine.passes_probes or not engine.is_broken,
-                (1 + engine.half_at) / engine.peak,
-                "broken" if engine.is_broken else None,
-                False,
-                self._clock.now,
-            )
+        for engine_id in self._engines:
+            self._probe_one(engine_id)
         self._assign()
         self._clock.at(self._clock.now + every_s, lambda: self._probe(every_s))
 
+    def _probe_one(self, engine_id: EngineId) -> None:
+        engine = self._engines[engine_id]
+        self.fleet.observe_probe(
+            engine_id,
+            engine.passes_probes or not engine.is_broken,
+            0.01,
+            "broken" if engine.is_broken else None,
+            False,
+            self._clock.now,
+        )
+
     def _scrape(self, every_s: float) -> None:
         for engine_id, engine in self._engines.items():
-            stats = EngineStats(float(engine.running), float(len(engine.waiting)))
+            stats = EngineStats(
+                float(engine.running), float(len(engine.waiting)), engine.running / engine.most
+            )
             self.fleet.observe_stats(engine_id, stats, self._clock.now)
         self._assign()
         self._clock.at(self._clock.now + every_s, lambda: self._scrape(every_s))

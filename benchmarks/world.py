@@ -13,7 +13,7 @@ DIRECT = ("round robin", "fewest requests", "fewest windows")
 UNBOUNDED = FleetSettings(max_queue_audio_s=None, max_queue_wait_s=None)
 # Peak windows per second and the number in service at half of it. Only the H200 was measured; the
 # others keep its shape at a plausible fraction.
-GPUS = {"h200": (34.0, 11.6), "a100": (17.0, 8.0), "l4": (5.0, 3.0)}
+GPUS = {"h200": (57.5, 18.5), "a100": (17.0, 8.0), "l4": (5.0, 3.0)}
 
 Change = Callable[[Clock, list[SimEngine]], None]
 

@@ -205,7 +205,9 @@ class Settings(BaseModel):
         "Engines", 10.0, "Seconds after which a probe counts as failed."
     )
     engine_stats_interval: Seconds = _field(
-        "Engines", 10.0, "Seconds between two readings of an engine's /metrics."
+        "Engines",
+        10.0,
+        "Seconds between two readings of an engine's /metrics; of a busy engine one at most.",
     )
     engine_api_key: SecretStr | None = _field(
         "Engines", None, "Key given to engines; also read from VLLM_API_KEY.", "KEY"
@@ -390,8 +392,12 @@ class Settings(BaseModel):
         "Folder for what of uploads is not held in memory; the system's by default.",
         "DIR",
     )
-    spool_memory_mb: Annotated[Mib, Field(ge=1)] = _field(
-        "Uploads", 64.0, "MiB of memory that all uploads together may hold."
+    spool_memory_mb: Literal["auto"] | Annotated[Mib, Field(ge=1)] = _field(
+        "Uploads",
+        "auto",
+        "MiB of memory that all uploads together may hold; 'auto': a 32nd of what the machine or "
+        "the container has, from 64 to 1024.",
+        "MIB",
     )
     spool_max_mb: Mib = _field(
         "Uploads", 102_400.0, "MiB of disk that all uploads together may hold."

@@ -172,6 +172,29 @@ async def test_an_engine_that_takes_its_time_to_transcribe_is_read_meanwhile() -
             await until(lambda: readings > 3)
 
 
+@pytest.mark.parametrize(("waiting", "least", "most"), [(5, 3, 6), (0, 1, 1)])
+async def test_an_engine_that_lets_windows_wait_is_read_every_second_and_another_is_not(
+    waiting: int, least: int, most: int
+) -> None:
+    readings = 0
+
+    async def script(peer: Peer) -> None:
+        nonlocal readings
+        while True:
+            head, _ = await peer.request()
+            readings += b"/metrics" in head
+            page = b"vllm:num_requests_running 3\nvllm:num_requests_waiting %d\n" % waiting
+            await peer.say(answer(page if b"/metrics" in head else b"{}"))
+
+    async with raw_engine(script) as engine:
+        hour = {"static_backend_health_check_interval": 3600, "engine_stats_interval": 3600}
+        url = f"http://127.0.0.1:{engine.port}"
+        async with running_router(url, static_models=[MODEL], **hour):
+            await until(lambda: readings > 0)
+            await asyncio.sleep(3.5)
+    assert least <= readings <= most
+
+
 async def test_each_engine_of_a_large_fleet_is_probed_when_it_is_read() -> None:
     """After its first probe, which does not wait for the reading."""
     visits: Counter[bytes] = Counter()

@@ -13,10 +13,9 @@ from vllm_router.engines.work import QueueFull, Ticket, Urgency
 
 def ready_pool() -> Pool:
     """One engine of a known speed: 8 windows per second are expected of it before measuring."""
-    registry, _ = ready_registry(1)
-    pool = registry.pools[MODEL]
-    pool.peak_per_s = 10.0
-    return pool
+    registry, (engine,) = ready_registry(1)
+    engine.intercept_s, engine.slope_s, engine.limit = 0.2, 0.1, 8.0
+    return registry.pools[MODEL]
 
 
 def waiting(pool: Pool, windows: int, urgency: Urgency = Urgency.LONG) -> Pool:
@@ -74,20 +73,20 @@ def test_short_work_does_not_wait_for_long_work() -> None:
     settings = FleetSettings(max_queue_wait_s=20.0)
     pool = waiting(ready_pool(), 400)
     admit(pool, ticket(urgency=Urgency.SHORT), settings, 0.0)
-    waiting(pool, 200, Urgency.SHORT)
-    assert refusal(pool, settings, urgency=Urgency.SHORT).retry_after_s == pytest.approx(5.0)
+    waiting(pool, 400, Urgency.SHORT)
+    assert refusal(pool, settings, urgency=Urgency.SHORT).retry_after_s == pytest.approx(30.0)
 
 
-def test_nobody_is_told_to_come_back_in_less_than_a_second_or_after_five_minutes() -> None:
+def test_nobody_is_told_to_come_back_in_less_than_a_second_or_after_half_an_hour() -> None:
     settings = FleetSettings(max_queue_audio_s=100.0, max_queue_wait_s=None)
     assert refusal(waiting(ready_pool(), 3), settings, windows=1).retry_after_s == 1.0
-    assert refusal(waiting(ready_pool(), 3), settings, windows=90_000).retry_after_s == 300.0
+    assert refusal(waiting(ready_pool(), 3), settings, windows=90_000).retry_after_s == 1800.0
 
 
 def test_where_nothing_gets_done_the_wait_is_the_longest() -> None:
     pool = empty_registry().pool(MODEL)
     assert drain_rate(pool, 0.0) == 0.0
-    assert refusal(waiting(pool, 1), FleetSettings(), urgency=Urgency.LONG).retry_after_s == 300.0
+    assert refusal(waiting(pool, 1), FleetSettings(), urgency=Urgency.LONG).retry_after_s == 1800.0
 
 
 def test_a_queue_of_no_length_in_audio_is_divided_by_nothing() -> None:
@@ -102,9 +101,9 @@ def test_a_queue_of_no_length_in_audio_is_divided_by_nothing() -> None:
 def test_before_the_queue_has_been_busy_the_engines_are_trusted_to_do_more_than_was_asked() -> None:
     pool = ready_pool()
     pool.drain.note(1, 100.0)
-    assert drain_rate(pool, 101.0) == 8.0
+    assert drain_rate(pool, 101.0) == pytest.approx(8.0)
     pool.busy_since = 100.0
-    assert drain_rate(pool, 104.9) == 8.0
+    assert drain_rate(pool, 104.9) == pytest.approx(8.0)
 
 
 def test_once_the_queue_has_been_busy_what_was_measured_holds() -> None:
@@ -147,7 +146,7 @@ def test_who_passes_is_within_the_bounds_and_who_does_not_is_told_a_time(
     assert len(pool.queue) == before, "asking changes nothing"
     if full is not None:
         assert before > 0
-        assert 1.0 <= full.retry_after_s <= 300.0
+        assert 1.0 <= full.retry_after_s <= 1800.0
         return
     if before and most_audio_s is not None:
         assert pool.queue.audio_s + new.audio_s <= most_audio_s
@@ -155,4 +154,4 @@ def test_who_passes_is_within_the_bounds_and_who_does_not_is_told_a_time(
         ahead = pool.queue.short if new.urgency is Urgency.SHORT else pool.queue
         rate = drain_rate(pool, 0.0)
         wait_s = ahead.windows / rate if rate else (math.inf if ahead.windows else 0.0)
-        assert wait_s <= most_wait_s
+        assert 0.7 * wait_s <= most_wait_s, "the estimate may be twice the truth"

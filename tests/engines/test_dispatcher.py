@@ -14,6 +14,7 @@ from vllm_router.engines.pool import Pool
 from vllm_router.engines.settings import FleetSettings
 from vllm_router.engines.states import Event
 from vllm_router.engines.work import Charge, Death, Refusal, Ticket, Urgency
+from vllm_router.policy.limit import LimitRules
 
 SHORT, LONG = Urgency.SHORT, Urgency.LONG
 
@@ -171,7 +172,7 @@ def test_long_work_leaves_room_for_short_work() -> None:
 
 
 def test_while_short_work_waits_every_fourth_decision_goes_to_long_work_that_has_aged() -> None:
-    desk = Desk(1, limit=1)
+    desk = Desk(1, limit=1, limits=LimitRules(proportion=0.0))
     (charge,) = desk.fill(count=1)
     for _ in range(3):
         desk.add(1, LONG)
@@ -193,6 +194,23 @@ def test_aged_long_work_that_fits_nowhere_does_not_stop_short_work() -> None:
     desk.now += 60.0
     short = desk.add()
     assert desk.served() == [short]
+
+
+def test_long_work_that_has_waited_out_of_proportion_goes_first() -> None:
+    desk = Desk(1, limit=1)
+    (charge,) = desk.fill(count=1)
+    long = desk.add(1, LONG)
+    desk.now += 5.0
+    short = desk.add()
+    desk.now += 0.5
+    desk.end(charge)
+    (charge,) = desk.assign()
+    assert charge.ticket is long, "5 s and a half are more than four times half a second"
+    later = desk.add(1, LONG)
+    desk.now += 1.0
+    desk.end(charge)
+    assert desk.served() == [short]
+    assert later.place
 
 
 # Wakeups and waits.
@@ -451,6 +469,8 @@ def test_what_is_kept_free_may_start_when_it_fits_or_when_nothing_runs() -> None
 def test_the_fill_grows_while_much_long_work_waits_and_the_engines_are_told() -> None:
     desk = Desk(1, limit=None)
     (engine,) = desk.engines
+    engine.curve.reached = 100.0
+    desk.registry.refresh(engine, desk.now)
     pool = desk.pool
     for _ in range(2000):
         desk.add(1, LONG)

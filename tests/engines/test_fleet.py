@@ -249,6 +249,8 @@ def test_an_idle_engine_that_once_looked_slow_is_given_another_chance(driver):
     assert slow.curve.window_s(1.0) > 10.0, "no other has shown anything of late"
     fleet.now += 60.0
     quick.last_ok_at = fleet.now
+    for _ in range(3):
+        quick.curve.learn(1.0, quick.curve.window_s(1.0), fleet.now)
     fleet.probe(slow.engine_id)
     assert slow.curve.window_s(1.0) == pytest.approx(quick.curve.window_s(1.0))
 

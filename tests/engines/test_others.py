@@ -6,8 +6,12 @@ from hypothesis import strategies as st
 from tests.engines.parts import MODEL, lone_engine, ready_registry, ticket
 
 from vllm_router.engines import load, others
+from vllm_router.engines.settings import FleetSettings
+from vllm_router.policy.limit import LimitRules
 
 # Which of three engines is scraped, its windows in all (None: the scrape fails), its new charge.
+#: None is kept quiet, so that all are of one kind.
+ALIKE = FleetSettings(limits=LimitRules(quiet_share=0.0))
 SCRAPES = st.lists(
     st.tuples(st.integers(0, 2), st.none() | st.floats(0, 400), st.integers(0, 30)), max_size=40
 )
@@ -52,7 +56,7 @@ def test_one_odd_scrape_moves_the_mean_by_a_fifth() -> None:
 
 
 def test_others_seen_on_one_engine_are_expected_in_half_on_the_rest() -> None:
-    _, (busy, quiet) = ready_registry(2)
+    _, (busy, quiet) = ready_registry(2, ALIKE)
     for _ in range(50):
         others.scraped(busy, 40.0)
         others.scraped(quiet, 0.0)
@@ -61,8 +65,8 @@ def test_others_seen_on_one_engine_are_expected_in_half_on_the_rest() -> None:
 
 
 def test_a_faster_engine_is_expected_to_hold_more_of_others_work() -> None:
-    _, (slow, fast) = ready_registry(2)
-    fast.curve.slope_s /= 4.0
+    _, (slow, fast) = ready_registry(2, ALIKE)
+    fast.slope_s /= 4.0
     for _ in range(50):
         others.scraped(slow, 10.0)
     others.scraped(fast, 0.0)

@@ -4,8 +4,9 @@ from random import Random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.engines.parts import MODEL, lone_engine, ticket
+from tests.engines.parts import MODEL, lone_engine, ready_registry, ticket
 
+from vllm_router.engines import load
 from vllm_router.engines.engine import Engine, EngineState
 from vllm_router.engines.pool import Pool, fits
 from vllm_router.engines.work import Ticket
@@ -166,13 +167,13 @@ def test_three_engines_of_eight_are_kept_quiet_and_the_same_ones_in_any_order() 
     assert sum(first.is_quiet(each) for each in engines if each not in quiet) == 1
 
 
-@pytest.mark.parametrize("count", [1, 2])
-def test_of_few_engines_none_is_kept_quiet(count: int) -> None:
+@pytest.mark.parametrize(("count", "quiet"), [(1, 0), (2, 1), (3, 1)])
+def test_of_two_engines_one_is_kept_quiet_and_none_that_is_alone(count: int, quiet: int) -> None:
     pool = Pool(MODEL, POLICIES["least-loaded"], WorkQueue(), Random(4).random, 0.375)
     engines = [lone_engine(number) for number in range(count)]
     for each in engines:
         pool.add(each)
-    assert not any(map(pool.is_quiet, engines))
+    assert sum(map(pool.is_quiet, engines)) == quiet
 
 
 def test_a_random_draw_that_misses_falls_back_to_the_order() -> None:
@@ -300,3 +301,22 @@ def test_work_waits_for_an_ejected_engine_that_is_back_soon() -> None:
 def test_an_engine_it_failed_on_that_left_meanwhile_is_no_engine_left_to_try() -> None:
     assert not stranded(READY, excluded="5")
     assert stranded(PROBING, excluded="5")
+
+
+def test_an_idle_engine_that_looks_slow_is_tried_after_so_many_decisions() -> None:
+    registry, (quick, slow) = ready_registry(2)
+    pool = registry.pools[MODEL]
+    slow.curve.seen = quick.curve.seen = 100
+    slow.intercept_s = 100.0
+    registry.refresh(slow, 0.0)
+    taken = []
+    for turn in range(1, 600):
+        engine = pool.pick(ticket())
+        assert engine is not None
+        taken.append(engine)
+        load.release(load.charge(engine, ticket(), turn, 0.0), engine, 0.0)
+        pool.place(engine)
+    assert 1 <= taken.count(slow) <= 3
+    slow.cap = 0.0
+    pool.place(slow)
+    assert slow not in [pool.pick(ticket()) for _ in range(600)], "not where it may take nothing"

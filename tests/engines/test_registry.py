@@ -162,16 +162,15 @@ def test_a_curve_that_was_fitted_anew_counts_for_the_pool_while_in_service() -> 
     registry, (engine, other) = ready_registry(2)
     pool = registry.pools[MODEL]
     for each in (engine, other):
-        peak, half = each.curve.peak_per_s, each.curve.half_at
         each.curve.rescale(0.5)
-        registry.relearned(each, peak, half, 1.0)
+        each.curve.seen = 40
+        registry.relearned(each, 1.0, is_at_once=True)
         assert each.next_window_s == pytest.approx(each.curve.window_s(1.0))
-    assert pool.peak_per_s == pytest.approx(2 * engine.curve.peak_per_s)
+    assert pool.peak_per_s == pytest.approx(engine.curve.peak_per_s + other.curve.peak_per_s)
     registry.move(engine, Event.DRAIN, 1.0)
     before = pool.peak_per_s
-    peak, half = engine.curve.peak_per_s, engine.curve.half_at
     engine.curve.rescale(0.5)
-    registry.relearned(engine, peak, half, 2.0)
+    registry.relearned(engine, 2.0, is_at_once=True)
     assert pool.peak_per_s == before
 
 

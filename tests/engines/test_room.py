@@ -30,13 +30,14 @@ def test_a_free_warm_engine_may_be_filled_to_its_limit() -> None:
 def test_long_work_leaves_short_work_its_part() -> None:
     engine = pooled_engine()
     give_room(engine, fixed(40), 1.0)
-    assert engine.long_cap == 35.0
+    assert engine.long_cap == 39.0
 
 
 def test_long_work_fills_a_learned_engine_as_far_as_its_pool_says() -> None:
     registry, (engine,) = ready_registry(1)
     (pool,) = registry.pools.values()
     pool.fill = 3.0
+    engine.curve.reached = 100.0
     give_room(engine, LEARNED, 1.0)
     assert engine.long_limit == pytest.approx(3.0 * engine.curve.half_at)
     assert engine.long_cap == math.ceil(engine.long_limit)
@@ -88,14 +89,14 @@ def test_a_routers_part_is_its_own_even_when_others_fill_the_engine() -> None:
     engine.elsewhere, engine.part = 200.0, 0.25
     give_room(engine, fixed(40), 1.0)
     assert engine.cap == 10.0
-    assert engine.long_cap == math.ceil(0.25 * 35.0)
+    assert engine.long_cap == math.ceil(0.25 * 38.8)
 
 
 def test_beside_others_long_work_takes_half_of_what_they_leave_and_no_more() -> None:
     engine = pooled_engine()
     engine.elsewhere, engine.part = 5.0, 0.25
     give_room(engine, fixed(40), 1.0)
-    assert engine.long_cap == math.ceil(0.5 * (35.0 - 5.0))
+    assert engine.long_cap == math.ceil(0.5 * (38.8 - 5.0))
 
 
 def test_an_engine_of_no_pool_has_one_window_of_long_work() -> None:
@@ -127,3 +128,35 @@ def test_an_open_engine_always_has_room_for_one_window_and_long_work_never_more_
     give_room(engine, FleetSettings(max_windows=max_windows, limit_share=share), warmth)
     assert 1.0 <= engine.long_cap <= engine.cap <= max(1.0, math.ceil(engine.limit))
     assert engine.cap <= max(1.0, math.ceil(engine.limit * share))
+
+
+def test_an_engine_that_is_always_as_full_is_tried_further_and_never_without_bound() -> None:
+    engine = pooled_engine()
+    engine.intercept_s, engine.curve.reached = 0.001, 100.0
+    give_room(engine, LEARNED, 1.0)
+    assert engine.limit < 10.0
+    engine.curve.stuck_at = 8.0
+    give_room(engine, LEARNED, 1.0)
+    assert engine.limit == engine.cap == 10.0
+    engine.curve.stuck_at = 1e6
+    give_room(engine, LEARNED, 1.0)
+    assert engine.limit <= LEARNED.limits.most_limit
+
+
+def test_what_an_engine_holds_bounds_everything_but_the_operators_word() -> None:
+    engine = pooled_engine()
+    engine.curve.reached = 200.0
+    engine.holding.scraped(50.0, 9.0, None)
+    give_room(engine, LEARNED, 1.0)
+    assert engine.limit == 50.0
+    give_room(engine, fixed(90), 1.0)
+    assert engine.limit == 90.0
+
+
+def test_an_engine_that_has_shown_little_is_filled_in_steps() -> None:
+    engine = pooled_engine()
+    give_room(engine, LEARNED, 1.0)
+    assert engine.cap == LEARNED.limits.first_limit
+    engine.curve.reached = 8.0
+    give_room(engine, LEARNED, 1.0)
+    assert engine.cap == 8.0 * LEARNED.limits.further

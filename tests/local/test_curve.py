@@ -16,7 +16,7 @@ async def seconds(curve: Curve, windows: int) -> float:
 async def test_windows_take_as_long_as_the_measured_curve_says(windows: int) -> None:
     scale = 5.0
     taken_s = await seconds(Curve(speed=scale), windows)
-    assert taken_s >= (windows + 11.6) / 34 / scale - 0.002
+    assert taken_s >= (windows + 18.5) / 57.5 / scale - 0.002
 
 
 async def test_windows_share_the_speed_whoever_they_belong_to() -> None:

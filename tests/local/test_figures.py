@@ -1,6 +1,8 @@
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from vllm_router.local.figures import Figures, metrics_page, shares
+from vllm_router.wire.exposition import read_engine_stats
 
 
 def sums(page: bytes) -> dict[str, float]:
@@ -60,3 +62,8 @@ def test_histogram_buckets_add_up() -> None:
 def test_shares_are_whole_and_complete() -> None:
     assert shares(7, 3) == [3, 2, 2]
     assert sum(shares(0, 4)) == 0
+
+
+def test_the_caches_usage_is_a_part_of_what_it_holds() -> None:
+    page = metrics_page(Figures(), "m", 42, 0, False, cache_windows=168)
+    assert read_engine_stats(page).cache_usage == pytest.approx(0.25)

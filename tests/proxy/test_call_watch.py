@@ -375,7 +375,7 @@ class TestDeadlyUploads:
 
     async def test_suspects_of_one_engine_do_not_share_the_next(self, notes: Notes) -> None:
         """Else the one that is deadly would take the others with it."""
-        dispatcher = fleet_of(3, notes)
+        dispatcher = fleet_of(3, notes, max_windows=64)
         gone: set[EngineId] = set()
         working: dict[EngineId, list[asyncio.Future[None]]] = {}
 

@@ -53,7 +53,9 @@ def test_ranks_are_summed_and_look_alike_names_are_not_counted():
 
 def test_the_page_of_a_real_vllm_is_read():
     page = (Path(__file__).parents[2] / "benchmarks/proxies/vllm_metrics.txt").read_bytes()
-    assert read_engine_stats(page) == EngineStats(running=0.0, waiting=0.0, cache_usage=0.0)
+    assert read_engine_stats(page) == EngineStats(
+        running=0.0, waiting=0.0, cache_usage=0.0, preempted=0.0
+    )
     busy = page.replace(
         b'_running{engine="0",model_name="openai/whisper-small"} 0.0', b"_running 9"
     )
@@ -298,3 +300,9 @@ def test_any_numbers_give_bounded_figures_or_the_documented_error(
         return
     assert 0 <= stats.running + stats.waiting <= 1_000_000
     assert stats.cache_usage is None or 0 <= stats.cache_usage <= 1
+
+
+def test_what_was_put_back_to_wait_is_summed_over_ranks() -> None:
+    page = MINIMAL + b'\nvllm:num_preemptions_total{engine="0"} 3.0\n'
+    page += b'vllm:num_preemptions_total{engine="1"} 4.0\n'
+    assert read_engine_stats(page).preempted == 7.0

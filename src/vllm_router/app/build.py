@@ -19,6 +19,7 @@ from vllm_router.app.access_log import AccessLog
 from vllm_router.app.background import Background, Loop
 from vllm_router.app.cors import Cors
 from vllm_router.app.gauges import StateCollector
+from vllm_router.app.memory import memory_bytes, spool_memory_mib
 from vllm_router.app.metrics import RouterMetrics
 from vllm_router.app.operations import Operations
 from vllm_router.app.routes import build_routes
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
 MIB = 2**20
 #: Memory for pieces of long audio that wait; what is more goes to the disk.
 PIECES_MEMORY_BYTES = 32 * MIB
+PIECES_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,9 +283,13 @@ def build_router(
         chance,
     )
     watches.append(watch)
-    spool = Spool(settings.spool_dir, int(settings.spool_memory_mb * MIB * share))
+    memory_mb = settings.spool_memory_mb
+    if memory_mb == "auto":
+        memory_mb = spool_memory_mib(memory_bytes())
+    spool = Spool(settings.spool_dir, int(memory_mb * MIB * share))
     # Of their own, so that one long file does not push everybody's short clips to the disk.
-    pieces = Spool(settings.spool_dir, int(PIECES_MEMORY_BYTES * share))
+    pieces_bytes = max(PIECES_MEMORY_BYTES, PIECES_SHARE * memory_mb * MIB)
+    pieces = Spool(settings.spool_dir, int(pieces_bytes * share))
     holders = tuple(
         Holder(f"key-{i}", digest(secret.get_secret_value()))
         for i, secret in enumerate(settings.api_key, 1)

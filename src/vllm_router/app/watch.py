@@ -34,6 +34,10 @@ OUT_INTERVAL_S = 1.0
 SPREAD_FROM = 32
 #: No engine of a large fleet waits longer than this for its first probe: it takes no work before.
 FIRST_PROBES_S = 1.0
+#: An engine that is filled, or lets windows wait, is read this often: beyond what it holds, work
+#: would wait inside it. In a large fleet no more than a hundred engines are read a second.
+BUSY_INTERVAL_S = 1.0
+BUSY_PER_S = 100.0
 #: What is due within this part of its interval is asked along with what is due now.
 EARLY = 0.2
 #: A crowd of failures turned an engine out a moment ago; it is given so long before it is probed.
@@ -62,11 +66,22 @@ class WatchSettings:
 class _Watched:
     """When an engine is asked next; infinity while it is being asked."""
 
-    __slots__ = ("engine", "first_s", "probe_at", "read_at", "tasks", "timer", "timer_at")
+    __slots__ = (
+        "engine",
+        "first_s",
+        "probe_at",
+        "read_at",
+        "rested_until",
+        "tasks",
+        "timer",
+        "timer_at",
+    )
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.probe_at = self.read_at = math.inf
+        # An engine that is not busy need not be read before.
+        self.rested_until = -math.inf
         # The time to its second probe; None: as between any two.
         self.first_s: float | None = None
         self.timer: asyncio.TimerHandle | None = None
@@ -189,6 +204,12 @@ class EngineWatch:
         probe_s, read_s = settings.probe_interval_s, settings.stats_interval_s
         must_probe = watched.probe_at - now <= min(EARLY * probe_s, read_s)
         must_read = watched.read_at - now <= min(EARLY * read_s, probe_s)
+        if must_read and now < watched.rested_until and not self._is_busy(watched.engine):
+            must_read = False
+            watched.read_at = min(now + self._busy_interval_s(), watched.rested_until)
+        if not must_probe and not must_read:
+            self._schedule(watched)
+            return
         if must_probe:
             watched.probe_at = math.inf
         if must_read:
@@ -238,9 +259,20 @@ class EngineWatch:
                 await self._read_once(watched.engine)
             except Exception as e:
                 wait_s = self._background.failed(Loop.READINGS, e)
-            wait_s = max(wait_s, factor * self._settings.stats_interval_s)
-            watched.read_at = self._loop.time() + wait_s
+            now = self._loop.time()
+            watched.rested_until = now + max(wait_s, factor * self._settings.stats_interval_s)
+            watched.read_at = now + max(wait_s, factor * self._busy_interval_s())
             self._schedule(watched)
+
+    def _busy_interval_s(self) -> float:
+        most_s = max(BUSY_INTERVAL_S, len(self._watched) / BUSY_PER_S)
+        return min(most_s, self._settings.stats_interval_s)
+
+    @staticmethod
+    def _is_busy(engine: Engine) -> bool:
+        """Whether it has much of what it may, or more than it can do."""
+        stats = engine.stats
+        return 2.0 * engine.load >= engine.limit or (stats is not None and stats.waiting > 0.0)
 
     def _probe_interval_s(self, watched: _Watched) -> float:
         interval_s = self._settings.probe_interval_s

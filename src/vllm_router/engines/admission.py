@@ -6,23 +6,30 @@ from typing import Final
 from vllm_router.engines.pool import Pool
 from vllm_router.engines.settings import FleetSettings
 from vllm_router.engines.work import QueueFull, Ticket, Urgency
-from vllm_router.policy.drain import expected_wait_s
+from vllm_router.policy.drain import DRAIN_MEMORY_S, expected_wait_s
 
 # Until the queue has been busy for so long, what was measured says how much was asked for, not how
 # much the fleet can do.
 _MEASURED_AFTER_S: Final = 5.0
-# A knee's share of the peak: what engines give at their limit, roughly.
-_GIVEN_AT_LIMIT: Final = 0.8
+# Nor does it while fewer windows than this have been done meanwhile.
+_MEASURED_WINDOWS: Final = 20.0
+# Of what it is expected to be, the wait may well be only so much: nobody is refused who would have
+# been served in time.
+_AT_LEAST: Final = 0.7
 # A client is never told to stay away longer: by then the fleet is another.
-_LONGEST_RETRY_S: Final = 300.0
+_LONGEST_RETRY_S: Final = 1800.0
 
 
 def drain_rate(pool: Pool, now: float) -> float:
     """Return windows per second at which a pool works its queue off."""
     measured = pool.drain.per_s(now)
-    if pool.busy_since is not None and now - pool.busy_since >= _MEASURED_AFTER_S:
+    if pool.busy_since is None:
+        return max(measured, pool.capacity_per_s(now))
+    busy_s = now - pool.busy_since
+    if busy_s >= _MEASURED_AFTER_S and measured * min(busy_s, DRAIN_MEMORY_S) >= _MEASURED_WINDOWS:
         return measured
-    return max(measured, _GIVEN_AT_LIMIT * pool.peak_per_s)
+    # Answers come in bursts, or seldom: between two of them it looks as if nothing got done.
+    return max(measured, pool.capacity_per_s(now))
 
 
 def admit(pool: Pool, ticket: Ticket, settings: FleetSettings, now: float) -> None:
@@ -47,7 +54,7 @@ def admit(pool: Pool, ticket: Ticket, settings: FleetSettings, now: float) -> No
     # Short work waits for short work only; long work waits for all.
     ahead = queue.short.windows if ticket.urgency is Urgency.SHORT else queue.windows
     wait_s = expected_wait_s(ahead, per_s)
-    if wait_s > most_wait_s:
+    if _AT_LEAST * wait_s > most_wait_s:
         raise QueueFull(
             _bounded(wait_s - most_wait_s),
             f"The wait for {ticket.model} is expected to be longer than {most_wait_s:g} s.",

@@ -18,6 +18,9 @@ _MOST_ASIDE: Final = 16
 _LOOK_AGAIN_S: Final = 0.5
 # A piece that would fit by itself once others end waits so long before an engine is kept free.
 _PATIENCE_S: Final = 5.0
+# Short work rather waits than go to an engine that takes longer than usual by this part, as long as
+# it has waited for less than it would lose there.
+_SLOWER: Final = 0.5
 # How far, relative, the fill of long work moves before every engine is told, and how often at most,
 # in base latencies of the fleet: a rebuild is the one thing here that costs time per engine.
 _FILL_STEP: Final = 0.05
@@ -39,6 +42,13 @@ class Dispatcher:
     def add(self, pool: Pool, ticket: Ticket, now: float) -> None:
         """Queue a ticket."""
         ticket.queued_at = now
+        if pool.peak_per_s > 0.0:
+            pool.queue.long.pace_s = (
+                self._registry.settings.limits.back_per_window / pool.peak_per_s
+            )
+        if ticket.urgency is Urgency.LONG and not pool.queue.long.count:
+            # Until now none has waited.
+            self._adjust_fill(pool, now)
         if ticket.deaths and (until := ticket.apart_until()) > now:
             pool.queue.add_aside(ticket)
             pool.apart.add(ticket, until)
@@ -166,13 +176,19 @@ class Dispatcher:
     ) -> bool:
         """Decide one thing; False when there is nothing left to decide."""
         queue = pool.queue
-        aged = queue.aged(now) if queue.long.count else None
+        aged = None
+        if queue.long.count:
+            aged = queue.aged(now)
+            if aged is None and pool.peak_per_s > 0.0:
+                aged = queue.outwaited(now, (pool.half_at + pool.load) / pool.peak_per_s)
         if aged is not None and (engine := pool.pick(aged)) is not None:
             queue.took_aged()
             return self._give(pool, aged, engine, now, out)
         short = queue.short.head()
         if short is not None:
             engine = pool.pick(short)
+            if engine is not None and queue.long.count and self._is_slow(pool, engine, short, now):
+                return self._give_long(pool, now, out)
             if engine is not None:
                 queue.took_short()
                 return self._give(pool, short, engine, now, out)
@@ -192,6 +208,21 @@ class Dispatcher:
             return True
         self._hold(pool, long, now)
         return False
+
+    def _is_slow(self, pool: Pool, engine: Engine, short: Ticket, now: float) -> bool:
+        """Whether short work had better wait for a quicker engine, while long work fills this."""
+        if pool.peak_per_s <= 0.0 or short.excluded:
+            return False
+        usual_s = (pool.half_at + pool.load) / pool.peak_per_s
+        slower_s = engine.next_window_s - usual_s
+        return slower_s > _SLOWER * usual_s and now - short.enqueued_at < slower_s
+
+    def _give_long(self, pool: Pool, now: float, out: list[Assignment]) -> bool:
+        long = pool.queue.long.head()
+        if long is None or pool.held is not None:
+            return False
+        engine = pool.pick_long(long)
+        return engine is not None and self._give(pool, long, engine, now, out)
 
     def _give(
         self, pool: Pool, ticket: Ticket, engine: Engine, now: float, out: list[Assignment]

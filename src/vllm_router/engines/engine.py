@@ -13,6 +13,7 @@ from vllm_router.engines.states import EngineState
 from vllm_router.policy.blame import Record
 from vllm_router.policy.capabilities import Capabilities
 from vllm_router.policy.curve import ServiceCurve
+from vllm_router.policy.limit import Holding
 
 if TYPE_CHECKING:
     from vllm_router.wire.exposition import EngineStats
@@ -99,6 +100,10 @@ class Engine:
         last_probe: The last probe; None: none yet.
         last_error: The last thing that went wrong, one sentence; None: nothing did.
         curve: How fast it has shown to be.
+        intercept_s: Seconds of a window that do not depend on the others, as is expected of it
+            after what it and its peers have shown.
+        slope_s: The same of the seconds that each window in service adds to all of them.
+        holding: How many windows it holds at a time by its own metrics.
         limit: Windows that it may have in service in all.
         long_limit: Windows in service up to which it takes pieces of long audio.
         cap: This router's own windows below which it takes short work now; 0: none.
@@ -132,8 +137,10 @@ class Engine:
         "failed_answers",
         "failed_probes",
         "held_for",
+        "holding",
         "in_flight",
         "index",
+        "intercept_s",
         "is_on_trial",
         "is_warm",
         "is_withdrawn",
@@ -157,6 +164,7 @@ class Engine:
         "rests",
         "rests_until",
         "scrapes",
+        "slope_s",
         "slow_answers",
         "spec",
         "state",
@@ -190,7 +198,10 @@ class Engine:
         self.last_probe: ProbeResult | None = None
         self.last_error: str | None = None
         self.curve = ServiceCurve(spec.weight)
+        self.intercept_s = self.curve.intercept_s
+        self.slope_s = self.curve.slope_s
         self.next_window_s = self.curve.window_s(1.0)
+        self.holding = Holding()
         self.limit = 1.0
         self.long_limit = 1.0
         self.cap = 0.0
@@ -225,8 +236,13 @@ class Engine:
 
     @property
     def speed(self) -> float:
-        """Windows per second that it approaches when full, as learned."""
-        return self.curve.peak_per_s
+        """Windows per second that it approaches when full, as is expected of it."""
+        return 1.0 / self.slope_s
+
+    @property
+    def half_at(self) -> float:
+        """Windows in service at which half of that is reached, as is expected of it."""
+        return self.intercept_s / self.slope_s
 
     def __repr__(self) -> str:
         return (

@@ -34,18 +34,26 @@ from vllm_router.engines.work import (
     Ticket,
     Urgency,
 )
+from vllm_router.policy.curve import PRIOR_HALF_AT, PRIOR_PEAK_PER_S
 from vllm_router.policy.hedge import Hedge
 from vllm_router.policy.retry import RetryBudget
 from vllm_router.wire.exposition import EngineStats
 
 #: What an engine showed longer ago than this may be true no longer.
 _STALE_S: Final = 10.0
+#: So many answers tell what is usual: the first may have been late because the engine was cold.
+_TOLD: Final = 3
 #: With many engines one is probed every few milliseconds; what is usual among them changes slowly.
 _USUAL_S: Final = 1.0
 
 
 def _is_stale(engine: Engine, now: float) -> bool:
     return engine.last_ok_at is None or now - engine.last_ok_at >= _STALE_S
+
+
+def _prior_s(engine: Engine) -> float:
+    """Return the time of a window that is assumed before any engine has answered, in seconds."""
+    return (PRIOR_HALF_AT + 1.0) / PRIOR_PEAK_PER_S / engine.spec.weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +216,7 @@ class Fleet:
         if stats is None:
             others.forget(engine)
         else:
+            engine.holding.scraped(stats.running, stats.waiting, stats.cache_usage, stats.preempted)
             others.scraped(engine, stats.running + stats.waiting)
         is_sleeping = stats is not None and stats.is_sleeping
         moves: tuple[Transition, ...] = ()
@@ -256,9 +265,8 @@ class Fleet:
         usual_s = min((each for each in others_s if each is not None), default=None)
         own_s = engine.curve.window_s(1.0)
         if usual_s is not None and own_s > usual_s:
-            peak, half = engine.curve.peak_per_s, engine.curve.half_at
             engine.curve.rescale(usual_s / own_s)
-            self._registry.relearned(engine, peak, half, now)
+            self._registry.relearned(engine, now, is_at_once=True)
 
     def _usual_s(self, pool: Pool, now: float) -> float | None:
         """Return the median time of a window on the engines that have answered of late, if any."""
@@ -266,7 +274,9 @@ class Fleet:
             fresh = [
                 engine.curve.window_s(1.0)
                 for engine in pool.members.values()
-                if engine.state is EngineState.READY and not _is_stale(engine, now)
+                if engine.state is EngineState.READY
+                and engine.curve.seen >= _TOLD
+                and not _is_stale(engine, now)
             ]
             pool.usual_s = median(fresh) if fresh else None
             pool.usual_at = now
@@ -378,10 +388,9 @@ class Fleet:
 
     def _learn(self, engine: Engine, windows: float, seconds: float, now: float) -> None:
         curve = engine.curve
-        peak, half = curve.peak_per_s, curve.half_at
         curve.is_count_rough = engine.elsewhere > 0.0
         if curve.learn(windows, seconds, now):
-            self._registry.relearned(engine, peak, half, now)
+            self._registry.relearned(engine, now)
 
     def _relearn(self, engine: Engine, windows: float, seconds: float, now: float) -> None:
         """Take an engine for slow only once as many answers were late as take it out.
@@ -391,9 +400,8 @@ class Fleet:
         if engine.slow_answers < self.settings.health.outlier_answers:
             return
         engine.slow_answers = 0
-        peak, half = engine.curve.peak_per_s, engine.curve.half_at
         engine.curve.rescale(seconds / engine.curve.window_s(windows))
-        self._registry.relearned(engine, peak, half, now)
+        self._registry.relearned(engine, now, is_at_once=True)
 
     def died(self, charge: Charge, now: float, others: Iterable[Charge] = ()) -> bool:
         """Note that an engine has ended while it worked on a charge, released or not.
@@ -509,10 +517,14 @@ class Fleet:
         usual_s = curve.window_s(max(engine.load, load.mean(charge, engine, now)))
         is_known = rules.is_known(curve.answers)
         if not is_known:
-            # What is assumed of an engine is relative to its peers.
+            # What is assumed of an engine is relative to its peers, once they are known.
+            own_s = curve.window_s(1.0)
+            if not curve.seen:
+                usual_s *= _prior_s(engine) / own_s
+                own_s = _prior_s(engine)
             peers_s = [self._usual_s(pool, now) for pool in engine.pools]
             peer_s = max((each for each in peers_s if each is not None), default=0.0)
-            usual_s = max(usual_s, usual_s / curve.window_s(1.0) * peer_s)
+            usual_s = max(usual_s, usual_s / own_s * peer_s)
         # An engine may do an upload's windows one after the other.
         after_s = rules.overdue_after_s(usual_s * charge.windows, curve.answers)
         if not is_known and lasted_s >= after_s and not self._others_answer(engine, charge):

@@ -19,9 +19,10 @@ def charge(engine: Engine, ticket: Ticket, turn: int, now: float) -> Charge:
     engine.audio_s_in_flight += ticket.audio_s
     engine.load = load = engine.load + windows
     engine.turn = turn
-    engine.next_window_s = engine.curve.intercept_s + engine.curve.slope_s * (load + 1.0)
+    engine.next_window_s = engine.intercept_s + engine.slope_s * (load + 1.0)
     for pool in engine.pools:
         pool.load += windows
+        pool.last_turn = turn
         pool.place(engine)
     made = Charge(ticket, engine.spec.engine_id, now, windows, ticket.audio_s, engine, engine.area)
     if ticket.deaths:
@@ -66,7 +67,7 @@ def release(held: Charge, engine: Engine, now: float) -> float:
     engine.windows_in_flight -= windows
     engine.audio_s_in_flight = engine.audio_s_in_flight - held.audio_s if engine.in_flight else 0.0
     engine.load = load = engine.windows_in_flight + engine.elsewhere
-    engine.next_window_s = engine.curve.intercept_s + engine.curve.slope_s * (load + 1.0)
+    engine.next_window_s = engine.intercept_s + engine.slope_s * (load + 1.0)
     for pool in engine.pools:
         pool.load -= windows
         pool.drain.note(windows, now)

@@ -31,7 +31,7 @@ def scraped(engine: Engine, windows: float) -> None:
     others = max(0.0, windows - engine.windows_in_flight)
     engine.scrapes += 1
     engine.others += (others - engine.others) / min(engine.scrapes, _SCRAPES)
-    speed = engine.curve.peak_per_s
+    speed = engine.speed
     usual = own = 0.0
     for pool in engine.pools:
         seen = pool.seen(engine)

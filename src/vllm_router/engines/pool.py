@@ -23,8 +23,15 @@ from vllm_router.policy.blame import Agreements, BlameRules
 from vllm_router.policy.drain import DrainRate
 from vllm_router.policy.queue import WorkQueue
 
-# Engines of equal rank are told apart by a random fraction far below any real difference.
-_TIE: Final = 1e-9
+# Of engines of equal rank the one comes first whose last turn is the longest ago: by so much a
+# turn, far below any real difference.
+_TIE: Final = 1e-12
+# An idle engine is given an upload after so many decisions for each engine of the pool, whatever is
+# thought of it: only answers show what it is. Often while it has given less than this many answers.
+_TRIED_AFTER: Final = ((4, 8), (12, 24))
+_TRIED_AFTER_KNOWN: Final = 128
+# What the engines do when full is worked out anew after so long.
+_CAPACITY_S: Final = 0.5
 # A piece that finds no room on so many engines waits; the next answer changes the picture anyway.
 _MOST_TRIES: Final = 32
 # An engine that was ejected for a moment is back about then, or not soon.
@@ -76,11 +83,16 @@ class Pool:
         half_at: Sum of theirs.
         load: Windows in service on all members.
         held: The engine kept free for a ticket too large to fit in otherwise, if any.
+        last_turn: The number of the last decision that fell on a member.
+        new_curves: Curves learned since the pool was last settled (see `peers`).
+        settled_at: When that was, monotonic seconds.
         usual_s: Median time of a window on the engines that answered of late; None: none did.
         usual_at: When that was last worked out, monotonic seconds.
     """
 
     __slots__ = (
+        "_capacity_at",
+        "_capacity_per_s",
         "_chance",
         "_lots",
         "_open",
@@ -88,6 +100,8 @@ class Pool:
         "_quiet_below",
         "_quiet_share",
         "_ring",
+        "_rota",
+        "_rota_at",
         "_seen",
         "agreements",
         "apart",
@@ -99,13 +113,16 @@ class Pool:
         "half_at",
         "held",
         "hopeless_since",
+        "last_turn",
         "load",
         "members",
         "model",
+        "new_curves",
         "now",
         "peak_per_s",
         "policy",
         "queue",
+        "settled_at",
         "states",
         "usual_at",
         "usual_s",
@@ -138,12 +155,19 @@ class Pool:
         self.half_at = 0.0
         self.load = 0.0
         self.held: Engine | None = None
+        self.last_turn = 0
+        self.new_curves = 0
+        self.settled_at = -math.inf
         self.usual_s: float | None = None
         self.usual_at = -math.inf
         self._chance = chance
+        self._capacity_at = -math.inf
+        self._capacity_per_s = 0.0
         self._open = _Order()
         self._open_to_long = _Order()
         self._ring = Ring()
+        self._rota: list[Engine] = []
+        self._rota_at = 0
         self._quiet_share = quiet_share
         self._quiet_below = 0
         self._lots: list[int] = []
@@ -152,6 +176,8 @@ class Pool:
     def add(self, engine: Engine) -> None:
         """Take an engine in."""
         self.members[engine.engine_id] = engine
+        self._capacity_at = -math.inf
+        self._rota.append(engine)
         self.states[engine.state] += 1
         self.load += engine.load
         self._ring.add(engine)
@@ -162,6 +188,8 @@ class Pool:
         """Let an engine go."""
         if self.members.pop(engine.engine_id, None) is None:
             return
+        self._capacity_at = -math.inf
+        self._rota.remove(engine)
         self.states[engine.state] -= 1
         self.load -= engine.load
         self._close(engine)
@@ -173,6 +201,8 @@ class Pool:
 
     def _draw_quiet(self) -> None:
         count = int(self._quiet_share * len(self._lots))
+        if not count and self._quiet_share and len(self._lots) == 2:
+            count = 1
         self._quiet_below = self._lots[count] if count else 0
 
     def is_quiet(self, engine: Engine) -> bool:
@@ -192,7 +222,7 @@ class Pool:
         if held >= engine.cap:
             self._close(engine)
             return
-        key = self.policy.rank(engine) + self._chance() * _TIE
+        key = self.policy.rank(engine) + (engine.turn + self._chance()) * _TIE
         self._open.put(engine, key)
         if held < engine.long_cap:
             self._open_to_long.put(engine, key)
@@ -219,8 +249,26 @@ class Pool:
             return None
         is_plain = ticket.windows == 1 and not ticket.excluded and not ticket.deaths
         if is_plain and self.policy.choose is first_in_order:
-            return engines[0]
+            # Other policies choose by chance or by a key, and leave no engine without work.
+            tried = self._to_be_tried()
+            return engines[0] if tried is None else tried
         return self.policy.choose(_Choice(self, engines, ticket, is_long=False), ticket.session_key)
+
+    def _to_be_tried(self) -> Engine | None:
+        """Return an idle engine that has had nothing for long; one is looked at for each upload."""
+        rota = self._rota
+        at = self._rota_at = self._rota_at + 1 if self._rota_at + 1 < len(rota) else 0
+        engine = rota[at]
+        if engine.windows_in_flight or engine.cap < 1.0 or engine.suspected_at is not None:
+            return None
+        idle_turns = self.last_turn - engine.turn
+        if idle_turns < _TRIED_AFTER[0][1] * len(rota):
+            return None
+        seen = engine.curve.seen
+        for answers, turns in _TRIED_AFTER:
+            if seen < answers:
+                return engine if idle_turns >= turns * len(rota) else None
+        return engine if idle_turns >= _TRIED_AFTER_KNOWN * len(rota) else None
 
     def pick_long(self, ticket: Ticket) -> Engine | None:
         """Return the engine that takes a ticket as long work; None: none has room for it."""
@@ -260,6 +308,22 @@ class Pool:
         for engine_id, engine in self.members.items():
             if engine_id not in ticket.excluded:
                 yield engine
+
+    def capacity_per_s(self, now: float) -> float:
+        """Return the windows per second that the engines in service are expected to do when full.
+
+        Walks through all of them, and therefore only now and then.
+        """
+        if 0.0 <= now - self._capacity_at < _CAPACITY_S:
+            return self._capacity_per_s
+        total = 0.0
+        for engine in self.members.values():
+            if engine.state is EngineState.READY:
+                most = max(1.0, engine.limit)
+                total += most / (engine.intercept_s + engine.slope_s * most)
+        self._capacity_at = now
+        self._capacity_per_s = total
+        return total
 
     def draw(self) -> float:
         """Return a random number in [0, 1)."""

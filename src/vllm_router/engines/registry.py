@@ -7,6 +7,7 @@ much it may take now and puts it where that belongs in its pools.
 import heapq
 from random import Random
 
+from vllm_router.engines import peers
 from vllm_router.engines.changes import Appeared, Change, Listing, Withdrawn
 from vllm_router.engines.engine import Engine, EngineId, EngineSpec, EngineState, Transition
 from vllm_router.engines.pool import Pool
@@ -46,7 +47,9 @@ class Registry:
         """Return a model's pool, made when it is first asked for."""
         pool = self.pools.get(model)
         if pool is None:
-            queue: WorkQueue[Ticket] = WorkQueue(self.settings.ageing_s)
+            queue: WorkQueue[Ticket] = WorkQueue(
+                self.settings.ageing_s, proportion=self.settings.limits.proportion
+            )
             share = self.settings.limits.quiet_share if self._policy.seeks_quiet else 0.0
             pool = Pool(model, self._policy, queue, self._rng.random, share, self.settings.blame)
             pool.fill = pool.fill_told = self.settings.limits.first_fill
@@ -142,6 +145,7 @@ class Registry:
             self._weigh(pool, engine, +1)
         if after is EngineState.READY:
             self._enter_service(engine, now)
+            self.meet(engine, now)
         elif before not in OUT:
             engine.out_since = now
         self.refresh(engine, now)
@@ -158,23 +162,46 @@ class Registry:
 
     def _weigh(self, pool: Pool, engine: Engine, sign: int) -> None:
         if engine.state is EngineState.READY:
-            pool.peak_per_s += sign * engine.curve.peak_per_s
-            pool.half_at += sign * engine.curve.half_at
+            pool.peak_per_s += sign * engine.speed
+            pool.half_at += sign * engine.half_at
         if not pool.states[EngineState.READY]:
             # Rounding errors of many sums end here.
             pool.peak_per_s = pool.half_at = 0.0
 
-    def relearned(self, engine: Engine, peak_before: float, half_before: float, now: float) -> None:
-        """Use a curve that was fitted anew."""
-        if engine.state is EngineState.READY:
-            for pool in engine.pools:
-                pool.peak_per_s += engine.curve.peak_per_s - peak_before
-                pool.half_at += engine.curve.half_at - half_before
+    def relearned(self, engine: Engine, now: float, *, is_at_once: bool = False) -> None:
+        """Use a curve that was fitted anew, and what it tells of the others.
+
+        Args:
+            engine: Whose curve it is.
+            now: Monotonic seconds.
+            is_at_once: Not only when there is more of the kind to be used.
+        """
+        for pool in engine.pools:
+            if peers.learned(pool, now) or is_at_once:
+                for each, intercept_s, slope_s in peers.settle(pool):
+                    self._expect(each, intercept_s, slope_s)
+                    if each is not engine:
+                        self.refresh(each, now)
         self.refresh(engine, now)
+
+    def _expect(self, engine: Engine, intercept_s: float, slope_s: float) -> None:
+        for pool in engine.pools:
+            self._weigh(pool, engine, -1)
+        engine.intercept_s, engine.slope_s = intercept_s, slope_s
+        for pool in engine.pools:
+            self._weigh(pool, engine, +1)
+
+    def meet(self, engine: Engine, now: float) -> None:
+        """Let an engine that has answered nothing pass for what its peers are."""
+        if not engine.curve.seen:
+            for pool in engine.pools:
+                for each, intercept_s, slope_s in peers.settle(pool):
+                    if each is engine:
+                        self._expect(each, intercept_s, slope_s)
 
     def refresh(self, engine: Engine, now: float) -> None:
         """Work out what an engine may take now, and place it in its pools."""
-        engine.next_window_s = engine.curve.window_s(engine.load + 1.0)
+        engine.next_window_s = engine.intercept_s + engine.slope_s * (engine.load + 1.0)
         is_open = engine.held_for is None and self._is_open(engine, now)
         give_room(engine, self.settings, self._warmth(engine, now) if is_open else None)
         for pool in engine.pools:

@@ -15,21 +15,37 @@ def give_room(engine: Engine, settings: FleetSettings, warmth: float | None) -> 
         warmth: The part of its limit that it has grown to; None: it takes nothing at present.
     """
     limits = settings.limits
-    engine.limit = limits.limit(engine.curve, settings.max_windows)
+    engine.limit = limits.limit(engine.half_at, settings.max_windows)
+    probed = 0.0
+    if settings.max_windows is None:
+        # A limit that was learned wrongly would keep the engine where it cannot be learned rightly.
+        probed = min(limits.probing * engine.curve.stuck_at, limits.most_limit)
+        engine.limit = min(max(engine.limit, probed), engine.holding.most)
+        # What has not been tried is tried in steps: an engine that has not answered may be a CPU.
+        tried = limits.further * engine.curve.reached
+        engine.limit = min(engine.limit, max(limits.first_limit, tried))
     engine.cap = engine.long_cap = 0.0
     if warmth is None:
         return
     if engine.is_on_trial:
         engine.cap = engine.long_cap = 1.0 if engine.in_flight == 0 else 0.0
         return
-    limit = max(1.0, engine.limit * warmth)
+    limit = engine.limit
+    if warmth < 1.0:
+        if settings.max_windows is None:
+            # Twice what its peers have for their size: an idle fleet's limit says nothing of that.
+            fills = [p.load / p.half_at for p in engine.pools if p.half_at > 0.0]
+            usual = 2.0 * max(fills, default=0.0) * engine.half_at
+            limit = min(limit, max(limits.first_limit, usual))
+        limit = max(1.0, limit * warmth)
     # Short work takes what the others leave, and its part of the engine in any case.
     free = max(limit - engine.elsewhere, engine.part * limit)
     engine.cap = max(1.0, min(math.ceil(limit * settings.limit_share), free))
     engine.long_limit = (
         min(
             limits.long_limit(
-                engine.curve,
+                engine.half_at,
+                engine.speed,
                 engine.limit,
                 limits.quiet(pool.fill) if pool.is_quiet(engine) else pool.fill,
                 pool.half_at,
@@ -40,6 +56,7 @@ def give_room(engine: Engine, settings: FleetSettings, warmth: float | None) -> 
         if engine.pools
         else 1.0
     )
+    engine.long_limit = max(engine.long_limit, min(probed, engine.limit))
     long = engine.long_limit
     if engine.elsewhere > 0.0:
         # Long work comes in bursts of many pieces, and a scrape is too old to see another router's

@@ -67,6 +67,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     simulated.add_argument("--max-num-seqs", type=int, default=256, metavar="N")
     simulated.add_argument(
+        "--kv-cache-windows",
+        type=int,
+        default=256,
+        metavar="N",
+        help="30 s windows that the KV cache holds; more wait inside (default 256)",
+    )
+    simulated.add_argument(
         "--max-audio-s",
         type=float,
         default=MAX_AUDIO_S,
@@ -105,6 +112,7 @@ async def _simulate(options: argparse.Namespace) -> None:
         time_scale=options.time_scale,
         curve=shape,
         max_running=options.max_num_seqs,
+        cache_windows=options.kv_cache_windows,
         max_audio_s=options.max_audio_s,
         api_key=options.api_key,
         ranks=options.data_parallel_size,

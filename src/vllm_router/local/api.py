@@ -143,6 +143,8 @@ class Api:
         self._wall_clock = wall_clock
         self._started_at = int(wall_clock())
         self._ranks = ranks
+        #: Windows that the KV cache holds, for /metrics.
+        self.cache_windows = 256
 
     def begin(self, exchange: Exchange, marker: bytes = b"") -> Body:
         """Decide where a request's body goes."""
@@ -204,6 +206,7 @@ class Api:
             self.listener.waiting,
             is_sleeping,
             self._ranks,
+            self.cache_windows,
         )
         await exchange.respond(200, page, "text/plain; version=0.0.4; charset=utf-8")
 

@@ -1,8 +1,8 @@
 """The service curve of a GPU: many windows at a time, each slower the more there are.
 
-One H200 running whisper-large-v3 finishes 34 * c / (c + 11.6) windows of 30 s a second while c
+One H200 running whisper-large-v3 finishes 57.5 * c / (c + 18.5) windows of 30 s a second while c
 windows are in service (measured from 1 to 128). Every window gets an equal share, so that progress
-is one clock for all of them: it advances at 34 / (c + 11.6) per second, and a window that starts
+is one clock for all of them: it advances at 57.5 / (c + 18.5) per second, and a window that starts
 when it shows p is done when it shows p + 1.
 
 Bounds: one heap entry per admitted group of windows; O(log n) for each start and end.
@@ -22,8 +22,8 @@ class CurveShape:
     number of windows in service at which half of that is reached.
     """
 
-    peak_windows_per_s: float = 34.0
-    half_at: float = 11.6
+    peak_windows_per_s: float = 57.5
+    half_at: float = 18.5
 
 
 # The clock and the timers of uvloop tick in milliseconds: what is due in less than one is due, or
@@ -32,7 +32,7 @@ CLOCK_S = 0.001
 
 # By kind of GPU. Only h200 is measured; the others keep its shape at a plausible fraction.
 NAMED_CURVES = {
-    "h200": CurveShape(34.0, 11.6),
+    "h200": CurveShape(57.5, 18.5),
     "h100": CurveShape(28.0, 10.0),
     "a100": CurveShape(17.0, 8.0),
     "l4": CurveShape(5.0, 3.0),

@@ -42,7 +42,13 @@ def shares(total: int, ranks: int) -> list[int]:
 
 
 def metrics_page(
-    figures: Figures, model: str, running: int, waiting: int, is_sleeping: bool, ranks: int = 1
+    figures: Figures,
+    model: str,
+    running: int,
+    waiting: int,
+    is_sleeping: bool,
+    ranks: int = 1,
+    cache_windows: int = 256,
 ) -> bytes:
     """Return the exposition text.
 
@@ -53,11 +59,12 @@ def metrics_page(
         waiting: Sequences not yet begun.
         is_sleeping: Whether the engine is in sleep level 1.
         ranks: Data-parallel ranks, each with the label `engine`.
+        cache_windows: Windows that the KV cache holds, over all ranks.
     """
     page = _Page(model.replace("\\", r"\\").replace('"', r"\""), ranks)
     page.gauge("num_requests_running", "Number of requests in model execution batches.", running)
     page.gauge("num_requests_waiting", "Number of requests waiting to be processed.", waiting)
-    usage = [round(min(1.0, count / 256), 4) for count in shares(running, ranks)]
+    usage = [round(min(1.0, count * ranks / cache_windows), 4) for count in shares(running, ranks)]
     page.rows("kv_cache_usage_perc", "gauge", "KV-cache usage. 1 means 100 percent usage.", usage)
     states = (("awake", not is_sleeping), ("weights_offloaded", is_sleeping), ("discard_all", 0))
     page.head("engine_sleep_state", "gauge", "Engine sleep state.")

@@ -220,6 +220,7 @@ async def serve_simulated(
     time_scale: float = 1.0,
     curve: CurveShape | None = None,
     max_running: int = 256,
+    cache_windows: int = 256,
     max_audio_s: float = MAX_AUDIO_S,
     api_key: str | None = None,
     ranks: int = 1,
@@ -236,6 +237,7 @@ async def serve_simulated(
         time_scale: Simulated seconds that pass in one real second; 100 makes tests quick.
         curve: The service curve, by default an H200's.
         max_running: Windows in service at the same time; more wait.
+        cache_windows: Windows that the KV cache holds; more wait as well.
         max_audio_s: Longer audio is refused, as by vLLM with VLLM_MAX_AUDIO_DECODE_DURATION_S.
         api_key: What clients must present on /v1 routes.
         ranks: Data-parallel ranks shown in /metrics.
@@ -252,6 +254,7 @@ async def serve_simulated(
         shape=curve,
         time_scale=time_scale,
         max_running=max_running,
+        cache_windows=cache_windows,
         max_audio_s=max_audio_s,
         api_key=api_key,
         ranks=ranks,

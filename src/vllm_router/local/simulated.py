@@ -34,6 +34,7 @@ class SimulatedEngine:
         shape: The service curve's figures.
         time_scale: Simulated seconds that pass in one real second.
         max_running: Windows in service at the same time; more wait.
+        cache_windows: Windows that the KV cache holds; more wait as well.
         max_audio_s: Longer audio is refused.
         api_key: What clients must present.
         ranks: Data-parallel ranks in /metrics.
@@ -49,6 +50,7 @@ class SimulatedEngine:
         shape: CurveShape | None = None,
         time_scale: float = 1.0,
         max_running: int = 256,
+        cache_windows: int = 256,
         max_audio_s: float = MAX_AUDIO_S,
         api_key: str | None = None,
         ranks: int = 1,
@@ -56,9 +58,10 @@ class SimulatedEngine:
         rng: random.Random | None = None,
     ) -> None:
         self._time_scale = time_scale
-        self.curve = Curve(shape, time_scale, max_running)
+        self.curve = Curve(shape, time_scale, min(max_running, cache_windows))
         listener = SimulatedListener(self.curve, audio_seconds, self._count_queued, max_audio_s)
         self.api = Api(listener, model, api_key, ranks=ranks)
+        self.api.cache_windows = cache_windows
         self.log = RequestLog()
         self.faults = Faults()
         self.on_refuse: Callable[[bool], None] | None = None

@@ -41,12 +41,24 @@ PRIOR_HALF_AT: Final = 11.6
 PRIOR_PEAK_PER_S: Final = 34.0
 # How far off the assumed shape may be, relative, before there is evidence.
 _PRIOR_SPREAD: Final = 0.5
-# How far one fit may change the shape, so that a passing disturbance does not: a GPU with a quarter
-# of the prior's `half_at` is still known after a hundred answers.
+# The number in service must have varied by this part of its mean, squared, to tell a shape. An
+# engine that is always at its limit would else drift to any shape, and its limit with it.
+_TELLING: Final = 0.02
+_FEW: Final = 2.0
+# How far one fit may change the shape, so that a passing disturbance does not.
 _MOST_BEND: Final = 1.15
-# No GPU seen is outside; a fit that is, is noise.
-_LEAST_HALF_AT: Final = 0.5
-_MOST_HALF_AT: Final = 64.0
+# The same while little is known: a CPU, which serves one window after the other, must not have an
+# H200's shape for a hundred of its answers.
+_FIRST_BEND: Final = 2.0
+_LITTLE: Final = 10.0
+# From a CPU that gains nothing by batching to a small model on a large GPU; a fit that is outside
+# is noise.
+_LEAST_HALF_AT: Final = 0.05
+_MOST_HALF_AT: Final = 512.0
+# While so few answers are known, one that took less than half of the expected time resets the
+# speed: what was slow before was an engine that compiled or loaded.
+_FIRST_ANSWERS: Final = 12.0
+_QUICK: Final = 0.5
 # The weights that have a curve. Whatever reads one bounds it more narrowly; beyond these the times
 # end up as 0 or infinity, and a curve that cannot be computed must not be anybody's.
 _LEAST_WEIGHT: Final = 1e-6
@@ -66,6 +78,10 @@ class ServiceCurve:
         intercept_s: Seconds of a window that do not depend on the others.
         slope_s: Seconds that each window in service adds to all of them.
         answers: Answers learned from, with forgetting.
+        seen: Answers learned from, without forgetting.
+        reached: The most windows in service with which an answer was given.
+        stuck_at: The windows in service at which it has been all the time of late, so that nothing
+            is learned of its shape; 0: it has not.
         is_count_rough: The windows in service that go with the answers are partly a guess, because
             other routers use the engine too. Then only its speed is learned, and its shape is the
             one last trusted: errors in the count would flatten the line.
@@ -85,7 +101,10 @@ class ServiceCurve:
         "answers",
         "intercept_s",
         "is_count_rough",
+        "reached",
+        "seen",
         "slope_s",
+        "stuck_at",
     )
 
     def __init__(self, weight: float = 1.0) -> None:
@@ -95,6 +114,9 @@ class ServiceCurve:
         self.slope_s = 1.0 / (PRIOR_PEAK_PER_S * weight)
         self.intercept_s = PRIOR_HALF_AT * self.slope_s
         self.answers = 0.0
+        self.seen = 0
+        self.reached = 0.0
+        self.stuck_at = 0.0
         self._sum_c = self._sum_t = self._sum_cc = self._sum_ct = self._sum_tt = 0.0
         self._since_fit = 0
         self._expected_s = self._seen_s = 0.0
@@ -139,16 +161,24 @@ class ServiceCurve:
         Returns:
             True if the curve was fitted anew.
         """
+        expected_s = self.intercept_s + self.slope_s * windows
+        is_first = self.answers < _FIRST_ANSWERS and self.seen > 0
+        if is_first and _LEAST_MEAN_S <= seconds < _QUICK * expected_s:
+            self.rescale(seconds / expected_s)
+            expected_s = seconds
         self.answers += 1.0
+        self.seen += 1
+        if windows > self.reached:
+            self.reached = windows
         self._sum_c += windows
         self._sum_t += seconds
         self._sum_cc += windows * windows
         self._sum_ct += windows * seconds
         self._sum_tt += seconds * seconds
-        self._expected_s += self.intercept_s + self.slope_s * windows
+        self._expected_s += expected_s
         self._seen_s += seconds
         self._since_fit += 1
-        if self._since_fit < _ANSWERS_PER_FIT and self._fitted_at is not None:
+        if self._since_fit < min(_ANSWERS_PER_FIT, 0.5 * self.answers):
             return False
         ratio = self._is_another_speed()
         if ratio is not None:
@@ -167,6 +197,12 @@ class ServiceCurve:
         if self.answers < _KNOWN_ANSWERS or 1.0 / _ANOTHER < ratio < _ANOTHER:
             return None
         return min(max(ratio, 1.0 / _MOST_AT_ONCE), _MOST_AT_ONCE)
+
+    def assume(self, peak_per_s: float, half_at: float) -> None:
+        """Take another engine's curve for this one's until it has answered; both above 0."""
+        self.slope_s = 1.0 / peak_per_s
+        self.intercept_s = half_at * self.slope_s
+        self._trusted_half_at = half_at
 
     def rescale(self, factor: float) -> None:
         """Take the same shape at another speed for true, and measure anew.
@@ -195,9 +231,15 @@ class ServiceCurve:
         assumed = mean_t / (mean_c + half)
         noise = max(var_t - (cov * cov / var_c if var_c > 0 else 0.0), (0.1 * mean_t) ** 2)
         pull = noise / (count * (_PRIOR_SPREAD * assumed) ** 2)
-        slope = assumed if self.is_count_rough else (cov + pull * assumed) / (var_c + pull)
-        least = mean_t / (mean_c + min(half * _MOST_BEND, _MOST_HALF_AT))
-        most = mean_t / (mean_c + max(half / _MOST_BEND, _LEAST_HALF_AT))
+        slope = (cov + pull * assumed) / (var_c + pull)
+        tells_shape = mean_c <= _FEW or var_c >= _TELLING * mean_c * mean_c
+        self.stuck_at = 0.0 if tells_shape else mean_c
+        if self.is_count_rough or not tells_shape:
+            slope = assumed
+        is_early = self.seen < _KNOWN_ANSWERS and mean_c < _LITTLE
+        bend = _FIRST_BEND if is_early else _MOST_BEND
+        least = mean_t / (mean_c + min(half * bend, _MOST_HALF_AT))
+        most = mean_t / (mean_c + max(half / bend, _LEAST_HALF_AT))
         self.slope_s = min(max(slope, least), most)
         self.intercept_s = mean_t - self.slope_s * mean_c
 

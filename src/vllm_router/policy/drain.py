@@ -3,8 +3,8 @@
 import math
 from typing import Final
 
-# Long enough to average over the answers of a few files, short enough to be the present.
-_MEMORY_S: Final = 5.0
+#: Long enough to average over the answers of a few files, short enough to be the present.
+DRAIN_MEMORY_S: Final = 5.0
 # Finer steps would only cost time.
 _GRAIN_S: Final = 0.1
 
@@ -24,7 +24,7 @@ class DrainRate:
         if self._since is None:
             self._since = self._at = now
         elif now - self._at > _GRAIN_S:
-            self._sum *= math.exp((self._at - now) / _MEMORY_S)
+            self._sum *= math.exp((self._at - now) / DRAIN_MEMORY_S)
             self._at = now
         self._sum += windows
 
@@ -33,9 +33,9 @@ class DrainRate:
         if self._since is None:
             return 0.0
         # A sum that has only just begun is compared with the time it has had.
-        seen = 1.0 - math.exp(min(0.0, self._since - now) / _MEMORY_S)
-        left = self._sum * math.exp(min(0.0, self._at - now) / _MEMORY_S)
-        return left / (_MEMORY_S * max(seen, 0.02))
+        seen = 1.0 - math.exp(min(0.0, self._since - now) / DRAIN_MEMORY_S)
+        left = self._sum * math.exp(min(0.0, self._at - now) / DRAIN_MEMORY_S)
+        return left / (DRAIN_MEMORY_S * max(seen, 0.02))
 
 
 def expected_wait_s(windows: float, per_s: float) -> float:

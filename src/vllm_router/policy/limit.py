@@ -10,8 +10,81 @@ Refuses to know: queues and engines; only a curve and a few sums.
 
 import math
 from dataclasses import dataclass
+from typing import Final
 
-from vllm_router.policy.curve import ServiceCurve
+# What the cache would hold is known from such a usage on: of a few percent, rounding is a part.
+_TELLING_USAGE: Final = 0.1
+_TELLING_WINDOWS: Final = 4.0
+# Windows differ in what they take of the cache.
+_CACHE_MARGIN: Final = 0.97
+# The most seen running is forgotten by this factor with each scrape.
+_FORGETTING: Final = 0.98
+# How much further an engine is filled that is full and lets nothing wait: quickly until windows
+# have waited in several scrapes, for a burst that has just come waits a moment anywhere.
+_QUICKER: Final = 2.0
+_SLOWER: Final = 1.03
+_SURE_AFTER: Final = 2
+_NEARLY: Final = 0.9
+# What an engine holds that had to put windows back, of what it ran.
+_PREEMPTED: Final = 0.9
+
+
+class Holding:
+    """How many windows an engine holds at a time, as its own metrics tell.
+
+    What it is given beyond waits inside it, first come, first served, where no order can be kept
+    and no other engine can take it.
+
+    Attributes:
+        most: Windows; infinity while nothing tells.
+    """
+
+    __slots__ = ("_by_cache", "_by_waiting", "_preempted", "_ran", "_waited", "most")
+
+    def __init__(self) -> None:
+        self.most = math.inf
+        self._by_cache = self._by_waiting = math.inf
+        self._ran = 0.0
+        self._waited = 0
+        self._preempted: float | None = None
+
+    def scraped(
+        self,
+        running: float,
+        waiting: float,
+        cache_usage: float | None,
+        preempted: float | None = None,
+    ) -> None:
+        """Take in what the engine says of itself.
+
+        Args:
+            running: Windows that it serves.
+            waiting: Windows that wait inside it.
+            cache_usage: The part of its cache that is in use.
+            preempted: Windows that it has put back to wait since it began.
+        """
+        before = self._preempted
+        self._preempted = preempted
+        if before is not None and preempted is not None and preempted > before:
+            # It holds fewer than it runs: windows need more of the cache as they go on.
+            self._by_cache = min(self._by_cache, _PREEMPTED * max(running, self._ran))
+            self.most = max(1.0, min(self.most, self._by_cache))
+            return
+        self._ran = max(running, self._ran * _FORGETTING)
+        if (
+            cache_usage is not None
+            and cache_usage >= _TELLING_USAGE
+            and running >= _TELLING_WINDOWS
+        ):
+            held = _CACHE_MARGIN * running / cache_usage
+            known = self._by_cache
+            self._by_cache = held if known == math.inf else known + 0.3 * (held - known)
+        if waiting >= 1.0:
+            self._waited += 1
+            self._by_waiting = max(1.0, self._ran)
+        elif running >= _NEARLY * self._by_waiting:
+            self._by_waiting *= _SLOWER if self._waited >= _SURE_AFTER else _QUICKER
+        self.most = max(1.0, min(self._by_cache, self._by_waiting))
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,15 +99,23 @@ class LimitRules:
             bring this many percent more windows per second. At 0.06 an H200 with large-v3 (peak 34,
             half at 11.6) has 182 windows in service and gives 94 % of all it could.
         least_limit: Windows that any engine may have: one being answered, one on its way.
+        first_limit: Windows that an engine may have that has not answered yet.
+        further: How many times as many as it has answered with an engine may have next.
+        probing: An engine that is always as full may be filled so many times as far, to see what
+            comes of it.
+        back_per_window: By how many times the time that the whole fleet takes for a window each
+            window that is left of a long audio puts it back in the queue.
+        proportion: See `WorkQueue`.
         most_limit: vLLM takes 256 sequences at a time by default (`--max-num-seqs`).
-        kept_for_short: Part of the limit that long work never takes.
+        kept_for_short: Part of the limit that long work never takes, and one window at least.
+            Little: where many are in service one ends soon, and short work is next.
         least_fill: Where the fill ends on an idle fleet: two thirds of the peak.
         first_fill: Where it begins before any load has been seen.
         quiet_share: Part of the engines that are kept quiet: long work fills them less, so that a
             short request finds one on which it is done soon. Spread evenly, the same long work
             makes it as slow everywhere.
-        quiet_fill: The fill up to which those are filled like all.
-        quiet_rise: How much further they are filled, for each step that the others are.
+        quiet_fill: The fill from which on those are filled like all. Below it they get so much less
+            of it as the fill is lower.
         most_fill: Where it ends under more load than the fleet can carry.
         wait_per_service: The wait of long work that is aimed at, over the time a window takes, at
             the first fill.
@@ -51,26 +132,31 @@ class LimitRules:
 
     elasticity: float = 0.06
     least_limit: float = 2.0
+    first_limit: float = 8.0
+    further: float = 4.0
+    probing: float = 1.25
+    back_per_window: float = 0.8
+    proportion: float = 0.25
     most_limit: float = 256.0
-    kept_for_short: float = 0.125
+    kept_for_short: float = 0.03
     least_fill: float = 2.0
     first_fill: float = 9.0
     quiet_share: float = 0.375
-    quiet_fill: float = 4.5
-    quiet_rise: float = 0.3
+    quiet_fill: float = 13.0
     most_fill: float = 14.0
-    wait_per_service: float = 0.3
-    wait_growth: float = 2.5
-    haste: float = 3.0
-    pace: float = 0.003
+    wait_per_service: float = 0.15
+    wait_growth: float = 1.5
+    haste: float = 5.0
+    pace: float = 0.015
     longest_step: float = 30.0
     evenness: float = 1.25
 
-    def limit(self, curve: ServiceCurve, fixed: int | None) -> float:
+    def limit(self, half_at: float, fixed: int | None) -> float:
         """Return the windows that an engine may have in service; `fixed` is the operator's word."""
         if fixed is not None:
             return float(fixed)
-        return min(max(curve.limit_at(self.elasticity), self.least_limit), self.most_limit)
+        knee = half_at * (1.0 - self.elasticity) / self.elasticity
+        return min(max(knee, self.least_limit), self.most_limit)
 
     def fill(self, fill: float, waiting: float, passed: float) -> float:
         """Return up to how many times `half_at` long work may fill the engines from now on.
@@ -89,14 +175,32 @@ class LimitRules:
 
     def quiet(self, fill: float) -> float:
         """Return the fill of quiet engines while the others have the given one."""
-        return min(fill, self.quiet_fill + self.quiet_rise * (fill - self.quiet_fill))
+        return fill * min(1.0, fill / self.quiet_fill)
 
     def long_limit(
-        self, curve: ServiceCurve, limit: float, fill: float, half_at: float, peak_per_s: float
+        self,
+        half_at: float,
+        peak_per_s: float,
+        limit: float,
+        fill: float,
+        pool_half_at: float,
+        pool_peak_per_s: float,
     ) -> float:
-        """Return the windows in service up to which an engine takes long work."""
-        wanted = fill * curve.half_at
-        if half_at > 0.0 and peak_per_s > 0.0:
-            usual_s = half_at / peak_per_s * (fill + 1.0)
-            wanted = min(wanted, self.evenness * usual_s * curve.peak_per_s - curve.half_at)
-        return max(1.0, min(wanted, limit * (1.0 - self.kept_for_short)))
+        """Return the windows in service up to which an engine takes long work.
+
+        Args:
+            half_at: The engine's.
+            peak_per_s: The engine's.
+            limit: The engine's.
+            fill: The pool's.
+            pool_half_at: The sum over the engines.
+            pool_peak_per_s: The sum over the engines.
+        """
+        wanted = fill * half_at
+        if pool_half_at > 0.0 and pool_peak_per_s > 0.0:
+            # Engines are not filled beyond their limits, whatever the fill.
+            filled = min(fill, limit / half_at) if half_at > 0.0 else fill
+            usual_s = pool_half_at / pool_peak_per_s * (filled + 1.0)
+            wanted = min(wanted, self.evenness * usual_s * peak_per_s - half_at)
+        kept = max(1.0, limit * self.kept_for_short)
+        return max(1.0, min(wanted, limit - kept))

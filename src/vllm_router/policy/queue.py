@@ -1,7 +1,9 @@
-"""Who goes next when a slot frees: short before long, the longest wait first, nothing starved.
+"""Who goes next when a slot frees: short before long, little before much, nothing starved.
 
-One queue per model. Two heaps ordered by time of arrival, one for short work and one for pieces of
-long audio. A repeated attempt keeps its time of arrival and so comes to the front.
+One queue per model with two heaps. Short work leaves in the order in which it came. Pieces of long
+audio leave in the order of when their audio came plus a time for what is left of it: shortest
+remaining work first, with ageing, so that a wait grows with the length and nobody who comes later
+overtakes for ever. A repeated attempt keeps its place.
 
 Bounds: O(log n) for adding and taking; a withdrawn item is forgotten at once in the counts and
 dropped from its heap when it surfaces or when such leftovers are more than half of the heap. An
@@ -37,27 +39,31 @@ class Item(Protocol):
     def audio_s(self) -> float: ...  # noqa: D102
     @property
     def urgency(self) -> Urgency: ...  # noqa: D102
+    @property
+    def remaining(self) -> int: ...  # noqa: D102
 
 
 ItemT = TypeVar("ItemT", bound=Item)
 
 
 class Lane(Generic[ItemT]):
-    """Work of one urgency in order of arrival.
+    """Work of one urgency.
 
     Attributes:
+        pace_s: By so many seconds each window that is left of an item's audio puts it back.
         count: Items waiting.
         windows: Their windows of 30 s.
         audio_s: Their seconds of audio.
     """
 
-    __slots__ = ("_heap", "audio_s", "count", "windows")
+    __slots__ = ("_heap", "audio_s", "count", "pace_s", "windows")
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, ItemT]] = []
         self.count = 0
         self.windows = 0
         self.audio_s = 0.0
+        self.pace_s = 0.0
 
     def add(self, item: ItemT, place: int) -> None:
         """Put an item in, at a place number never used before."""
@@ -70,9 +76,12 @@ class Lane(Generic[ItemT]):
         self._count(item)
 
     def place(self, item: ItemT, place: int) -> None:
-        """Put an item that has been counted into the line, where its arrival wants it."""
+        """Put an item that has been counted into the line, where it belongs."""
         item.place = place
-        heapq.heappush(self._heap, (item.enqueued_at, place, item))
+        due = item.enqueued_at
+        if self.pace_s:
+            due += self.pace_s * max(item.windows, item.remaining)
+        heapq.heappush(self._heap, (due, place, item))
 
     def _count(self, item: ItemT) -> None:
         self.count += 1
@@ -80,7 +89,7 @@ class Lane(Generic[ItemT]):
         self.audio_s += item.audio_s
 
     def head(self) -> ItemT | None:
-        """Return the item in the line that came first, or None."""
+        """Return the item that is first in the line, or None."""
         heap = self._heap
         while heap:
             _, place, item = heap[0]
@@ -113,12 +122,25 @@ class WorkQueue(Generic[ItemT]):
         ageing_s: Wait in seconds after which long work may go before short work.
         aged_share: Of how many decisions at most one goes to aged long work while short work waits.
             One in four keeps both sides moving even when either alone would fill the fleet.
+        proportion: Short work waits no shorter than this part of what long work waits beyond the
+            time of a window and what its length puts it back.
     """
 
-    __slots__ = ("_aged_share", "_places", "_since_aged", "ageing_s", "long", "short")
+    __slots__ = (
+        "_aged_share",
+        "_places",
+        "_since_aged",
+        "ageing_s",
+        "long",
+        "proportion",
+        "short",
+    )
 
-    def __init__(self, ageing_s: float = 30.0, aged_share: int = 4) -> None:
+    def __init__(
+        self, ageing_s: float = 30.0, aged_share: int = 4, proportion: float = 0.0
+    ) -> None:
         self.ageing_s = ageing_s
+        self.proportion = proportion
         self._aged_share = aged_share
         self.short: Lane[ItemT] = Lane()
         self.long: Lane[ItemT] = Lane()
@@ -174,6 +196,21 @@ class WorkQueue(Generic[ItemT]):
     def took_aged(self) -> None:
         """Count a decision that went to aged long work."""
         self._since_aged = 0
+
+    def outwaited(self, now: float, window_s: float) -> ItemT | None:
+        """Return the long item that has waited out of proportion to short work, or None.
+
+        Args:
+            now: Monotonic seconds.
+            window_s: What a window takes on the engines at present.
+        """
+        long = self.long.head()
+        short = self.short.head()
+        if long is None or short is None:
+            return None
+        due = long.enqueued_at + self.long.pace_s * max(long.windows, long.remaining)
+        is_due = self.proportion * (now - due - window_s) > now - short.enqueued_at
+        return long if is_due else None
 
     def aged(self, now: float) -> ItemT | None:
         """Return the long item that may go before short work now, or None."""

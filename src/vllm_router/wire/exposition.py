@@ -58,6 +58,7 @@ class EngineStats:
         running: Sequences being decoded; one per 30 s of audio, summed over ranks.
         waiting: Sequences queued in the engine, summed over ranks.
         cache_usage: Share of the KV cache in use, 0 to 1, the mean of the ranks.
+        preempted: Sequences put back into the queue since the engine began, summed over ranks.
         is_sleeping: At least one rank is put to sleep and would not answer.
     """
 
@@ -65,6 +66,7 @@ class EngineStats:
     waiting: float
     cache_usage: float | None = None
     is_sleeping: bool = False
+    preempted: float | None = None
 
 
 def read_engine_stats(text: bytes, model: str | None = None) -> EngineStats:
@@ -102,6 +104,7 @@ def read_engine_stats(text: bytes, model: str | None = None) -> EngineStats:
         waiting=waiting,
         cache_usage=None if usage_total is None else min(1.0, usage_total / len(usage)),
         is_sleeping=page.is_sleeping(),
+        preempted=_total(page.values(b"num_preemptions_total")),
     )
 
 
