@@ -273,7 +273,9 @@ class RouterService:
         if story.holder is not None:
             self._metrics.key_requests.labels(story.holder, str(status)).inc()
             # What is only reserved is counted once it has been measured.
-            used_s = 0.0 if story.charged_s is None else story.audio_s or 0.0
+            used_s = 0.0
+            if story.charged_s is not None and story.audio_s is not None:
+                used_s = story.audio_s * story.channels
             self._metrics.key_audio_seconds.labels(story.holder).inc(used_s)
         if self._access_log is not None:
             self._access_log.write(exchange, story, status, total_s)
