@@ -45,6 +45,7 @@ HOT = (
     "policy/[!_]*.py",
     "policy/balance/*.py",
     "proxy/call_watch.py",
+    "proxy/classify.py",
     "proxy/dispatch.py",
     "proxy/facts.py",
     "proxy/headers.py",

@@ -171,6 +171,14 @@ class RateLimited(RouterError):
     code = "rate_limit_exceeded"
 
 
+class EnginesBusy(RouterError):
+    """Every engine that could take the upload asks to be left alone for a while."""
+
+    status = 429
+    error_type = "rate_limit_error"
+    code = "engines_busy"
+
+
 class EngineFailed(RouterError):
     """Every engine that was tried failed."""
 

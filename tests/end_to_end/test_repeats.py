@@ -151,14 +151,14 @@ async def test_three_engines_are_tried_and_no_fourth(
     assert tried(engines) == 3
 
 
-async def test_a_refusal_is_not_repeated(
+async def test_a_refusal_is_confirmed_by_one_more_engine(
     router: RunningRouter, engines: list[SimulatedHandle]
 ) -> None:
     for engine in engines:
         await engine.order(status=400)
     answer = await router.upload()
     assert answer.status_code == 400
-    assert tried(engines) == 1
+    assert tried(engines) == 2
 
 
 async def test_a_500_is_tried_once_elsewhere(

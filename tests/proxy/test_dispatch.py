@@ -12,10 +12,12 @@ from tests.proxy.dispatching import (
     ticket,
 )
 
-from vllm_router.engines.engine import Engine
+from vllm_router.engines.engine import Engine, EngineId, EngineState
 from vllm_router.engines.work import Outcome, OutcomeKind
 from vllm_router.errors import (
     EngineFailed,
+    EnginesBusy,
+    EnginesDied,
     EngineTooSlow,
     NoEngineReady,
     QueueIsFull,
@@ -76,13 +78,145 @@ async def test_what_fails_is_repeated_on_another_engine(
     assert is_idle(dispatcher)
 
 
-@pytest.mark.parametrize("status", [400, 404, 413, 422, 429])
-async def test_a_refusal_is_an_answer(notes: Notes, status: int) -> None:
-    dispatcher = ready_dispatcher(3, notes)
-    attempt = await dispatcher.attempt(ticket(), sending(answer(status))[0])
-    assert attempt.answer.status == status
+@pytest.mark.parametrize("status", [400, 404, 413, 415, 422, 500])
+async def test_a_refusal_is_shown_once_two_engines_agree(notes: Notes, status: int) -> None:
+    dispatcher = ready_dispatcher(4, notes)
+    first, second = answer(status), answer(status, b"the second")
+    send, called = sending(first, second)
+    attempt = await dispatcher.attempt(ticket(), send)
+    assert attempt.answer is second
     attempt.close(attempt.kind)
-    assert notes.kinds == [OutcomeKind.CLIENT_FAULT]
+    assert len(called) == 2
+    assert notes.kinds == [OutcomeKind.UNDECIDED, OutcomeKind.CLIENT_FAULT]
+    assert is_idle(dispatcher)
+
+
+@pytest.mark.parametrize("status", [400, 404, 413, 415, 422, 500])
+async def test_a_refusal_that_another_engine_does_not_repeat_is_not_shown(
+    notes: Notes, status: int
+) -> None:
+    dispatcher = ready_dispatcher(4, notes)
+    send, called = sending(answer(status), answer(200))
+    attempt = await dispatcher.attempt(ticket(), send)
+    assert attempt.answer.status == 200
+    attempt.close(attempt.kind)
+    refusing = dispatcher.fleet.engine(called[0])
+    assert refusing is not None
+    assert refusing.failed_answers == 1
+
+
+async def test_an_engine_that_refuses_everything_has_no_vote(notes: Notes) -> None:
+    """Two broken engines of four: only the first upload finds them credible."""
+    dispatcher = ready_dispatcher(4, notes)
+    broken: set[EngineId] = set()
+
+    async def send(engine: Engine) -> Answer:
+        await asyncio.sleep(0)
+        if len(broken) < 2:
+            broken.add(engine.engine_id)
+        return answer(500 if engine.engine_id in broken else 200)
+
+    statuses = []
+    for _ in range(40):
+        attempt = await dispatcher.attempt(ticket(), send)
+        statuses.append(attempt.answer.status)
+        attempt.close(attempt.kind)
+    assert statuses.count(500) <= 2
+
+
+async def test_when_all_engines_refuse_everything_one_of_them_is_asked(notes: Notes) -> None:
+    dispatcher = ready_dispatcher(4, notes)
+    calls = 0
+
+    async def send(engine: Engine) -> Answer:
+        nonlocal calls
+        calls += 1
+        await asyncio.sleep(0)
+        return answer(400)
+
+    for _ in range(60):
+        attempt = await dispatcher.attempt(ticket(), send)
+        assert attempt.answer.status == 400
+        attempt.close(attempt.kind)
+    assert calls <= 60 + 4 * 4
+    assert all(engine.state is EngineState.READY for engine in dispatcher.fleet.engines())
+    assert not any(engine.is_on_trial for engine in dispatcher.fleet.engines())
+
+
+async def test_an_engine_that_asks_for_a_rest_gets_it_and_another_the_upload(notes: Notes) -> None:
+    dispatcher = ready_dispatcher(2, notes)
+    send, called = sending(answer(429, headers=[(b"retry-after", b"7")]), *[answer()] * 4)
+    for _ in range(4):
+        attempt = await dispatcher.attempt(ticket(), send)
+        assert attempt.answer.status == 200
+        attempt.close(attempt.kind)
+    assert called.count(called[0]) == 1
+    assert notes.kinds[0] is OutcomeKind.BUSY
+    resting = dispatcher.fleet.engine(called[0])
+    assert resting is not None
+    assert 6.0 < resting.rests_until - dispatcher.now() <= 7.0
+    assert resting.state is EngineState.READY
+
+
+async def test_only_when_every_engine_asks_for_a_rest_is_the_client_told(notes: Notes) -> None:
+    dispatcher = ready_dispatcher(9, notes)
+    send, called = sending(*[answer(429, headers=[(b"retry-after", b"7")]) for _ in range(9)])
+    with pytest.raises(EnginesBusy) as refused:
+        await dispatcher.attempt(ticket(), send)
+    assert refused.value.retry_after_s == 7.0
+    assert len(set(called)) == 9
+    # Nobody is asked before the time is over, and nobody is made to wait for it.
+    with pytest.raises(EnginesBusy) as refused:
+        await dispatcher.attempt(ticket(), send)
+    assert refused.value.retry_after_s is not None
+    assert refused.value.retry_after_s <= 7.0
+    assert is_idle(dispatcher)
+
+
+async def test_an_engine_without_the_model_it_lists_gets_no_more_work_for_it(notes: Notes) -> None:
+    dispatcher = ready_dispatcher(2, notes)
+    words = b'{"error": {"message": "The model `whisper` does not exist.", "param": "model"}}'
+    send, called = sending(answer(404, words), *[answer()] * 4)
+    for _ in range(4):
+        attempt = await dispatcher.attempt(ticket(), send)
+        assert attempt.answer.status == 200
+        attempt.close(attempt.kind)
+    assert called.count(called[0]) == 1
+    engine = dispatcher.fleet.engine(called[0])
+    assert engine is not None
+    assert engine.models == ()
+    now = dispatcher.now()
+    dispatcher.fleet.observe_models(called[0], (MODEL,), now)
+    assert engine.models == (), "it lists it still"
+    dispatcher.fleet.observe_models(called[0], (MODEL,), now + 30.0)
+    assert engine.models == (MODEL,)
+    assert engine.is_on_trial
+
+
+async def test_an_engine_that_resets_all_its_calls_does_not_make_uploads_deadly(
+    notes: Notes,
+) -> None:
+    """Two of four. Only the first upload may pass for one that ended both."""
+    dispatcher = ready_dispatcher(4, notes)
+    broken: set[EngineId] = set()
+
+    async def send(engine: Engine) -> Answer:
+        await asyncio.sleep(0.001)
+        if len(broken) < 2:
+            broken.add(engine.engine_id)
+        if engine.engine_id in broken:
+            raise ConnectionBroke("reset by peer", is_at_work=True)
+        return answer()
+
+    died = 0
+    for _ in range(20):
+        try:
+            attempt = await dispatcher.attempt(ticket(), send)
+        except EnginesDied:
+            died += 1
+        else:
+            attempt.close(attempt.kind)
+    assert died <= 1
 
 
 @pytest.mark.parametrize("engines", [3, 9])

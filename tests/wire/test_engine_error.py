@@ -7,8 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllm_router.wire.engine_error import (
+    MAX_MESSAGE_CHARS,
     MAX_SENTENCE_CHARS,
     is_for_clients,
+    lacks_model,
     plain_sentence,
     read_engine_error,
 )
@@ -90,6 +92,41 @@ def test_what_the_engine_names_is_kept_and_the_rest_is_usual() -> None:
     assert (error["type"], error["param"], error["code"]) == ("rate_limit_error", "file", 7)
     assert told(b"no", 500)["type"] == "server_error"
     assert told(b"", 500)["message"] == "The engine failed at the upload with status 500."
+
+
+@pytest.mark.parametrize(
+    "shape", ['{"error": {"message": %s}}', '{"object": "error", "message": %s}']
+)
+def test_a_message_in_nearly_the_right_shape_is_bounded_and_printable(shape: str) -> None:
+    long = told((shape % json.dumps("too loud " * 1000)).encode())["message"]
+    assert len(str(long)) == MAX_MESSAGE_CHARS
+    for unfit in ("Traceback (most recent call last):\n  File", "a\x1b[2Jb"):
+        assert told((shape % json.dumps(unfit)).encode())["message"] == GENERAL
+
+
+def test_names_that_are_no_names_are_left_out() -> None:
+    names = {"message": "m", "type": "t" * 1000, "param": "\x00", "code": "c" * 1000}
+    error = told(json.dumps({"object": "error", **names}).encode())
+    assert (error["type"], error["param"], error["code"]) == (
+        "invalid_request_error",
+        None,
+        "engine_refused",
+    )
+
+
+@pytest.mark.parametrize(
+    ("answer", "lacks"),
+    [
+        (b'{"error": {"message": "The model `m` does not exist.", "param": "model"}}', True),
+        (b'{"error": {"message": "no", "code": "model_not_found"}}', True),
+        (b'{"object": "error", "message": "The model `m` does not exist."}', True),
+        (b'{"detail": "Not Found"}', False),
+        (b"<html>model</html>", False),
+        (b"", False),
+    ],
+)
+def test_an_engine_says_that_it_lacks_a_model(answer: bytes, *, lacks: bool) -> None:
+    assert lacks_model(answer) == lacks
 
 
 def test_only_refusals_of_the_upload_are_for_clients() -> None:

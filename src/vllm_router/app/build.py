@@ -235,6 +235,7 @@ def build_router(
             limit_share=share,
             max_queue_audio_s=settings.max_queue_audio_s * share,
             max_queue_wait_s=settings.max_queue_wait_s,
+            engine_wait_s=settings.engine_wait_s,
             hedge_after_s=None if settings.hedge_after == "off" else settings.hedge_after,
         ),
         chance,

@@ -14,6 +14,8 @@ from vllm_router.engines.work import Assignment, Charge, Refusal, Ticket, Urgenc
 
 # Repeats whose remaining engines are full step aside for others; so many in one pass.
 _MOST_ASIDE: Final = 16
+# A repeat that has found no engine is looked at again after so long if nothing happens before.
+_LOOK_AGAIN_S: Final = 0.5
 # A piece that would fit by itself once others end waits so long before an engine is kept free.
 _PATIENCE_S: Final = 5.0
 # How far, relative, the fill of long work moves before every engine is told, and how often at most,
@@ -32,6 +34,7 @@ class Dispatcher:
         self._registry = registry
         self._busy: dict[str, Pool] = {}
         self._turns = 0
+        self._look_at = 0.0
 
     def add(self, pool: Pool, ticket: Ticket, now: float) -> None:
         """Queue a ticket."""
@@ -86,8 +89,17 @@ class Dispatcher:
     def next_wakeup(self, now: float) -> float | None:
         """Return when time alone may allow a decision."""
         due = self._registry.next_timer()
+        if self._look_at > now and (due is None or self._look_at < due):
+            due = self._look_at
+        wait_s = self._registry.settings.engine_wait_s
         for pool in self._busy.values():
             queue = pool.queue
+            hopeless_since = pool.hopeless_since
+            if hopeless_since is not None:
+                for head in (queue.short.head(), queue.long.head()):
+                    if head is not None:
+                        at = max(now, max(hopeless_since, head.queued_at) + wait_s)
+                        due = at if due is None or at < due else due
             until = pool.apart.until()
             if until is not None and (due is None or until < due):
                 due = until
@@ -110,12 +122,13 @@ class Dispatcher:
 
     def _serve(self, pool: Pool, now: float, out: list[Assignment]) -> None:
         queue = pool.queue
+        pool.now = now
         if len(pool.apart):
             self._serve_suspects(pool, now, out)
         if not queue.long.count and pool.held is None:
             # What nearly every call comes down to: short requests and room for them.
             while (head := queue.short.head()) is not None:
-                if head.excluded or head.expires_at <= now:
+                if head.excluded or head.deaths or head.expires_at <= now:
                     break
                 engine = pool.pick(head)
                 if engine is None:
@@ -131,6 +144,8 @@ class Dispatcher:
             pass
         for ticket in aside:
             queue.add(ticket)
+        if len(queue):
+            self._despair(pool, now, out)
 
     def _serve_suspects(self, pool: Pool, now: float, out: list[Assignment]) -> None:
         """Give suspects to engines that hold none. One whose time is over goes where it can."""
@@ -198,7 +213,7 @@ class Dispatcher:
         self, pool: Pool, ticket: Ticket, now: float, out: list[Assignment], aside: list[Ticket]
     ) -> bool:
         """Let a repeat that finds no engine not block the others; refuse it if none is left."""
-        if not ticket.excluded:
+        if not ticket.excluded and not ticket.deaths:
             return False
         pool.queue.remove(ticket)
         self._let_go(pool, ticket, now)
@@ -206,6 +221,7 @@ class Dispatcher:
             out.append(Assignment(ticket, None, Refusal.NO_ENGINE_LEFT))
         else:
             aside.append(ticket)
+            self._look_at = now + _LOOK_AGAIN_S
         return True
 
     def _expire(self, pool: Pool, now: float, out: list[Assignment]) -> None:
@@ -214,6 +230,22 @@ class Dispatcher:
                 lane.remove(head)
                 self._let_go(pool, head, now)
                 out.append(Assignment(head, None, Refusal.WAITED_TOO_LONG))
+
+    def _despair(self, pool: Pool, now: float, out: list[Assignment]) -> None:
+        """Refuse work that has waited long enough while every engine fails or is out."""
+        if pool.has_hope():
+            pool.hopeless_since = None
+            return
+        if pool.hopeless_since is None:
+            pool.hopeless_since = now
+        until = now - self._registry.settings.engine_wait_s
+        if pool.hopeless_since > until:
+            return
+        for lane in (pool.queue.short, pool.queue.long):
+            while (head := lane.head()) is not None and head.queued_at <= until:
+                lane.remove(head)
+                self._let_go(pool, head, now)
+                out.append(Assignment(head, None, Refusal.NONE_IN_SERVICE))
 
     def _adjust_fill(self, pool: Pool, now: float) -> None:
         """Let long work fill the engines further when much of it waits, and less when little."""

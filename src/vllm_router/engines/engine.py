@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NewType
 from zlib import crc32
 
 from vllm_router.engines.states import EngineState
+from vllm_router.policy.blame import Record
 from vllm_router.policy.capabilities import Capabilities
 from vllm_router.policy.curve import ServiceCurve
 
@@ -109,6 +110,11 @@ class Engine:
         is_on_trial: Takes one request at a time until it has answered one well.
         is_warm: Has grown to its full limit since it came back.
         is_withdrawn: Discovery no longer names it.
+        record: Its answers since the last good one.
+        rests: How often in a row it has asked for a rest.
+        rests_until: End of its present or last rest, monotonic seconds.
+        withheld: Models that it lists and answers 404 for, each with the end of the time in which
+            it gets no work for it, monotonic seconds.
         suspected_at: When a call to it was found overdue, monotonic seconds; None: it has answered,
             or passed a probe, since.
     """
@@ -147,6 +153,9 @@ class Engine:
         "part",
         "pools",
         "ready_since",
+        "record",
+        "rests",
+        "rests_until",
         "scrapes",
         "slow_answers",
         "spec",
@@ -157,6 +166,7 @@ class Engine:
         "trial_at",
         "turn",
         "windows_in_flight",
+        "withheld",
     )
 
     def __init__(self, spec: EngineSpec, index: int) -> None:
@@ -199,6 +209,10 @@ class Engine:
         self.trial_at = 0.0
         self.is_withdrawn = False
         self.suspected_at: float | None = None
+        self.record = Record()
+        self.rests = 0
+        self.rests_until = -math.inf
+        self.withheld: dict[str, float] = {}
         self.held_for: object | None = None
         self.area = 0.0
         self.area_at = 0.0

@@ -21,7 +21,7 @@ from vllm_router.engines.dispatcher import Dispatcher
 from vllm_router.engines.engine import Engine, EngineId, EngineState, ProbeResult, Transition
 from vllm_router.engines.heartbeat import Heartbeat
 from vllm_router.engines.judge import Judge, is_failure
-from vllm_router.engines.pool import Pool
+from vllm_router.engines.pool import Pool, may_serve
 from vllm_router.engines.registry import Registry
 from vllm_router.engines.settings import FleetSettings
 from vllm_router.engines.states import Event
@@ -82,6 +82,8 @@ class Fleet:
         self.settings = settings or FleetSettings()
         self._registry = Registry(self.settings, rng or Random())  # noqa: S311 - ties, not secrets
         self._budget = RetryBudget(self.settings.retry_share, self.settings.retry_floor_per_s)
+        # Of its own, or a client that sends broken files would use up others' repeats.
+        self._second_opinions = RetryBudget(0.0, self.settings.second_opinions_per_s)
         self._judge = Judge(self._registry, self._budget)
         self._dispatcher = Dispatcher(self._registry)
         self._heartbeat = Heartbeat()
@@ -120,7 +122,7 @@ class Fleet:
         """Whether an engine is ready that has not failed on the work."""
         pool = self._registry.pools.get(ticket.model)
         return pool is not None and any(
-            engine.state is EngineState.READY for engine in pool.untried(ticket)
+            may_serve(engine, ticket) for engine in pool.untried(ticket)
         )
 
     def members(self, model: str) -> Iterable[Engine]:
@@ -191,6 +193,7 @@ class Fleet:
         if not models:
             # It may pass its probes, and still takes no work.
             engine.last_error = "its /v1/models names no model"
+        models = self._judge.without_withheld(engine, models, now)
         if engine.models != models:
             self._registry.set_models(engine, models, now)
 
@@ -230,6 +233,8 @@ class Fleet:
         engine = self.engine(engine_id)
         if engine is None:
             return ()
+        if engine.withheld:
+            self._judge.give_back_models(engine, now)
         if is_timeout and not self._heartbeat.ran_since(now - seconds, now):
             return ()
         result = ProbeResult(ok, seconds, now, error, is_timeout, is_denied)
@@ -333,7 +338,8 @@ class Fleet:
         if not self._heartbeat.ran_since(charge.started_at, now):
             # How long it took says something of the router, not of the engine.
             if kind is OutcomeKind.OK:
-                kind = OutcomeKind.CLIENT_FAULT
+                moves = self._judge.answered_well(engine, charge, now)
+                kind = OutcomeKind.CANCELLED
             elif kind is OutcomeKind.TIMEOUT or kind is OutcomeKind.OVERTAKEN:
                 kind = OutcomeKind.CANCELLED
         if kind is OutcomeKind.OK:
@@ -347,7 +353,9 @@ class Fleet:
                 moves = self._judge.answered_well(engine, charge, now)
                 self._learn(engine, windows + engine.elsewhere, seconds, now)
         elif kind is OutcomeKind.CLIENT_FAULT:
-            moves = self._judge.answered_well(engine, charge, now)
+            self._judge.refused_rightly(engine)
+        elif kind is OutcomeKind.BUSY:
+            self._judge.asked_for_rest(engine, charge, outcome.rest_s, now)
         elif kind is OutcomeKind.OVERTAKEN:
             seconds = now - charge.started_at
             moves = self._judge.overtaken(engine, charge, seconds, now)
@@ -356,7 +364,9 @@ class Fleet:
                 # suspect for ever: none of its answers would come to be seen.
                 self._learn(engine, windows + engine.elsewhere, seconds, now)
         elif is_failure(kind):
-            moves = self._judge.answered_badly(engine, charge.started_at, outcome, now)
+            moves = self._judge.answered_badly(
+                engine, charge.started_at, outcome, now, by_suspect=charge.is_suspect
+            )
         if engine.is_withdrawn:
             moves += self._registry.bury(engine, now)
         if engine.is_on_trial or engine.held_for is not None:
@@ -385,19 +395,71 @@ class Fleet:
         engine.curve.rescale(seconds / engine.curve.window_s(windows))
         self._registry.relearned(engine, peak, half, now)
 
-    def died(self, charge: Charge, now: float, others: Iterable[Charge] = ()) -> None:
+    def died(self, charge: Charge, now: float, others: Iterable[Charge] = ()) -> bool:
         """Note that an engine has ended while it worked on a charge, released or not.
 
         Args:
             charge: The charge.
             now: Monotonic seconds.
             others: What else is charged for the same audio.
+
+        Returns:
+            Whether the upload may be what ended it. It is not where the engine has cut off others
+            before, one after the other, and takes calls all the same.
         """
         engine = self.engine(charge.engine_id)
+        if engine is not None and not engine.record.is_death(charge.started_at, now):
+            return False
         is_shared = engine is not None and engine.crowded_at >= charge.started_at
         charge.ticket.deaths.append(Death(charge.engine_id, now, is_shared))
         for other in others:
             load.suspect(other, now)
+        self.suspect(charge, now)
+        return True
+
+    def absolve(self, deaths: Iterable[Death], now: float) -> None:
+        """Note that an upload has ended engines, which are not to be ejected for longer for it."""
+        for death in deaths:
+            engine = self.engine(death.engine_id)
+            if engine is not None:
+                self._judge.absolve(engine, now)
+
+    def is_evidence(self, charge: Charge) -> bool:
+        """Whether a failure of this call says anything of the work; to be asked before `finish`.
+
+        An engine that fails on everything says nothing of the work that it fails on.
+        """
+        engine = charge.engine
+        return engine is None or (not engine.is_on_trial and not engine.record.count)
+
+    def refused(self, charge: Charge, status: int, now: float) -> tuple[int, int]:
+        """Note that an engine has refused an upload, before the charge is released.
+
+        Returns:
+            Its votes against the upload, 0 or 1, and how many are needed to tell the client.
+        """
+        engine = charge.engine
+        if engine is None:
+            return 0, self.settings.blame.votes
+        pool = self._registry.pool(charge.ticket.model)
+        return self._judge.refused(engine, pool, status, now)
+
+    def agreed(self, model: str, status: int, engine_ids: Iterable[EngineId], now: float) -> None:
+        """Note that engines have refused an upload with good reason."""
+        engines = [engine for each in engine_ids if (engine := self.engine(each)) is not None]
+        self._judge.agreed(engines, self._registry.pool(model), status, now)
+
+    def refuted(
+        self, engine_id: EngineId, ticket: Ticket, status: int, now: float, *, lacks_model: bool
+    ) -> None:
+        """Note that another engine has served well what this one had refused.
+
+        To be followed by `blame`, but where it lacks the model: then it gets no more work for it.
+        """
+        engine = self.engine(engine_id)
+        if engine is not None:
+            pool = self._registry.pool(ticket.model)
+            self._judge.refuted(engine, pool, status, now, lacks_model=lacks_model)
 
     def blame(self, engine_id: EngineId, outcome: Outcome, now: float) -> tuple[Transition, ...]:
         """Count a failure that was left undecided when its charge was released."""
@@ -405,6 +467,32 @@ class Fleet:
         if engine is None:
             return ()
         return self._judge.answered_badly(engine, now, outcome, now)
+
+    def has_witness(self, ticket: Ticket) -> bool:
+        """Whether an engine that serves well could be asked about a refused upload."""
+        pool = self._registry.pools.get(ticket.model)
+        return pool is not None and any(
+            self._judge.is_witness(engine) for engine in pool.untried(ticket)
+        )
+
+    def may_ask_second(self, now: float) -> bool:
+        """Whether a refused upload may be given to one more engine; it is counted if so."""
+        return self._second_opinions.spend(now)
+
+    def rest_s(self, ticket: Ticket, now: float) -> float | None:
+        """Return in how many seconds an engine may be asked again; None: one may be now.
+
+        Not None only where every engine that could be asked has asked for a rest.
+        """
+        pool = self._registry.pools.get(ticket.model)
+        soonest = math.inf
+        if pool is not None:
+            for engine in pool.untried(ticket):
+                if engine.state is EngineState.READY:
+                    if engine.rests_until <= now:
+                        return None
+                    soonest = min(soonest, engine.rests_until)
+        return None if soonest == math.inf else soonest - now
 
     def overdue_at(self, charge: Charge, now: float) -> float:
         """Return when an unanswered call is overdue, by its engine's present speed and load.
@@ -428,7 +516,10 @@ class Fleet:
         # An engine may do an upload's windows one after the other.
         after_s = rules.overdue_after_s(usual_s * charge.windows, curve.answers)
         if not is_known and lasted_s >= after_s and not self._others_answer(engine, charge):
-            after_s = max(after_s, min(lasted_s + rules.recheck_s, rules.stall_s))
+            stall_s = rules.stall_s
+            if self._is_another_idle(engine):
+                stall_s = min(stall_s, rules.idle_stall_s)
+            after_s = max(after_s, min(lasted_s + rules.recheck_s, stall_s))
         return started_at + after_s
 
     def _others_answer(self, engine: Engine, charge: Charge) -> bool:
@@ -438,6 +529,14 @@ class Fleet:
             for pool in engine.pools
             for other in pool.members.values()
             if other is not engine
+        )
+
+    def _is_another_idle(self, engine: Engine) -> bool:
+        """Whether another engine for the same model serves and has nothing to do."""
+        return any(
+            other is not engine and not other.in_flight and self._judge.is_witness(other)
+            for pool in engine.pools
+            for other in pool.members.values()
         )
 
     def suspect(self, charge: Charge, now: float) -> None:

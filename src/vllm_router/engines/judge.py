@@ -1,11 +1,14 @@
 """What answers and probes say about an engine, and what follows from it."""
 
+from collections.abc import Iterable
 from typing import Final
 
 from vllm_router.engines.engine import Engine, EngineState, ProbeResult, Transition
+from vllm_router.engines.pool import Pool
 from vllm_router.engines.registry import Registry
 from vllm_router.engines.states import OUT, Event
 from vllm_router.engines.work import Charge, Outcome, OutcomeKind
+from vllm_router.policy.blame import rest_s
 from vllm_router.policy.retry import RetryBudget
 
 _FAILURES: Final = frozenset(
@@ -38,6 +41,7 @@ class Judge:
     def __init__(self, registry: Registry, budget: RetryBudget) -> None:
         self._registry = registry
         self._rules = registry.settings.health
+        self._blame = registry.settings.blame
         self._budget = budget
 
     def probed(self, engine: Engine, result: ProbeResult) -> tuple[Transition, ...]:
@@ -87,10 +91,24 @@ class Judge:
         self._clear(engine, now)
         if engine.state is not EngineState.EJECTED:
             return self._registry.move(engine, Event.PROBE_PASSED, now)
-        if now >= engine.ejected_until:
+        if now >= engine.ejected_until and self._is_proof(engine, now):
             return self._registry.move(engine, Event.PROVED, now, "a probe passed after its time")
         self._registry.refresh(engine, now)
         return ()
+
+    def _is_proof(self, engine: Engine, now: float) -> bool:
+        """Whether a passed probe is enough to bring an ejected engine back.
+
+        Not when it has passed one before and then failed: then an upload has to show that it works.
+        It gets one, as long as uploads come in at all. One that was only late may be slow, and then
+        other engines get the uploads.
+        """
+        return (
+            engine.ejections <= 1
+            or engine.record.are_late
+            or now - engine.ejected_until >= self._rules.longest_retrial_s
+            or not any(pool.states[EngineState.READY] for pool in engine.pools)
+        )
 
     def _clear(self, engine: Engine, now: float) -> None:
         if engine.suspected_at is not None:
@@ -100,17 +118,24 @@ class Judge:
     def may_return(self, engine: Engine, now: float) -> bool:
         """Whether an engine that is out may be ready again any moment, or for the first time.
 
-        One that refuses its first probe is not there yet; one that is slow to answer it is.
+        One that refuses its first probe is not there yet; one that is slow to answer it is. One
+        that passes its probes and has failed at uploads again since is not away, but broken.
         """
         if engine.state not in OUT or now - engine.out_since >= self._rules.comeback_s:
             return False
         probe = engine.last_probe
+        if engine.state is EngineState.EJECTED and engine.ejections > 1:
+            return probe is None or not probe.is_ok
         return engine.ready_since is not None or probe is None or probe.is_timeout
 
     def answered_well(self, engine: Engine, charge: Charge, now: float) -> tuple[Transition, ...]:
         """Take an answer in that shows the engine works."""
         engine.last_ok_at = now
         engine.failed_probes = engine.failed_answers = 0
+        if engine.record.count:
+            engine.record.good()
+        if engine.rests and charge.started_at >= engine.rests_until:
+            engine.rests = 0
         if engine.suspected_at is not None:
             self._clear(engine, now)
         if engine.ejections and engine.state is EngineState.READY:
@@ -159,21 +184,47 @@ class Judge:
         """Take in that another engine, asked later, was quicker than an overdue call.
 
         It counts against an engine that has answered nothing meanwhile. One that has answers other
-        calls, and is only slow; and how slow a cold one may be is not known.
+        calls, and is only slow. How slow a cold one may be is not known, so it goes on trial before
+        it is ejected: one upload at a time may be late for it.
         """
         is_silent = engine.last_ok_at is None or engine.last_ok_at < charge.started_at
         rules = self._registry.settings.suspicion
-        if not is_silent or not rules.is_known(engine.curve.answers):
+        if not is_silent:
+            return ()
+        if not rules.is_known(engine.curve.answers) and not engine.is_on_trial:
+            engine.record.bad(now, is_late=True)
+            engine.is_on_trial = True
+            engine.trial_at = now + self._rules.ejection_s
+            self._registry.refresh(engine, now)
+            return ()
+        if engine.is_on_trial and charge.started_at < engine.trial_at:
             return ()
         detail = f"no answer for {seconds:.1f} s, and another engine gave it"
         outcome = Outcome(OutcomeKind.OVERTAKEN, None, None, detail)
         return self.answered_badly(engine, charge.started_at, outcome, now)
 
     def answered_badly(
-        self, engine: Engine, started_at: float, outcome: Outcome, now: float
+        self,
+        engine: Engine,
+        started_at: float,
+        outcome: Outcome,
+        now: float,
+        *,
+        by_suspect: bool = False,
     ) -> tuple[Transition, ...]:
-        """Take a failed answer in."""
+        """Take a failed answer in.
+
+        Args:
+            engine: The engine.
+            started_at: When the call began, monotonic seconds.
+            outcome: How it ended.
+            now: Monotonic seconds.
+            by_suspect: Whether an engine had died on the upload before: then this one is not
+                ejected for longer than the first time.
+        """
         engine.last_error = outcome.detail or outcome.kind.value
+        is_late = outcome.kind is OutcomeKind.OVERTAKEN or outcome.kind is OutcomeKind.TIMEOUT
+        engine.record.bad(now, is_late=is_late)
         if started_at < engine.out_since or engine.state not in (
             EngineState.READY,
             EngineState.EJECTED,
@@ -181,13 +232,21 @@ class Judge:
             # Sent before it was taken out: what it says has already been acted on.
             return ()
         engine.failed_answers += 1
-        strikes = 1 if engine.is_on_trial else self._rules.strikes
+        # To be denied is no accident that would pass.
+        is_denied = outcome.kind is OutcomeKind.DENIED and engine.suspected_at is not None
+        is_enough = engine.is_on_trial or is_denied
+        strikes = 1 if is_enough else self._rules.strikes
         if engine.failed_answers < strikes:
             return ()
+        if is_denied:
+            # A probe that passes says nothing of it: as after a second ejection.
+            engine.ejections = max(1, engine.ejections)
         why = f"{engine.failed_answers} bad answers in a row, the last: {engine.last_error}"
-        return self._take_out(engine, why, now)
+        return self._take_out(engine, why, now, is_longer=not by_suspect)
 
-    def _take_out(self, engine: Engine, why: str, now: float) -> tuple[Transition, ...]:
+    def _take_out(
+        self, engine: Engine, why: str, now: float, *, is_longer: bool = True
+    ) -> tuple[Transition, ...]:
         engine.is_on_trial = True
         may_eject = all(
             self._rules.may_eject(pool.states[EngineState.EJECTED], len(pool.members))
@@ -198,8 +257,12 @@ class Judge:
             engine.trial_at = now + self._rules.trial_pause_s
             self._registry.refresh(engine, now)
             return ()
-        engine.ejections += 1
-        engine.ejected_until = now + self._rules.ejection_for(engine.ejections)
+        if is_longer:
+            engine.ejections += 1
+        lasts_s = self._rules.ejection_for(engine.ejections if is_longer else 1)
+        if engine.last_probe is not None and engine.last_probe.is_ok:
+            lasts_s = min(lasts_s, self._rules.longest_retrial_s)
+        engine.ejected_until = max(engine.ejected_until, now + lasts_s)
         engine.trial_at = engine.ejected_until
         if engine.state is EngineState.EJECTED:
             engine.out_since = now
@@ -207,3 +270,149 @@ class Judge:
             return ()
         self._budget.grant(engine.in_flight, now)
         return self._registry.move(engine, Event.ANSWERS_FAILED, now, why)
+
+    # Deaths.
+
+    def absolve(self, engine: Engine, now: float) -> None:
+        """Take an ejection back: what the engine failed on was an upload that ends engines."""
+        if engine.ejections:
+            engine.ejections -= 1
+        if engine.state is EngineState.EJECTED:
+            until = min(engine.ejected_until, now + self._rules.ejection_s)
+            engine.ejected_until = engine.trial_at = until
+            self._registry.refresh(engine, now)
+
+    # Refusals.
+
+    def refused_rightly(self, engine: Engine) -> None:
+        """Take in that a client was shown an engine's refusal."""
+        engine.failed_probes = 0
+        if engine.record.count <= 1:
+            engine.failed_answers = 0
+
+    def is_witness(self, engine: Engine) -> bool:
+        """Whether an engine serves well, so that its word on a refused upload counts."""
+        return (
+            engine.state is EngineState.READY
+            and not engine.is_on_trial
+            and engine.suspected_at is None
+            and engine.record.count < self._blame.doubted_after
+        )
+
+    def refused(self, engine: Engine, pool: Pool, status: int, now: float) -> tuple[int, int]:
+        """Take a refusal in of which it is not known yet whether it is justified.
+
+        Returns:
+            The engine's votes against the upload, 0 or 1, and how many are needed.
+        """
+        record = engine.record
+        engine.failed_probes = 0
+        record.bad(now)
+        is_usual = pool.agreements.are_usual(status, now)
+        is_credible = record.is_credible(engine.last_ok_at, now, self._blame.recent_s)
+        if all(member.last_ok_at is None for member in pool.members.values()):
+            # Nobody has served anything yet: one's word is worth as much as another's.
+            is_credible = True
+        vote = int(is_credible and not engine.is_on_trial)
+        needed = self._blame.votes_needed(is_usual=is_usual, count=record.count)
+        if needed == 1:
+            vote = int(not engine.is_on_trial)
+        if (
+            not engine.is_on_trial
+            and engine.state is EngineState.READY
+            and self._blame.is_doubtful(is_usual=is_usual, unexplained=record.unexplained)
+            and self._others_serve(engine, record.since)
+        ):
+            # Nothing is proved yet. One upload at a time until there is: what comes in meanwhile
+            # would have to go to another engine.
+            engine.is_on_trial = True
+            engine.trial_at = now + self._rules.ejection_s
+            engine.last_error = f"it refuses one upload after the other, the last with {status}"
+            self._budget.grant(engine.in_flight, now)
+            self._registry.refresh(engine, now)
+        return vote, needed
+
+    def _others_serve(self, engine: Engine, since: float) -> bool:
+        """Whether half of the others, at least, serve, and one has answered well since a time."""
+        for pool in engine.pools:
+            others = [other for other in pool.members.values() if other is not engine]
+            serving = [other for other in others if self.is_witness(other)]
+            if 2 * len(serving) < len(pool.members) - 1:
+                return False
+            if not any(o.last_ok_at is not None and o.last_ok_at >= since for o in serving):
+                return False
+        return True
+
+    def agreed(self, engines: Iterable[Engine], pool: Pool, status: int, now: float) -> None:
+        """Take in that engines have refused an upload with good reason."""
+        pool.agreements.note(status, now)
+        for engine in engines:
+            engine.record.explained()
+            is_in_line = engine.record.unexplained < self._blame.doubted_after
+            if engine.is_on_trial and is_in_line and engine.state is EngineState.READY:
+                engine.is_on_trial = False
+                self._registry.refresh(engine, now)
+
+    def refuted(
+        self, engine: Engine, pool: Pool, status: int, now: float, *, lacks_model: bool
+    ) -> None:
+        """Take in that another engine has served well what this one had refused.
+
+        Args:
+            engine: The engine.
+            pool: Of the model.
+            status: What it answered.
+            now: Monotonic seconds.
+            lacks_model: Whether it said that it does not have the model.
+        """
+        pool.agreements.forget(status)
+        if lacks_model:
+            self._withhold(engine, pool.model, now)
+        # Counted by `refused` already, and again when it is blamed.
+        engine.record.count = max(0, engine.record.count - 1)
+        engine.record.explained()
+
+    # Models that an engine lists and does not have.
+
+    def _withhold(self, engine: Engine, model: str, now: float) -> None:
+        until = now + self._rules.withheld_s
+        engine.withheld[model] = until
+        engine.last_error = f"it lists the model `{model}` and answers 404 for it"
+        if model in engine.models:
+            models = tuple(name for name in engine.models if name != model)
+            self._registry.set_models(engine, models, now)
+
+    def without_withheld(
+        self, engine: Engine, models: tuple[str, ...], now: float
+    ) -> tuple[str, ...]:
+        """Return an engine's models but for those that it answered 404 for of late."""
+        self.give_back_models(engine, now)
+        if not engine.withheld:
+            return models
+        return tuple(model for model in models if model not in engine.withheld)
+
+    def give_back_models(self, engine: Engine, now: float) -> None:
+        """Try an engine again, with one upload, for a model that it did not have."""
+        for model in [model for model, until in engine.withheld.items() if until <= now]:
+            del engine.withheld[model]
+            if model not in engine.models:
+                engine.is_on_trial, engine.trial_at = True, now
+                self._registry.set_models(engine, (*engine.models, model), now)
+
+    # Rests.
+
+    def asked_for_rest(
+        self, engine: Engine, charge: Charge, asked_s: float | None, now: float
+    ) -> None:
+        """Leave an engine alone that asks for it, then try it with one upload."""
+        engine.failed_probes = 0
+        if now < engine.rests_until or charge.started_at < engine.rests_until:
+            # Sent before it asked: it says the same again.
+            return
+        engine.rests += 1
+        lasts_s = rest_s(asked_s, engine.rests, self._rules.longest_rest_s)
+        engine.rests_until = now + lasts_s
+        engine.is_on_trial = True
+        engine.trial_at = max(engine.trial_at, engine.rests_until)
+        engine.last_error = f"it asked to be left alone for {lasts_s:.0f} s"
+        self._registry.refresh(engine, now)

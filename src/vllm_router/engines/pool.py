@@ -19,6 +19,7 @@ from vllm_router.engines.ring import Ring
 from vllm_router.engines.work import Ticket, Urgency
 from vllm_router.policy.balance import Policy
 from vllm_router.policy.balance.view import first_in_order
+from vllm_router.policy.blame import Agreements, BlameRules
 from vllm_router.policy.drain import DrainRate
 from vllm_router.policy.queue import WorkQueue
 
@@ -26,6 +27,8 @@ from vllm_router.policy.queue import WorkQueue
 _TIE: Final = 1e-9
 # A piece that finds no room on so many engines waits; the next answer changes the picture anyway.
 _MOST_TRIES: Final = 32
+# An engine that was ejected for a moment is back about then, or not soon.
+_BACK_WITHIN_S: Final = 5.0
 
 
 class Seen:
@@ -54,11 +57,16 @@ class Pool:
         queue: The work that waits for them.
         chance: Returns a number in [0, 1).
         quiet_share: Part of the engines that are kept quiet for short work.
+        blame: When refusals of a status are usual.
 
     Attributes:
         members: Every engine that serves the model and is not gone.
         states: How many of them are in each state.
         apart: Suspects of the queue that wait for an engine without another.
+        agreements: What engines have agreed to refuse of late.
+        now: Monotonic seconds at which the queue was last looked at.
+        hopeless_since: Since when no engine has been in service or about to be; None: one is, or
+            nobody has looked.
         drain: How fast work gets done.
         busy_since: Since when work has waited without a break; None: none waits.
         fill: Long work may fill an engine up to so many times its `half_at`.
@@ -81,6 +89,7 @@ class Pool:
         "_quiet_share",
         "_ring",
         "_seen",
+        "agreements",
         "apart",
         "busy_since",
         "drain",
@@ -89,9 +98,11 @@ class Pool:
         "fill_told",
         "half_at",
         "held",
+        "hopeless_since",
         "load",
         "members",
         "model",
+        "now",
         "peak_per_s",
         "policy",
         "queue",
@@ -107,8 +118,12 @@ class Pool:
         queue: WorkQueue[Ticket],
         chance: Callable[[], float],
         quiet_share: float = 0.0,
+        blame: BlameRules | None = None,
     ) -> None:
         self.model = model
+        self.agreements = Agreements(blame or BlameRules())
+        self.now = 0.0
+        self.hopeless_since: float | None = None
         self.policy = policy
         self.queue = queue
         self.apart = Apart()
@@ -202,7 +217,8 @@ class Pool:
         engines = self.with_room
         if not engines:
             return None
-        if self.policy.choose is first_in_order and ticket.windows == 1 and not ticket.excluded:
+        is_plain = ticket.windows == 1 and not ticket.excluded and not ticket.deaths
+        if is_plain and self.policy.choose is first_in_order:
             return engines[0]
         return self.policy.choose(_Choice(self, engines, ticket, is_long=False), ticket.session_key)
 
@@ -223,14 +239,20 @@ class Pool:
         return self.policy.choose(choice, ticket.session_key)
 
     def is_stranded(self, ticket: Ticket, now: float) -> bool:
-        """Whether every engine that could take the ticket, now or soon, has failed on it."""
-        alive = self.states[EngineState.READY] + self.states[EngineState.EJECTED]
-        if len(ticket.excluded) < alive or not ticket.excluded:
+        """Whether no engine is in service, or back soon, that has not failed on a repeat."""
+        if not ticket.excluded:
             return False
         return not any(
-            engine.state is EngineState.READY
-            or (engine.state is EngineState.EJECTED and engine.ejected_until <= now + 5.0)
+            may_serve(engine, ticket) or _is_back_soon(engine, now)
             for engine in self.untried(ticket)
+        )
+
+    def has_hope(self) -> bool:
+        """Whether an engine is in service, or on trial and has not failed yet."""
+        return any(
+            engine.state is EngineState.READY
+            and (not engine.is_on_trial or not engine.record.count)
+            for engine in self.members.values()
         )
 
     def untried(self, ticket: Ticket) -> Iterator[Engine]:
@@ -311,6 +333,25 @@ def _first_not_below(keys: list[float], key: float) -> int:
     return low
 
 
+def may_serve(engine: Engine, ticket: Ticket) -> bool:
+    """Whether an engine is ready and takes this work, now or when it has room.
+
+    An engine on trial that fails takes only work that has failed nowhere: other work would use up
+    its trials, and might be what it fails on.
+    """
+    if engine.state is not EngineState.READY:
+        return False
+    is_failing = engine.is_on_trial and engine.record.count > 0
+    return not is_failing or not (ticket.excluded or ticket.deaths)
+
+
+def _is_back_soon(engine: Engine, now: float) -> bool:
+    """Whether an engine was ejected for a moment only; what fails again is out for longer."""
+    if engine.state is not EngineState.EJECTED or engine.ejections > 1:
+        return False
+    return now - _BACK_WITHIN_S <= engine.ejected_until <= now + _BACK_WITHIN_S
+
+
 def fits(engine: Engine, ticket: Ticket, cap: float) -> bool:
     """Whether a ticket may go to an engine whose windows may reach `cap`.
 
@@ -342,6 +383,8 @@ class _Choice:
 
     def _may_take(self, engine: Engine) -> bool:
         if self._is_apart and engine.suspects:
+            return False
+        if engine.is_on_trial and not self._ticket.may_be_trial(self._pool.now):
             return False
         cap = engine.long_cap if self._is_long else engine.cap
         return fits(engine, self._ticket, cap) and engine.engine_id not in self._ticket.excluded

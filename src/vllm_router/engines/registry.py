@@ -48,7 +48,7 @@ class Registry:
         if pool is None:
             queue: WorkQueue[Ticket] = WorkQueue(self.settings.ageing_s)
             share = self.settings.limits.quiet_share if self._policy.seeks_quiet else 0.0
-            pool = Pool(model, self._policy, queue, self._rng.random, share)
+            pool = Pool(model, self._policy, queue, self._rng.random, share, self.settings.blame)
             pool.fill = pool.fill_told = self.settings.limits.first_fill
             self.pools[model] = pool
         return pool
@@ -133,6 +133,9 @@ class Registry:
             self._weigh(pool, engine, -1)
         engine.state = after
         engine.suspected_at = None
+        if before is EngineState.PROBING:
+            # It was away: what comes back is another process.
+            engine.record.good()
         for pool in engine.pools:
             pool.states[before] -= 1
             pool.states[after] += 1

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from vllm_router.policy.blame import BlameRules
 from vllm_router.policy.health import HealthRules
 from vllm_router.policy.limit import LimitRules
 from vllm_router.policy.suspicion import SuspicionRules
@@ -25,7 +26,10 @@ class FleetSettings:
         hedge_share: Hedges per short request at most.
         retry_share: Repeats per request of live traffic.
         retry_floor_per_s: Repeats per second that are always allowed.
+        second_opinions_per_s: Refused uploads per second that may be given to one more engine.
+        engine_wait_s: Seconds that work waits while no engine is in service.
         health: When engines are taken out.
+        blame: Whether a refusal speaks against the upload or the engine.
         limits: How the learned limits are used.
         suspicion: When an unanswered call is overdue.
     """
@@ -40,6 +44,9 @@ class FleetSettings:
     hedge_share: float = 0.05
     retry_share: float = 0.2
     retry_floor_per_s: float = 3.0
+    second_opinions_per_s: float = 10.0
+    engine_wait_s: float = 5.0
     health: HealthRules = field(default_factory=HealthRules)
+    blame: BlameRules = field(default_factory=BlameRules)
     limits: LimitRules = field(default_factory=LimitRules)
     suspicion: SuspicionRules = field(default_factory=SuspicionRules)

@@ -30,6 +30,8 @@ __all__ = [
 
 # Whisper's quantum of work.
 WINDOW_S: Final = 30.0
+# Work that has failed on an engine leaves engines on trial to other work for so long.
+_NO_TRIALS_S: Final = 3.0
 # A suspect waits so long after its last death for an engine that holds no other suspect: several
 # short clips, one after the other, on each engine that is left.
 _APART_S: Final = 3.0
@@ -68,6 +70,7 @@ class Ticket:
         enqueued_at: Monotonic seconds at which the request came; kept over repeats.
         session_key: Requests of one key like to meet the same engine; None: no preference.
         excluded: Engines that it has already failed on.
+        votes: Engines that must refuse it before its client is told so; None: as usual.
         deaths: Of engines that held it; shared by all tickets for the same audio. With one death
             it is a suspect, and on one engine at a time; with two it has failed for good.
         is_admitted: Past the door: neither refused for the queue's length nor for its own wait.
@@ -87,12 +90,21 @@ class Ticket:
     session_key: str | None = None
     excluded: set[EngineId] = field(default_factory=set)
     deaths: list[Death] = field(default_factory=list)
+    votes: int | None = None
     is_admitted: bool = False
     queued_at: float = 0.0
     waited_s: float = 0.0
     expires_at: float = math.inf
     place: int = 0
     trace: "WorkTrace | None" = None
+
+    def may_be_trial(self, now: float) -> bool:
+        """Whether it may show whether an engine on trial works: it has failed on none.
+
+        It might be what fails. Where no other work comes it may after a while, or nobody would.
+        """
+        has_failed = bool(self.deaths or self.excluded)
+        return not has_failed or now - self.queued_at >= _NO_TRIALS_S
 
     def apart_until(self) -> float:
         """Return until when it waits for an engine without suspects, monotonic seconds.
@@ -140,11 +152,12 @@ class OutcomeKind(StrEnum):
     """How an attempt ended, as far as it speaks for or against the engine."""
 
     OK = "ok"
-    CLIENT_FAULT = "client_fault"  # 4xx: an answer, and the engine works
-    UNDECIDED = "undecided"  # a first 500: the upload or the engine
+    CLIENT_FAULT = "client_fault"  # a refusal that the client was shown
+    UNDECIDED = "undecided"  # a refusal that another engine is asked to confirm
+    BUSY = "busy"  # 429, or 503 with Retry-After: it asks for a rest
     UNREACHABLE = "unreachable"
     RESET = "reset"
-    BAD_STATUS = "bad_status"  # 502, 503, 504, or a 500 that another engine did not repeat
+    BAD_STATUS = "bad_status"  # 5xx but for a 500, or a refusal that another engine did not repeat
     DENIED = "denied"  # 401, 403, a redirect: the router is set up wrongly for it, or it for us
     TIMEOUT = "timeout"
     OVERTAKEN = "overtaken"  # overdue, and another engine that was asked later has answered
@@ -161,12 +174,14 @@ class Outcome:
         first_byte_s: Seconds from the start to the answer's first byte; None if none came.
         total_s: Seconds from the start to the end; None: the fleet takes it from its own clock.
         detail: One sentence for the log and the engines page.
+        rest_s: How long the engine asks to be left alone, seconds; None: it does not say.
     """
 
     kind: OutcomeKind
     first_byte_s: float | None = None
     total_s: float | None = None
     detail: str | None = None
+    rest_s: float | None = None
 
 
 class WorkTrace(Protocol):
@@ -189,6 +204,7 @@ class Refusal(Enum):
 
     NO_ENGINE_LEFT = "it has failed on every engine there is"
     WAITED_TOO_LONG = "it has waited longer than allowed"
+    NONE_IN_SERVICE = "no engine has served anything well for as long as work may wait for one"
 
 
 @dataclass(frozen=True, slots=True)

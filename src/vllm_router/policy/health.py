@@ -21,11 +21,17 @@ class HealthRules:
             second lets an engine that was restarted come back soon; Envoy's 30 s is for hosts that
             are not probed.
         longest_ejection_s: Where the doubling ends (Envoy's `max_ejection_time`).
+        longest_retrial_s: Where it ends for an engine that passes its probes. It is tried again
+            with one upload, which goes to another engine if it fails: that costs next to nothing,
+            and an engine that has recovered is back soon.
+        longest_rest_s: The longest rest that an engine may ask for.
         forgiven_after_s: After so long without an ejection the next counts as the first again.
         slow_start_s: Time in which a returned engine grows from one window at a time to its limit.
         comeback_s: An engine that has been out for less may be back any moment; past it something
             is wrong that time alone will not mend.
+        withheld_s: How long an engine gets no work for a model that it lists and does not have.
         trial_pause_s: Wait between two trials of an engine that fails but may not be ejected.
+            Short, for then most engines fail, and their clients are to be told soon.
         busy_grace_s: A probe that times out does not count when a live answer came this recently.
         outlier_factor: A latency so many times the engine's own usual one, and at the same time the
             fleet's, takes it out. Far above any mix of GPUs and any load, because a slow engine is
@@ -38,10 +44,13 @@ class HealthRules:
     strikes: int = 3
     ejection_s: float = 1.0
     longest_ejection_s: float = 300.0
+    longest_retrial_s: float = 15.0
+    longest_rest_s: float = 30.0
+    withheld_s: float = 20.0
     forgiven_after_s: float = 300.0
     slow_start_s: float = 10.0
     comeback_s: float = 60.0
-    trial_pause_s: float = 1.0
+    trial_pause_s: float = 0.1
     busy_grace_s: float = 10.0
     outlier_factor: float = 10.0
     outlier_floor_s: float = 3.0

@@ -31,6 +31,7 @@ class SuspicionRules:
         stall_s: A call to an unknown engine is overdue after this long even where no other engine
             has answered anything meanwhile. Before that, everything is slow, and more work would
             make it slower.
+        idle_stall_s: The same where another engine has nothing to do, which nothing makes slower.
         recheck_s: Seconds until a call is looked at again that is overdue but could not be given to
             another engine.
     """
@@ -41,6 +42,7 @@ class SuspicionRules:
     unknown_floor_s: float = 5.0
     known_answers: float = 12.0
     stall_s: float = 30.0
+    idle_stall_s: float = 5.0
     recheck_s: float = 1.0
 
     def overdue_after_s(self, usual_s: float, answers: float) -> float:

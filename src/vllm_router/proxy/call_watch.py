@@ -24,7 +24,7 @@ import heapq
 import logging
 import math
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -68,22 +68,58 @@ class Observer(Protocol):
         """A ticket goes to a further engine."""
 
 
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """An engine's refusal of an upload.
+
+    Attributes:
+        engine_id: The engine.
+        status: What it answered.
+        lacks_model: Whether it said that it does not have the model.
+    """
+
+    engine_id: EngineId
+    status: int
+    lacks_model: bool
+
+
 class Tries:
     """What has been tried for one piece of work, on all engines together.
 
     Attributes:
         failures: What went wrong, a phrase for each call that failed.
+        refusals: Engines that have refused the upload.
+        votes: How many of these speak against the upload.
+        shown: The last refusal, for a client whose upload no further engine takes; None: there is
+            none.
+        rest_s: The shortest rest that an engine has asked for; None: none did.
         timeouts: How many of them took too long.
-        spent: How many of them count as attempts; a call that was moved to another engine does not.
+        spent: How many of them count as attempts. A call that was moved to another engine does not,
+            nor does one to an engine that fails on everything.
         started: Calls begun.
         running: Calls begun and not over.
         is_settled: Whether no call is needed any more: what is still running has lost.
     """
 
-    __slots__ = ("failures", "is_settled", "running", "spent", "started", "timeouts")
+    __slots__ = (
+        "failures",
+        "is_settled",
+        "refusals",
+        "rest_s",
+        "running",
+        "shown",
+        "spent",
+        "started",
+        "timeouts",
+        "votes",
+    )
 
     def __init__(self) -> None:
         self.failures: list[str] = []
+        self.refusals: list[Refused] = []
+        self.votes = 0
+        self.shown: Attempt | None = None
+        self.rest_s: float | None = None
         self.timeouts = 0
         self.spent = 0
         self.started = 0
@@ -288,7 +324,8 @@ class CallWatch:
         engine = charge.engine
         if engine is None or call.second is not None or call.recalled_as is not None:
             return
-        if engine.state in TAKEN_OUT:
+        is_trial = engine.is_on_trial and charge.started_at >= engine.trial_at
+        if engine.state in TAKEN_OUT and not is_trial:
             self._move(call, Reason.OUT, now)
             return
         overdue_at = self._fleet.overdue_at(charge, now)

@@ -27,6 +27,7 @@ from vllm_router.engines.work import (
 from vllm_router.errors import (
     EngineFailed,
     EngineSaid,
+    EnginesBusy,
     EnginesDied,
     EngineTooSlow,
     NoEngineReady,
@@ -34,7 +35,7 @@ from vllm_router.errors import (
     RouterError,
     SpoolFull,
 )
-from vllm_router.outbound.answer import Answer, denial
+from vllm_router.outbound.answer import Answer
 from vllm_router.outbound.call import (
     BadAnswer,
     CallFailed,
@@ -43,16 +44,23 @@ from vllm_router.outbound.call import (
     NotConnected,
 )
 from vllm_router.outbound.upload import SpoolFailed
-from vllm_router.proxy.call_watch import TAKEN_OUT, Call, CallWatch, Reason, Send, Tries
+from vllm_router.proxy.call_watch import (
+    TAKEN_OUT,
+    Call,
+    CallWatch,
+    Reason,
+    Refused,
+    Send,
+    Tries,
+)
+from vllm_router.proxy.classify import asked_rest_s, classify
 from vllm_router.proxy.engine_wait import EngineWait
-from vllm_router.wire.media_type import is_type
+from vllm_router.wire.engine_error import lacks_model
 
 log = logging.getLogger(__name__)
 
-#: What a gateway between us and the engine, or the engine while it stops, answers.
-_REPEATED: Final = frozenset({502, 503, 504})
-#: HTTP has no status from here on (RFC 9110, 15): whatever it means, it says nothing of the upload.
-_NO_STATUS: Final = 600
+#: A refusal is a sentence or a few; what is longer is not read to its end.
+MAX_REFUSAL_BYTES: Final = 256 * 1024
 #: A hung engine takes its whole deadline each time: once more elsewhere, not twice.
 _MAX_TIMEOUTS: Final = 2
 #: Engines that one upload may end. One may have ended for reasons of its own; a third would be one
@@ -60,7 +68,7 @@ _MAX_TIMEOUTS: Final = 2
 DEADLY: Final = 2
 RETRY_AFTER_S: Final = 5.0
 #: How a call ends that another engine took over.
-_MOVED: Final = frozenset({OutcomeKind.CANCELLED, OutcomeKind.OVERTAKEN})
+_MOVED: Final = frozenset({OutcomeKind.CANCELLED, OutcomeKind.OVERTAKEN, OutcomeKind.BUSY})
 #: Calls in all for each attempt: while the fleet is in trouble, moves must not use up the attempts.
 MOVES: Final = 2
 #: A stream that begins to stand still when its engine is taken out has stopped for good after this.
@@ -109,6 +117,7 @@ class Attempt:
         answer: Its answer; may still be streaming.
         first_byte_s: Seconds from the charge to the answer.
         has_died: Whether the engine ended in the midst of its answer.
+        is_refusal: Whether it is shown though it may have no words.
         waited_s: Seconds spent in the queue, for all attempts together.
     """
 
@@ -119,6 +128,7 @@ class Attempt:
         "engine_id",
         "first_byte_s",
         "has_died",
+        "is_refusal",
         "waited_s",
     )
 
@@ -131,12 +141,14 @@ class Attempt:
         self.engine_id = charge.engine_id
         self.waited_s = waited_s
         self.has_died = False
+        self.is_refusal = False
         self.first_byte_s = dispatcher.now() - charge.started_at
 
     @property
     def kind(self) -> OutcomeKind:
         """How it ends if the answer can be passed on whole."""
-        return OutcomeKind.OK if self.answer.status < 400 else OutcomeKind.CLIENT_FAULT
+        is_refusal = self.is_refusal or self.answer.status >= 400
+        return OutcomeKind.CLIENT_FAULT if is_refusal else OutcomeKind.OK
 
     @property
     def ticket(self) -> Ticket:
@@ -267,6 +279,7 @@ class Dispatcher:
             QueueIsFull: The queue takes no more, or it took too long.
             NoEngineReady: Nothing can take it now.
             EngineFailed: No engine is left on which it has not failed.
+            EnginesBusy: Those that are left ask to be left alone.
         """
         asked_at = now = self.now()
         if not self.fleet.is_ready(ticket.model):
@@ -274,6 +287,9 @@ class Dispatcher:
             now = self.now()
         charge = self.fleet.take(ticket, now)
         if charge is None:
+            rest_s = self.fleet.rest_s(ticket, now)
+            if rest_s is not None:
+                raise _busy(rest_s)
             charge = await self._queued(ticket, now, tries)
         if ticket.trace is not None:
             ticket.trace.waited(asked_at, charge.started_at, "given")
@@ -320,6 +336,11 @@ class Dispatcher:
     def _refused(self, ticket: Ticket, refusal: Refusal) -> RouterError:
         if refusal is Refusal.NO_ENGINE_LEFT:
             return EngineFailed("No further engine is ready to take the upload.")
+        if refusal is Refusal.NONE_IN_SERVICE:
+            return NoEngineReady(
+                f"Every engine of the model `{ticket.model}` fails at present; try again later.",
+                retry_after_s=RETRY_AFTER_S,
+            )
         return QueueIsFull(
             "The upload has waited longer than allowed for a free engine.",
             retry_after_s=RETRY_AFTER_S,
@@ -350,8 +371,10 @@ class Dispatcher:
         if charge.is_released:
             return
         now = self.now()
-        if outcome.kind is OutcomeKind.DENIED:
-            self.fleet.suspect(charge, now)
+        kind = outcome.kind
+        if kind is OutcomeKind.DENIED or kind is OutcomeKind.RESET:
+            if kind is OutcomeKind.DENIED:
+                self.fleet.suspect(charge, now)
             self._observer.suspected(charge.engine_id)
         self._observer.attempted(charge, outcome.kind, now - charge.started_at)
         if charge.ticket.trace is not None:
@@ -398,71 +421,143 @@ class Dispatcher:
 
     async def _attempt(self, ticket: Ticket, send: Send, tries: Tries) -> Attempt:
         waited_s = 0.0
-        doubted: EngineId | None = None
-        shown: Attempt | None = None
         until: float | None = None
         while True:
             asked_at = self.now()
             try:
                 charge = await self.slot(ticket, tries)
-            except EngineFailed as e:
-                if shown is not None:
-                    # There is no other engine to ask: what the only one said is all there is.
-                    return shown
+            except (EngineFailed, EnginesBusy, NoEngineReady) as e:
                 until = self._engine_wait.until() if until is None else until
-                if await self._engine_wait.is_back(ticket, until):
+                has_answer = tries.shown is not None or tries.rest_s is not None
+                may_wait = isinstance(e, EngineFailed) and not has_answer and self.now() < until
+                if may_wait and await self._engine_wait.is_back(ticket, until):
                     continue
                 if not tries.failures:
                     raise
-                raise _failed(ticket, tries) from e
+                return self._last_word(ticket, tries)
             waited_s += charge.started_at - asked_at
             call = self._calls.begin(charge, send, tries)
             answer, kind, failure = await self._once(call)
             if answer is not None and not failure:
                 if call.second is not None:
                     self._settle(call, is_won=False)
-                if doubted is not None:
-                    first = Outcome(OutcomeKind.BAD_STATUS, None, None, "500 where others had none")
-                    self.changed(self.fleet.blame(doubted, first, self.now()))
+                if tries.refusals:
+                    self._refute(ticket, tries)
                 attempt = Attempt(self, charge, answer, waited_s)
                 if answer.body is None:
                     self._streams[attempt] = None
                 return attempt
             ticket.excluded.add(charge.engine_id)
+            rest_s: float | None = None
+            is_decided = False
+            if answer is None:
+                self._note(tries, charge, kind, failure)
+            elif kind is OutcomeKind.UNDECIDED:
+                is_decided = await self._weigh(ticket, tries, charge, answer, failure, waited_s)
+            else:
+                self._note(tries, charge, kind, failure)
+                if kind is OutcomeKind.BUSY:
+                    rest_s = asked_rest_s(answer)
+                    known_s = RETRY_AFTER_S if rest_s is None else rest_s
+                    tries.rest_s = known_s if tries.rest_s is None else min(tries.rest_s, known_s)
+                    # It has done nothing: each engine may be asked, however many there are.
+                    tries.started -= 1
+                answer.close()
+            if is_decided:
+                kind = OutcomeKind.CLIENT_FAULT
+            self.finish(charge, Outcome(kind, None, None, failure, rest_s))
+            if is_decided:
+                if call.second is not None:
+                    self._settle(call, is_won=False)
+                assert tries.shown is not None
+                return tries.shown
             if call.second is not None:
                 # Another engine has the work already: its answer is this one's next.
-                if answer is not None:
-                    answer.close()
-                self._note(tries, charge, kind, failure)
-                self.finish(charge, Outcome(kind, None, None, failure))
                 second = await self._second(call)
                 if second is not None:
                     second.waited_s += waited_s
                     return second
-                self._require_repeat(ticket, tries)
-                continue
-            self._note(tries, charge, kind, failure)
-            may_repeat = self._may_repeat(ticket, tries)
-            if answer is not None:
-                if kind is OutcomeKind.UNDECIDED and (doubted is not None or not may_repeat):
-                    # Two engines say the same: it is the upload, and the client sees their answer.
-                    return Attempt(self, charge, answer, waited_s)
-                if kind is OutcomeKind.UNDECIDED and answer.body is not None:
-                    doubted = charge.engine_id
-                    shown = Attempt(self, charge, answer, waited_s)
-                answer.close()
-            self.finish(charge, Outcome(kind, None, None, failure))
-            if not may_repeat:
-                raise _failed(ticket, tries)
+            if not self._may_repeat(ticket, tries, kind):
+                return self._last_word(ticket, tries)
             self._repeat(ticket, tries)
+
+    async def _weigh(
+        self,
+        ticket: Ticket,
+        tries: Tries,
+        charge: Charge,
+        answer: Answer,
+        failure: str,
+        waited_s: float,
+    ) -> bool:
+        """Take a refusal in; return whether the client is to be shown it now."""
+        try:
+            said = await answer.read(MAX_REFUSAL_BYTES)
+        except CallFailed:
+            # The status is known, and that it refuses; its words are not.
+            said = b""
+        answer.close()
+        status = answer.status
+        about_model = status == 404 and lacks_model(said)
+        vote, needed = self.fleet.refused(charge, status, self.now())
+        # The router names no model that the engine has not listed.
+        vote = 0 if about_model else vote
+        tries.refusals.append(Refused(charge.engine_id, status, about_model))
+        tries.failures.append(f"{charge.engine_id}: {failure}")
+        tries.votes += vote
+        tries.spent += vote
+        tries.shown = Attempt(self, charge, answer, waited_s)
+        tries.shown.is_refusal = True
+        if ticket.votes is not None:
+            needed = max(needed, ticket.votes)
+        # Where another call runs still, its answer is waited for.
+        is_last = not tries.running and not self.fleet.has_witness(ticket)
+        if tries.votes == needed == 1:
+            return True
+        if tries.votes >= needed or (is_last and len(tries.refusals) > 1):
+            engine_ids = [refused.engine_id for refused in tries.refusals]
+            self.fleet.agreed(ticket.model, status, engine_ids, self.now())
+            return True
+        return is_last
+
+    def _refute(self, ticket: Ticket, tries: Tries) -> None:
+        """Blame the engines that have refused what another one serves."""
+        now = self.now()
+        for refused in tries.refusals:
+            self.fleet.refuted(
+                refused.engine_id, ticket, refused.status, now, lacks_model=refused.lacks_model
+            )
+            if not refused.lacks_model:
+                words = f"{refused.status} where others had none"
+                outcome = Outcome(OutcomeKind.BAD_STATUS, None, None, words)
+                self.changed(self.fleet.blame(refused.engine_id, outcome, now))
+        if self._waiting:
+            self.pump()
+
+    def _last_word(self, ticket: Ticket, tries: Tries) -> Attempt:
+        """Return the refusal that is shown for want of a better answer.
+
+        Raises:
+            RouterError: There is none.
+        """
+        if tries.rest_s is not None and len(ticket.deaths) < DEADLY:
+            raise _busy(tries.rest_s)
+        # While another call for it runs, that one decides.
+        if tries.shown is not None and not tries.running and len(ticket.deaths) < DEADLY:
+            return tries.shown
+        raise _failed(ticket, tries)
 
     def _note(self, tries: Tries, charge: Charge, kind: OutcomeKind, failure: str) -> None:
         tries.failures.append(f"{charge.engine_id}: {failure}")
         tries.timeouts += kind is OutcomeKind.TIMEOUT
-        # A call that was moved to another engine has not failed.
-        tries.spent += kind not in _MOVED
+        # A call that was moved to another engine has not failed, nor does it say anything of the
+        # work where the engine fails on everything.
+        tries.spent += kind not in _MOVED and self.fleet.is_evidence(charge)
 
-    def _may_repeat(self, ticket: Ticket, tries: Tries) -> bool:
+    def _may_repeat(self, ticket: Ticket, tries: Tries, kind: OutcomeKind) -> bool:
+        may_more = self.fleet.may_retry
+        if kind is OutcomeKind.UNDECIDED:
+            may_more = self.fleet.may_ask_second
         return (
             tries.spent < self._max_attempts
             and tries.started < self._max_calls
@@ -470,13 +565,8 @@ class Dispatcher:
             and len(ticket.deaths) < DEADLY
             # An upload that may be deadly waits for what its other call comes to.
             and not (ticket.deaths and tries.running)
-            and self.fleet.may_retry(self.now())
+            and may_more(self.now())
         )
-
-    def _require_repeat(self, ticket: Ticket, tries: Tries) -> None:
-        if not self._may_repeat(ticket, tries):
-            raise _failed(ticket, tries)
-        self._repeat(ticket, tries)
 
     def _repeat(self, ticket: Ticket, tries: Tries) -> None:
         log.info("request %s goes to another engine: %s", ticket.request_id, tries.failures[-1])
@@ -512,6 +602,13 @@ class Dispatcher:
         if call.reason is not Reason.OUT:
             self._observer.hedged(is_won=is_won)
 
+    def _died(self, charge: Charge, others: Iterable[Charge] = ()) -> None:
+        """Note that an engine ended while it worked on something."""
+        now = self.now()
+        deaths = charge.ticket.deaths
+        if self.fleet.died(charge, now, others) and len(deaths) == DEADLY:
+            self.fleet.absolve(deaths, now)
+
     def may_go_on(self, attempt: Attempt, failures: int) -> bool:
         """Whether work whose answer broke off midway may go to a further engine; counted if so.
 
@@ -525,7 +622,7 @@ class Dispatcher:
             EnginesDied: Two engines ended while they worked on it.
         """
         if attempt.has_died:
-            self.fleet.died(attempt.charge, self.now())
+            self._died(attempt.charge)
             if len(attempt.ticket.deaths) >= DEADLY:
                 raise _deadly(attempt.ticket)
         if failures >= self._max_attempts or not self.fleet.may_retry(self.now()):
@@ -546,7 +643,7 @@ class Dispatcher:
         except CallFailed as e:
             self._calls.end(call)
             if isinstance(e, ConnectionBroke) and e.is_at_work:
-                self.fleet.died(charge, self.now(), self._calls.others(charge))
+                self._died(charge, self._calls.others(charge))
             return None, _KINDS[type(e)], str(e)
         except asyncio.CancelledError:
             self._calls.end(call)
@@ -575,7 +672,7 @@ class Dispatcher:
             self.finish(charge, Outcome(OutcomeKind.CANCELLED))
             raise
         self._calls.end(call)
-        return answer, *_judge(answer)
+        return answer, *classify(answer)
 
 
 def _why_cancelled(tries: Tries | None) -> OutcomeKind:
@@ -593,6 +690,11 @@ def _give_up(task: asyncio.Task[Attempt]) -> None:
 def _give_back(task: asyncio.Task[Attempt]) -> None:
     if not task.cancelled() and task.exception() is None:
         task.result().close(OutcomeKind.CANCELLED)
+
+
+def _busy(rest_s: float) -> EnginesBusy:
+    words = "Every engine that could take the upload asks to be left alone; try again later."
+    return EnginesBusy(words, retry_after_s=rest_s)
 
 
 def _failed(ticket: Ticket, tries: Tries) -> RouterError:
@@ -618,32 +720,3 @@ def _deadly(ticket: Ticket) -> EnginesDied:
         f"{what} It is not tried again, for it may be what ended them. Convert the audio to "
         "another format."
     )
-
-
-def _judge(answer: Answer) -> tuple[OutcomeKind, str]:
-    """Return what an answer says of its engine, and why it must be repeated, empty if not."""
-    status = answer.status
-    if status < 300:
-        if _is_cut_short(answer):
-            return OutcomeKind.RESET, "it answered JSON that is not whole"
-        return OutcomeKind.OK, ""
-    if status in _REPEATED or status >= _NO_STATUS:
-        return OutcomeKind.BAD_STATUS, f"it answered {status}"
-    why = denial(status)
-    if why is not None:
-        # It says how the router is set up, which is not the client's business.
-        return OutcomeKind.DENIED, f"it answered {status}: {why}"
-    if status == 500:
-        return OutcomeKind.UNDECIDED, "it answered 500"
-    return OutcomeKind.CLIENT_FAULT, ""
-
-
-def _is_cut_short(answer: Answer) -> bool:
-    """Return whether what claims to be an object of JSON lacks its beginning or its end.
-
-    What is in between is the client's to read: two bytes are looked at, however long it is.
-    """
-    body = answer.body
-    if body is None or not is_type(answer.header(b"content-type"), b"application/json"):
-        return False
-    return body[:16].lstrip()[:1] != b"{" or body[-16:].rstrip()[-1:] != b"}"

@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Final
 
 from vllm_router.engines.engine import EngineState, Transition
 from vllm_router.engines.fleet import Fleet
 from vllm_router.engines.work import Ticket
+
+#: An engine that fails its trials is not worth waiting for, and ends its trial without a change.
+_LOOK_AGAIN_S: Final = 0.5
 
 
 class EngineWait:
@@ -46,10 +50,10 @@ class EngineWait:
             change = asyncio.get_running_loop().create_future()
             self._waiting[change] = None
             try:
-                async with asyncio.timeout(until - now):
+                async with asyncio.timeout(min(until - now, _LOOK_AGAIN_S)):
                     await change
             except TimeoutError:
-                return False
+                continue
             finally:
                 self._waiting.pop(change, None)
         return True

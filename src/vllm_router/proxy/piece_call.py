@@ -15,6 +15,7 @@ from vllm_router.engines.engine import Engine
 from vllm_router.engines.work import OutcomeKind, Ticket, WorkTrace, windows_of
 from vllm_router.errors import (
     EngineFailed,
+    EnginesBusy,
     EnginesDied,
     EngineTooSlow,
     NoEngineReady,
@@ -32,6 +33,10 @@ from vllm_router.wire.wav import pcm16_header
 #: Waits before a piece is tried anew when the fleet cannot take it: together longer than an engine
 #: needs to restart and to be noticed, since an hour of work should not die of a minute's trouble.
 PATIENCE_S: Final = (1.0, 3.0, 10.0, 20.0)
+
+#: Engines that must refuse a piece before the whole audio fails: what it would cost to be wrong is
+#: not one upload but an hour of work.
+VOTES: Final = 3
 
 #: Fields that speak of the whole upload or of its answer, and are made anew for each piece.
 _OURS: Final = frozenset(
@@ -136,6 +141,7 @@ class PieceCaller:
                 windows=windows_of(piece.length_s),
                 urgency=audio.urgency,
                 enqueued_at=audio.enqueued_at,
+                votes=VOTES,
                 is_admitted=True,
                 trace=trace,
                 deaths=piece.deaths,
@@ -144,7 +150,7 @@ class PieceCaller:
                 attempt = await self._dispatcher.attempt(ticket, send)
             except EnginesDied:
                 raise
-            except (EngineFailed, EngineTooSlow, NoEngineReady):
+            except (EngineFailed, EnginesBusy, EngineTooSlow, NoEngineReady):
                 if patience_s is None:
                     raise
                 await asyncio.sleep(patience_s)

@@ -26,7 +26,7 @@ from vllm_router.outbound.call import (
 from vllm_router.outbound.http1 import HttpClient
 from vllm_router.outbound.origin import Origins
 from vllm_router.outbound.upload import Pieces, Span, Upload
-from vllm_router.proxy.dispatch import Attempt
+from vllm_router.proxy.dispatch import MAX_REFUSAL_BYTES, Attempt
 from vllm_router.proxy.headers import client_headers
 from vllm_router.wire.engine_error import is_for_clients
 from vllm_router.wire.leading_space import StreamStart
@@ -36,8 +36,8 @@ from vllm_router.wire.sse import MAX_EVENT_BYTES, complete_bytes, encode
 from vllm_router.wire.stream_events import error_event
 from vllm_router.wire.transcript import BadTranscript
 
-#: A refusal is a sentence or a few; what is longer is not read to its end.
-MAX_REFUSAL_BYTES: Final = 256 * 1024
+#: Headers that go along with a refusal that is put into another shape.
+_KEPT_WITH_REFUSAL: Final = frozenset({b"retry-after", b"x-engine-id"})
 
 #: What an engine may take for each second of audio: 0.5 times real time is slower than any engine
 #: worth having, so a longer wait means that it hangs.
@@ -169,8 +169,9 @@ async def _pass_refusal_on(exchange: Exchange, attempt: Attempt) -> None:
     error = EngineSaid(status, said)
     headers = client_headers(answer.headers, attempt.engine_id)
     if not error.is_verbatim or not is_type(answer.header(b"content-type"), b"application/json"):
-        # What describes the engine's body would describe ours wrongly.
-        headers = [h for h in headers if not h[0].startswith(b"content-") and h[0] != b"etag"]
+        # What describes the engine's body would describe ours wrongly, and who answers in another
+        # shape may be a proxy, whose headers are about the inside.
+        headers = [h for h in headers if h[0] in _KEPT_WITH_REFUSAL]
         headers.append((b"content-type", b"application/json"))
     exchange.respond(status, headers, error.body())
 

@@ -29,14 +29,14 @@ from vllm_router.outbound.call import (
 )
 from vllm_router.outbound.upload import Upload
 from vllm_router.policy.capabilities import LEAST_AUDIO_S, LEAST_FILE_BYTES
-from vllm_router.proxy.dispatch import Attempt
+from vllm_router.proxy.dispatch import MAX_REFUSAL_BYTES, Attempt
 from vllm_router.proxy.events import EventStream
 from vllm_router.proxy.facts import RequestFacts
 from vllm_router.proxy.headers import engine_headers
 from vllm_router.proxy.long import LongAnswer, answer_headers
 from vllm_router.proxy.means import Means, known_length, require_words
 from vllm_router.proxy.pieces import SpeechMap
-from vllm_router.proxy.relay import MAX_REFUSAL_BYTES, UploadBody, pass_on, understood
+from vllm_router.proxy.relay import UploadBody, pass_on, understood
 from vllm_router.proxy.speech_check import SpeechCheck
 from vllm_router.proxy.story import Story
 from vllm_router.proxy.wish import StreamFormat, Wish

@@ -15,6 +15,9 @@ from vllm_router.wire.json_text import BadJson, JsonObject, JsonValue, read_obje
 
 #: A longer text is a page or a traceback rather than a sentence for the caller.
 MAX_SENTENCE_CHARS: Final = 300
+#: The longest message that is kept of an error that nearly has OpenAI's shape.
+MAX_MESSAGE_CHARS: Final = 1000
+_MAX_WORD_CHARS: Final = 100
 #: What only a wrong key between the router and its engine, or a proxy there, makes an engine say.
 _ABOUT_THE_ROUTER: Final = frozenset({401, 403, 407})
 #: FastAPI lists every field that it misses; the first ones tell what is wrong.
@@ -55,6 +58,20 @@ def is_for_clients(status: int) -> bool:
     return 400 <= status < 600 and status not in _ABOUT_THE_ROUTER
 
 
+def lacks_model(answer: bytes) -> bool:
+    """Return whether an engine's 404 says that it does not have the model it was asked for."""
+    try:
+        said: JsonObject = read_object(answer)
+    except BadJson:
+        return False
+    error = said.get("error")
+    inner = error if isinstance(error, Mapping) else said
+    if inner.get("param") == "model" or inner.get("code") == "model_not_found":
+        return True
+    message = inner.get("message")
+    return isinstance(message, str) and "model" in message.lower()
+
+
 def read_engine_error(status: int, answer: bytes) -> EngineError:
     """Return an engine's refusal in OpenAI's shape.
 
@@ -79,13 +96,15 @@ def read_engine_error(status: int, answer: bytes) -> EngineError:
             return EngineError(message, kind, param, answer, True)
         # Of one kind with the shape, so its words are the engine's own to choose.
         is_alike = inner is error or said.get("object") == "error"
-        words = message if is_alike else plain_sentence(message)
+        words = _bounded(message) if is_alike else plain_sentence(message)
     else:
         words = _other_words(said)
+    if isinstance(code, str):
+        code = _word(code)
     return _made(
         words or _general(status),
-        kind,
-        param,
+        _word(kind) or usual_type,
+        None if param is None else _word(param),
         code if isinstance(code, str | int) else "engine_refused",
     )
 
@@ -98,6 +117,19 @@ def plain_sentence(text: str) -> str | None:
     if not words.isprintable() or "\ufffd" in words or words[0] in "{[" or _UNFIT.search(words):
         return None
     return words
+
+
+def _bounded(message: str) -> str | None:
+    """Return an engine's own message on one line, cut to its bound; None if it is a traceback."""
+    words = " ".join(message.split())
+    if "Traceback (" in words or not words.isprintable() or "\ufffd" in words:
+        return None
+    return words[:MAX_MESSAGE_CHARS]
+
+
+def _word(text: str) -> str | None:
+    """Return a short name as it is; None if it is something else."""
+    return text if text.isprintable() and 0 < len(text) <= _MAX_WORD_CHARS else None
 
 
 def _made(message: str, kind: str, param: str | None, code: str | int) -> EngineError:
