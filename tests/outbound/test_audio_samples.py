@@ -29,7 +29,7 @@ def samples_of(
     fd = os.open(path, os.O_RDONLY)
     try:
         file = ByteRange(fd, 0, path.stat().st_size)
-        return np.frombuffer(b"".join(read_samples(file, max_audio_s, said.append)), "<i2")
+        return np.frombuffer(b"".join(read_samples(file, max_audio_s, note=said.append)), "<i2")
     finally:
         os.close(fd)
 
