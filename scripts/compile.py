@@ -64,6 +64,7 @@ HOT = (
     "wire/duration.py",
     "wire/exposition.py",
     "wire/leading_space.py",
+    "wire/length.py",
     "wire/multipart.py",
     "wire/plain_text.py",
     "wire/spoken_length.py",

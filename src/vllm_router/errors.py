@@ -75,6 +75,10 @@ class UnreadableAudio(BadRequest):
     code = "invalid_audio"
 
 
+class UnknownAudioFormat(UnreadableAudio):
+    """The file is in none of the formats that the router decodes; an engine may know it."""
+
+
 class UnsupportedValue(BadRequest):
     """A form field asks for something that cannot be given."""
 

@@ -24,7 +24,8 @@ from vllm_router.outbound.http1 import HttpClient
 from vllm_router.outbound.origin import Origin
 from vllm_router.outbound.probe import read_models
 from vllm_router.wire.chunked import BadChunk, ChunkedReader
-from vllm_router.wire.duration import audio_seconds
+from vllm_router.wire.doubt import length_doubt
+from vllm_router.wire.duration import audio_seconds, container_kind
 from vllm_router.wire.engine_error import read_engine_error
 from vllm_router.wire.exposition import BadExposition, read_engine_stats
 from vllm_router.wire.multipart import BadForm, FormReader, boundary_of
@@ -32,7 +33,7 @@ from vllm_router.wire.refusal import read_refusal
 from vllm_router.wire.sse import EventReader, EventTooLarge
 from vllm_router.wire.stream_events import ChunkTranslator
 from vllm_router.wire.transcript import BadTranscript, read_transcript
-from vllm_router.wire.trouble import audio_trouble
+from vllm_router.wire.trouble import audio_damage, audio_refusal
 from vllm_router.wire.wav import WavError, pcm16_wav, read_wav_header
 
 
@@ -102,8 +103,11 @@ def audio(data: bytes) -> None:
     for size in (len(data), len(data) * 1000):
         seconds = audio_seconds(data, size, data[-4096:])
         assert seconds is None or seconds >= 0
-        trouble = audio_trouble(data, size, data[-4096:])
-        assert trouble is None or trouble
+        for trouble in (audio_refusal(data, size), audio_damage(data, size, data[-4096:])):
+            assert trouble is None or trouble
+        kind = container_kind(data)
+        doubt = length_doubt(kind, data, size, data[-4096:], seconds)
+        assert doubt is None or doubt
 
 
 def wav(data: bytes) -> None:

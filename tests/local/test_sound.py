@@ -1,6 +1,9 @@
 import io
 import struct
+import subprocess
+import sys
 import wave
+from pathlib import Path
 
 import av
 import numpy as np
@@ -71,6 +74,18 @@ def test_any_wav_becomes_16_khz_mono(rate_hz: int, channels: int) -> None:
 def test_other_containers_are_decoded(kind: str, codec: str) -> None:
     samples = decode(encoded(kind, codec, 2.0))
     assert abs(len(samples) / RATE_HZ - 2.0) < 0.1
+
+
+@pytest.mark.parametrize("kind", ["mov", "caf"])
+def test_eight_channels_of_pcm_do_not_end_the_process(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / f"a.{kind}"
+    source = ["-f", "lavfi", "-i", "anullsrc=r=16000:cl=7.1", "-t", "0.2"]
+    subprocess.run(["ffmpeg", "-v", "error", *source, "-c:a", "pcm_s16le", str(path)], check=True)
+    # What fails here is no exception but a crash, and must not take the other tests along.
+    code = "import sys, pathlib; from vllm_router.local.sound import decode\n"
+    code += "print(len(decode(pathlib.Path(sys.argv[1]).read_bytes())))"
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, b"3200")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 import asyncio
 import os
 import signal
+import socket
 import sys
 import wave
 from collections.abc import AsyncIterator
@@ -16,8 +17,10 @@ from vllm_router.outbound.audio import (
     DecoderUnavailable,
     Piece,
     PieceStream,
+    _Worker,
     memory_file,
 )
+from vllm_router.outbound.audio_worker import ANSWER, PIECE
 from vllm_router.wire.wav import pcm16_wav
 
 __all__ = ["audio_folder"]
@@ -210,6 +213,41 @@ async def test_a_decoder_that_breaks_is_a_broken_file(decoder: AudioDecoder, min
     with pytest.raises(UnreadableAudio, match="damaged"):
         await collect(stream)
     assert len(await collect(decoder.pieces(minutes))) == 7
+
+
+@pytest.mark.parametrize("sizes", [(0xFFFF_FFFF, 0), (10, 0xFFFF_FFFF)])
+async def test_a_decoder_that_promises_gigabytes_is_left(sizes: tuple[int, int]) -> None:
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    process = await asyncio.create_subprocess_exec("sleep", "60")
+    worker = _Worker(process, ours)
+    try:
+        theirs.sendall(ANSWER.pack(PIECE, *sizes))
+        with pytest.raises(EOFError):
+            async with asyncio.timeout(20):
+                await worker.answer()
+    finally:
+        worker.kill()
+        theirs.close()
+        await process.wait()
+
+
+async def test_hours_in_which_nobody_speaks_are_decoded(tmp_path: Path) -> None:
+    path = tmp_path / "silent.wav"
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, 16_000, 0, "NONE", ""))
+    hours = 3600 * 32_000
+    data = bytearray(path.read_bytes())
+    data[40:44] = bytes(4)
+    with path.open("wb") as file:
+        file.write(data)
+        file.truncate(len(data) + 2 * hours)
+    # Each ten minutes take well under a second, all of them more.
+    async with AudioDecoder(piece_timeout_s=2.0, vad="level") as decoder:
+        await decoder.warm()
+        stream = decoder.pieces(path)
+        assert await collect(stream) == []
+        assert stream.length_s == 7200
 
 
 async def test_decoding_without_end_is_given_up(minutes: Path) -> None:

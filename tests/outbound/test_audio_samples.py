@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from tests.audio_files import KINDS, audio_folder, make, make_kind, piped
+from tests.file_cases import CASES, encoded
+from tests.outbound.dref import referring
 
 from vllm_router.outbound.audio_samples import ByteRange, NotAudio, read_samples
 from vllm_router.wire.wav import pcm16_wav, silence
@@ -17,13 +19,17 @@ from vllm_router.wire.wav import pcm16_wav, silence
 __all__ = ["audio_folder"]
 
 DAY_S = 86_400.0
+OPUS_PAGES = encoded("ogg", "-c:a", "libopus", "-page_duration", "500000")
 
 
-def samples_of(path: Path, max_audio_s: float = DAY_S) -> npt.NDArray[np.int16]:
+def samples_of(
+    path: Path, max_audio_s: float = DAY_S, notes: list[str] | None = None
+) -> npt.NDArray[np.int16]:
+    said = [] if notes is None else notes
     fd = os.open(path, os.O_RDONLY)
     try:
         file = ByteRange(fd, 0, path.stat().st_size)
-        return np.frombuffer(b"".join(read_samples(file, max_audio_s)), "<i2")
+        return np.frombuffer(b"".join(read_samples(file, max_audio_s, note=said.append)), "<i2")
     finally:
         os.close(fd)
 
@@ -138,8 +144,11 @@ def test_a_format_that_changes_on_the_way_is_followed(tmp_path: Path) -> None:
         (np.random.default_rng(5).bytes(100_000), ""),
         (b"PK\x03\x04" + bytes(5000), "not audio"),
         (b"OggS" + bytes(500), "not audio"),
-        (b"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n/etc/passwd\n#EXT-X-ENDLIST\n", "not aud"),
-        (b"ffconcat version 1.0\nfile /etc/passwd\n", "not audio"),
+        (
+            b"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n/etc/passwd\n#EXT-X-ENDLIST\n",
+            "playlist",
+        ),
+        (b"ffconcat version 1.0\nfile /etc/passwd\n", "playlist"),
     ],
     ids=["empty", "header", "text", "zeros", "noise", "zip", "ogg", "playlist", "concat"],
 )
@@ -147,12 +156,77 @@ def test_what_is_not_audio_is_refused_in_words(data: bytes, words: str, tmp_path
     assert words in refusal(write(tmp_path, data))
 
 
-@pytest.mark.parametrize(
-    "kind", sorted(set(KINDS) - {"mp3_cbr_bare", "mp3_cbr_tagged", "mp2", "aac_adts"})
-)
-def test_half_a_file_is_refused(kind: str, audio_folder: Path, tmp_path: Path) -> None:
+# Their index is at their end: without it, nobody knows where the sound lies.
+INDEX_LAST = {"m4a", "alac", "mov_pcm", "mov_surround_71", "video_mp4"}
+# Nothing in these says how long they ought to be.
+ENDLESS = {"mp3_cbr_bare", "mp3_cbr_tagged", "mp2", "aac_adts"}
+
+
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - INDEX_LAST))
+def test_half_a_file_is_decoded_as_far_as_it_goes(
+    kind: str, audio_folder: Path, tmp_path: Path
+) -> None:
+    data = make_kind(audio_folder, kind, 3.3).read_bytes()
+    path, notes = write(tmp_path, data[: len(data) // 2]), list[str]()
+    heard = samples_of(path, notes=notes)
+    theirs = by_ffmpeg(path)
+    # Up to a frame or a page, which is most of what a second of some codecs takes.
+    assert len(heard) == pytest.approx(len(theirs), abs=4000)
+    assert 0.4 * 16_000 < len(heard) < 3.2 * 16_000
+    assert kind in ENDLESS or any("cut short" in note for note in notes)
+
+
+@pytest.mark.parametrize("kind", sorted(INDEX_LAST))
+def test_half_a_file_without_its_index_is_refused(
+    kind: str, audio_folder: Path, tmp_path: Path
+) -> None:
     data = make_kind(audio_folder, kind, 3.3).read_bytes()
     assert "cut short" in refusal(write(tmp_path, data[: len(data) // 2]))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_files_sound_is_where_its_clock_has_it(
+    name: str, audio_folder: Path, tmp_path: Path
+) -> None:
+    case = CASES[name]
+    path, notes = write(tmp_path, case.make(audio_folder, 7.5)), list[str]()
+    if case.outcome == "refused":
+        assert "cut short" in refusal(path)
+        return
+    heard = samples_of(path, notes=notes)
+    assert bool(notes) == (case.outcome == "damaged")
+    slack = 0.65 if case.outcome == "damaged" else case.slack_s
+    assert len(heard) / 16_000 == pytest.approx(case.length_s(7.5), abs=slack)
+    # The sound is loud at first; before it there is nothing, and none of a hole is loud.
+    loud = np.abs(heard[: len(heard) // 1600 * 1600].reshape(-1, 1600).astype(float)).mean(axis=1)
+    first_s = int(np.argmax(loud > 300)) / 10
+    assert case.starts_s - 0.15 <= first_s <= case.starts_s + 2.3
+    assert not heard[: int((case.starts_s - 0.3) * 16_000) if case.starts_s else 0].any()
+    still_s = (heard == 0).sum() / 16_000
+    assert still_s >= case.starts_s + case.hole_s - 0.5
+
+
+def test_a_hole_at_any_place_stays_as_long_as_it_is(audio_folder: Path, tmp_path: Path) -> None:
+    pages = OPUS_PAGES(audio_folder, 20.0).split(b"OggS")[1:]
+    for first, past in ((6, 10), (10, 30), (20, 24)):
+        kept = pages[:first] + pages[past:]
+        heard = samples_of(write(tmp_path, b"".join(b"OggS" + page for page in kept)))
+        assert len(heard) / 16_000 == pytest.approx(20.0, abs=0.3)
+        still_s = (heard == 0).sum() / 16_000
+        assert still_s == pytest.approx((past - first) * 0.5, abs=0.6)
+
+
+def test_samples_in_another_file_are_not_read(tmp_path: Path) -> None:
+    secret = tmp_path / "secret.pcm"
+    secret.write_bytes(np.full(50_000, 12_345, "<i2").tobytes())
+    plain = make(tmp_path / "a.mov", 1.0, ["-c:a", "pcm_s16le"]).read_bytes()
+    path = write(tmp_path, referring(plain, str(secret).encode()))
+    # FFmpeg would open it, if it were let.
+    options = {"enable_drefs": "1", "use_absolute_path": "1"}
+    with av.open(str(path), format="mov", container_options=options) as container:
+        (frame, *_) = container.decode(audio=0)
+        assert (frame.to_ndarray() == 12_345).all()
+    assert refusal(path)
 
 
 def test_a_rate_of_four_gigahertz_is_refused(tmp_path: Path) -> None:
@@ -170,7 +244,7 @@ def test_a_film_without_sound_is_refused(tmp_path: Path) -> None:
 
 def test_audio_longer_than_allowed_is_refused_before_decoding(audio_folder: Path) -> None:
     path = make_kind(audio_folder, "opus", 50.0)
-    assert refusal(path, 49.0) == "The audio is longer than the 49 s that are accepted."
+    assert refusal(path, 45.0) == "The audio is longer than the 45 s that are accepted."
     assert len(samples_of(path, 50.0)) == 800_000
 
 
@@ -198,7 +272,9 @@ def test_a_bomb_is_refused_however_it_is_packed(tmp_path: Path) -> None:
     honest = start + sound
     assert len(samples_of(write(tmp_path, honest))) == 255 * 1920
     lying = honest + page([b"\xfb\x06"] * 255, 48_000 * 10**6, 3, 4)
-    assert "impossible" in refusal(write(tmp_path, lying))
+    notes: list[str] = []
+    assert len(samples_of(write(tmp_path, lying), notes=notes)) == 2 * 255 * 1920
+    assert "impossible" in notes[0]
     hours = start + sound * 300
     assert "attack" in refusal(write(tmp_path, hours))
 

@@ -14,12 +14,12 @@ import vllm_router
 from vllm_router.outbound.audio_worker import (
     ANSWER,
     END,
-    ERROR,
     JOB_LENGTH,
     OFF,
     PIECE,
     READY,
     SILERO,
+    UNKNOWN,
     Job,
     serve,
 )
@@ -101,7 +101,7 @@ def test_a_refused_file_is_a_sentence(worker: socket.socket, tmp_path: Path) -> 
     receive(worker)
     send(worker, job(800), path)
     kind, words, pcm = receive(worker)
-    assert (kind, pcm) == (ERROR, b"")
+    assert (kind, pcm) == (UNKNOWN, b"")
     assert b"not audio" in words
 
 
@@ -197,7 +197,7 @@ def test_the_detector_has_room_within_the_workers_bounds(tmp_path: Path) -> None
         assert receive(sock)[0] == READY
         send(sock, Job(0, path.stat().st_size, 600, 30.0, (), False, SILERO), path)
         kind, meta, _ = receive(sock)
-        assert (kind, json.loads(meta)) == (END, [75, 0])
+        assert (kind, json.loads(meta)) == (END, [75, 0, []])
         peak_kb = Path(f"/proc/{process.pid}/status").read_text().split("VmPeak:")[1].split()[0]
         assert int(peak_kb) < 1 << 20
     finally:

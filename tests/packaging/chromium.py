@@ -99,7 +99,7 @@ class Page:
 
 
 @contextlib.contextmanager
-def chromium() -> Iterator[Page]:
+def chromium(*flags: str) -> Iterator[Page]:
     """Run a browser with nobody's profile until the block ends."""
     program = shutil.which("chromium")
     assert program is not None, "install Debian's chromium; scripts/install --dev does"
@@ -121,6 +121,7 @@ def chromium() -> Iterator[Page]:
                 *("--disable-component-update", "--disable-sync", "--remote-debugging-pipe"),
                 "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
                 f"--user-data-dir={profile}",
+                *flags,
             ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

@@ -9,6 +9,7 @@ from vllm_router.errors import BadRequest, MissingField, NoEngineReady, UnknownM
 from vllm_router.outbound.upload import Spool
 from vllm_router.proxy.facts import RequestFacts, Task, read_facts
 from vllm_router.wire.bitrate import BitrateBook
+from vllm_router.wire.length import LengthHint
 from vllm_router.wire.multipart import FormReader
 from vllm_router.wire.wav import pcm16_wav, silence
 
@@ -44,19 +45,20 @@ def read(
 def test_length_and_kind_are_read_from_the_container(spool: Spool) -> None:
     facts = read(spool, field("model", "m"), file(AUDIO))
     assert (facts.model, facts.asked_model) == ("m", "m")
-    assert (facts.audio_s, facts.is_estimated, facts.kind) == (2.5, False, "wav")
+    assert (facts.hint, facts.measured_s, facts.kind) == (LengthHint(2.5), 2.5, "wav")
 
 
 @given(st.floats(0.01, 3), st.sampled_from([8000, 16000, 44100]))
 def test_every_wav_has_its_true_length(spool: Spool, seconds: float, rate_hz: int) -> None:
     facts = read(spool, file(pcm16_wav(bytes(2 * int(seconds * rate_hz)), rate_hz)))
-    assert facts.audio_s == pytest.approx(int(seconds * rate_hz) / rate_hz)
+    assert facts.measured_s == pytest.approx(int(seconds * rate_hz) / rate_hz)
 
 
 def test_a_length_that_no_header_tells_is_estimated(spool: Spool) -> None:
     facts = read(spool, file(bytes(100_000)))
-    assert facts.is_estimated
-    assert facts.audio_s > 0
+    assert facts.hint.doubt is not None
+    assert facts.hint.seconds > 0
+    assert facts.measured_s is None
 
 
 def test_an_alias_is_resolved_and_a_model_of_that_name_goes_before(spool: Spool) -> None:
@@ -109,14 +111,14 @@ def test_what_is_missing_is_said(spool: Spool, parts: list[bytes], says: str) ->
 
 def test_of_several_files_the_last_counts_as_at_the_engine(spool: Spool) -> None:
     facts = read(spool, file(silence(1.0)), file(silence(2.0)))
-    assert facts.audio_s == 2.0
+    assert facts.measured_s == 2.0
 
 
 @given(st.binary(max_size=300))
 def test_no_bytes_can_do_worse_than_be_refused(spool: Spool, data: bytes) -> None:
     for head in (b"", b"RIFF\xff\xff\xff\xffWAVEfmt ", b"OggS", b"fLaC", b"ID3", b"\x1aE\xdf\xa3"):
         try:
-            assert read(spool, file(head + data)).audio_s >= 0
+            assert read(spool, file(head + data)).hint.seconds >= 0
         except BadRequest as refused:
             assert refused.message  # noqa: PT017
 

@@ -7,15 +7,19 @@ from vllm_router.proxy.facts import RequestFacts, Task
 from vllm_router.proxy.means import known_length, require_words
 from vllm_router.proxy.wish import StreamFormat, Wish
 from vllm_router.wire.formats import ResponseFormat
+from vllm_router.wire.length import LengthHint, MeasuredSeconds
 from vllm_router.wire.multipart import Form, Part
 from vllm_router.wire.transcript import Transcript, Word
 
 FILE = Part("file", "a.wav", None, 0, 10, None)
 
 
-def facts(audio_s: float, *, is_estimated: bool) -> RequestFacts:
+def facts(seconds: float, *, is_measured: bool) -> RequestFacts:
     form = Form((FILE,), 10, b"b")
-    return RequestFacts(Task.TRANSCRIBE, "m", "m", form, FILE, audio_s, is_estimated, "wav")
+    measured_s = MeasuredSeconds(seconds) if is_measured else None
+    return RequestFacts(
+        Task.TRANSCRIBE, "m", "m", form, FILE, LengthHint(seconds), measured_s, "wav"
+    )
 
 
 def wish(*, wants_words: bool) -> Wish:
@@ -24,9 +28,9 @@ def wish(*, wants_words: bool) -> Wish:
     )
 
 
-def test_an_estimated_length_is_not_told_as_true() -> None:
-    assert known_length(facts(1.23456, is_estimated=False)) == 1.235
-    assert known_length(facts(1.23456, is_estimated=True)) is None
+def test_a_hint_is_not_told_as_true() -> None:
+    assert known_length(facts(1.23456, is_measured=True)) == 1.235
+    assert known_length(facts(1.23456, is_measured=False)) is None
 
 
 def test_times_of_words_are_refused_only_where_the_engine_gives_none() -> None:

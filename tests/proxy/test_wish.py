@@ -19,6 +19,7 @@ from vllm_router.proxy.wish import (
 )
 from vllm_router.wire.channels import Channels
 from vllm_router.wire.formats import ResponseFormat
+from vllm_router.wire.length import LengthHint
 from vllm_router.wire.multipart import Form, Part
 
 
@@ -26,7 +27,7 @@ def facts(*fields: tuple[str, str]) -> RequestFacts:
     parts = [Part(name, None, None, 0, 0, value.encode()) for name, value in fields]
     file = Part("file", "a.wav", None, 0, 10, None)
     form = Form((*parts, file), 0, b"b")
-    return RequestFacts(Task.TRANSCRIBE, "m", "m", form, file, 1.0, False, "wav")
+    return RequestFacts(Task.TRANSCRIBE, "m", "m", form, file, LengthHint(1.0), None, "wav")
 
 
 def wish(*fields: tuple[str, str], **headers: Any) -> Wish:

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_router.wire.told_seconds import corrected_seconds, told_seconds
+from vllm_router.wire.length import LengthHint
+from vllm_router.wire.told_seconds import confirmed_seconds, told_seconds
 
 SECONDS = st.floats(0, 9e6).map(lambda value: round(value, 3))
 
@@ -42,6 +43,10 @@ def test_nonsense_tells_nothing() -> None:
 
 
 def test_a_length_that_agrees_to_a_second_stays_as_exact_as_it_was() -> None:
-    assert corrected_seconds(18.3, 19.0) == 18.3
-    assert corrected_seconds(415.0, 19.0) == 19.0
-    assert corrected_seconds(0.04, 85.0) == 85.0
+    assert confirmed_seconds(LengthHint(18.3), 19.0) == 18.3
+    assert confirmed_seconds(LengthHint(415.0), 19.0) == 19.0
+    assert confirmed_seconds(LengthHint(0.04), 85.0) == 85.0
+
+
+def test_a_doubtful_hint_does_not_make_the_engines_word_more_exact() -> None:
+    assert confirmed_seconds(LengthHint(18.3, "its header is missing"), 19.0) == 19.0

@@ -6,7 +6,13 @@ from hypothesis import strategies as st
 from tests.audio_files import KINDS, LONG, audio_folder, make_kind, piped
 
 from vllm_router.wire.duration import HEAD_BYTES, TAIL_BYTES, tail_offset
-from vllm_router.wire.trouble import audio_trouble, most_plausible_s
+from vllm_router.wire.trouble import (
+    audio_damage,
+    audio_refusal,
+    is_whole_wav,
+    most_plausible_s,
+    plain_wav,
+)
 from vllm_router.wire.wav import silence
 
 __all__ = ["audio_folder"]
@@ -19,7 +25,8 @@ _SILENT_ABOUT_THEIR_END |= {"aac_adts"}
 def trouble_of(data: bytes) -> str | None:
     head = data[:HEAD_BYTES]
     at = tail_offset(head, len(data))
-    return audio_trouble(head, len(data), data[at : at + TAIL_BYTES])
+    refusal = audio_refusal(head, len(data))
+    return refusal or audio_damage(head, len(data), data[at : at + TAIL_BYTES])
 
 
 def test_an_empty_file_is_empty() -> None:
@@ -56,7 +63,7 @@ def test_an_ogg_cut_inside_its_last_page_header_is_cut_short(audio_folder: Path)
 
 def test_a_head_that_ends_inside_a_count_shows_nothing() -> None:
     frame = b"\xff\xf3\x14\xc4" + bytes(9) + b"Xing\0\0\0\x03\0\0\0"
-    assert audio_trouble(frame + b"\xff\xf3\x14\xc4", 1000) is None
+    assert audio_damage(frame + b"\xff\xf3\x14\xc4", 1000) is None
 
 
 @pytest.mark.parametrize(
@@ -112,6 +119,37 @@ def test_a_wav_whose_samples_start_late_is_left_alone() -> None:
     assert trouble_of(data + silence(1)[12:]) is None
 
 
+def test_only_a_wav_whose_bytes_measure_its_sound_is_plain() -> None:
+    plain = silence(1)
+    assert plain_wav(plain, len(plain)) is not None
+    for at, value in ((20, b"\x11\0"), (32, b"\x04\0"), (40, b"\0\x40\0\0")):
+        data = bytearray(plain)
+        data[at : at + len(value)] = value
+        assert plain_wav(bytes(data), len(data)) is None
+    assert plain_wav(plain + plain, 2 * len(plain)) is None
+
+
+@pytest.mark.parametrize("behind", [b"", b"LIST" + (9000).to_bytes(4, "little") + bytes(9000)])
+def test_a_second_wav_file_behind_the_first_is_seen(behind: bytes) -> None:
+    plain = silence(60) + behind
+    at = 44 + 60 * 32_000
+    assert is_whole_wav(plain[:HEAD_BYTES], len(plain), plain[at : at + TAIL_BYTES])
+    both = plain + silence(1)
+    assert not is_whole_wav(both[:HEAD_BYTES], len(both), both[at : at + TAIL_BYTES])
+    assert trouble_of(both) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"#EXTM3U\n", b"\xef\xbb\xbf#EXTM3U", b"ffconcat version 1.0", b"<?xml version='1.0'?><MPD>",
+     b"[playlist]\nFile1=", b"v=0\r\no=", b"\n\n<smil>"],
+)  # fmt: skip
+def test_what_only_names_audio_is_refused(text: bytes) -> None:
+    refusal = audio_refusal(text, 1000)
+    assert refusal is not None
+    assert "playlist" in refusal
+
+
 def test_a_length_that_cannot_be_is_named(audio_folder: Path) -> None:
     data = bytearray(make_kind(audio_folder, "flac", 3.3).read_bytes())
     data[21:26] = b"\xff\xff\xff\xff\xff"
@@ -134,5 +172,9 @@ _MAGIC = [b"OggS", b"RIFF\0\0\0\0WAVE", b"\0\0\0\x08ftyp", b"ID3", b"\x1a\x45\xd
 
 @given(st.sampled_from(_MAGIC), st.binary(max_size=300), st.integers(0, 1 << 41))
 def test_no_bytes_break_the_check(magic: bytes, rest: bytes, size_bytes: int) -> None:
-    trouble = audio_trouble(magic + rest, size_bytes, rest)
-    assert trouble is None or trouble.endswith(".")
+    for trouble in (
+        audio_refusal(magic + rest, size_bytes),
+        audio_damage(magic + rest, size_bytes, rest),
+    ):
+        assert trouble is None or trouble.endswith(".")
+    is_whole_wav(magic + rest, size_bytes, rest)

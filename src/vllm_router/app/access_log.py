@@ -123,6 +123,7 @@ class AccessLog:
                 "speech_s", story.speech_s or None,
                 "covered_s", story.covered_s if story.is_verified else None,
                 "key", story.holder,
+                "warning", " ".join(story.damage) or None,
                 "trace_id", None if story.trace is None else story.trace.trace_id,
             ),
         )  # fmt: skip
@@ -156,6 +157,7 @@ class AccessLog:
             "speech_s": round(story.speech_s, 3) if story.speech_s else None,
             "covered_s": round(story.covered_s, 3) if story.is_verified else None,
             "key": story.holder,
+            "warning": " ".join(story.damage) or None,
             "client": exchange.client,
         }
         if story.trace is not None:

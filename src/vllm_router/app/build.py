@@ -59,6 +59,7 @@ from vllm_router.proxy.word_counts import WordCounts
 from vllm_router.settings import Settings
 from vllm_router.wire.channels import Channels
 from vllm_router.wire.kube_objects import parse_port
+from vllm_router.wire.length import MeasuredSeconds
 from vllm_router.wire.subtitles import SubtitleStyle
 
 if TYPE_CHECKING:
@@ -352,10 +353,9 @@ def build_router(
     caller = PieceCaller(dispatcher, relay, capabilities)
     quotas = Quotas(quota_rules)
 
-    def correct(holder: str, charged_s: float, true_s: float) -> None:
+    def correct(holder: str, charged_s: float, true_s: MeasuredSeconds) -> None:
         quotas.correct(holder, charged_s, true_s, now())
-        if true_s > charged_s:
-            metrics.key_audio_seconds.labels(holder).inc(true_s - charged_s)
+        metrics.key_audio_seconds.labels(holder).inc(true_s)
 
     fanout = Fanout(PieceTranscriber(caller, languages, counts), decoder, pieces, count_piece)
     transcriber = Transcriber(

@@ -20,7 +20,7 @@ MAX_AGE_S: Final = 7200
 _ALLOW_ORIGIN: Final = b"access-control-allow-origin"
 _EXPOSED: Final = (
     b"access-control-expose-headers",
-    b"X-Request-Id, X-Engine-Id, X-Missing-Seconds, Retry-After",
+    b"X-Request-Id, X-Engine-Id, X-Missing-Seconds, X-Audio-Warning, Retry-After",
 )
 _METHODS: Final = (b"access-control-allow-methods", b"GET, HEAD, POST, OPTIONS")
 _AGE: Final = (b"access-control-max-age", b"%d" % MAX_AGE_S)

@@ -29,6 +29,7 @@ from vllm_router.errors import (
     RateLimited,
     RouterError,
     ShuttingDown,
+    UnreadableAudio,
     WrongKey,
 )
 from vllm_router.inbound.asgi import ASGIApp, serve_asgi
@@ -41,6 +42,7 @@ from vllm_router.proxy.intake import UploadIntake
 from vllm_router.proxy.story import Story
 from vllm_router.proxy.transcribe import Transcriber
 from vllm_router.wire.bitrate import BitrateBook
+from vllm_router.wire.length import MeasuredSeconds
 
 if TYPE_CHECKING:
     # Not otherwise: it needs an extra.
@@ -211,16 +213,21 @@ class RouterService:
             facts = read_facts(
                 story.task, form, intake.upload, self._fleet.models(), self._aliases, self._bitrates
             )
-            story.model, story.audio_s = facts.model, facts.audio_s
+            story.model, story.audio_s = facts.model, facts.measured_s
+            if facts.damage is not None:
+                story.damaged((facts.damage,))
             if story.holder is not None:
-                self._charge(story.holder, facts.audio_s)
-                story.charged_s = facts.audio_s
+                # Reserved, until the length has been measured.
+                self._charge(story.holder, facts.hint.seconds)
+                story.charged_s = facts.hint.seconds
             await self._transcriber.answer(exchange, facts, intake.upload, story)
-            if facts.is_estimated and story.audio_s != facts.audio_s:
+            if facts.measured_s is None and story.audio_s is not None:
                 size_bytes = facts.file.end - facts.file.start
                 self._bitrates.observe(facts.kind, size_bytes, story.audio_s)
         except RouterError as e:
             story.error = e.code
+            if isinstance(e, UnreadableAudio) and story.audio_s is None:
+                story.audio_s = MeasuredSeconds(0.0)
             raise
 
     def _charge(self, holder: str, audio_s: float) -> None:
@@ -265,7 +272,11 @@ class RouterService:
             self._time(exchange, story, story.audio_s, now)
         if story.holder is not None:
             self._metrics.key_requests.labels(story.holder, str(status)).inc()
-            self._metrics.key_audio_seconds.labels(story.holder).inc(story.charged_s or 0.0)
+            # What is only reserved is counted once it has been measured.
+            used_s = 0.0
+            if story.charged_s is not None and story.audio_s is not None:
+                used_s = story.audio_s * story.channels
+            self._metrics.key_audio_seconds.labels(story.holder).inc(used_s)
         if self._access_log is not None:
             self._access_log.write(exchange, story, status, total_s)
         if story.trace is not None:
@@ -280,7 +291,7 @@ class RouterService:
             self._quotas.correct(holder, charged_s, true_s, now)
             story.charged_s = true_s
 
-    def _time(self, exchange: Exchange, story: Story, audio_s: float, now: float) -> None:
+    def _time(self, exchange: Exchange, story: Story, audio_s: MeasuredSeconds, now: float) -> None:
         length = length_label(audio_s)
         timed = self._timed.get((story.model, length))
         if timed is None:
@@ -350,9 +361,10 @@ class FleetObserver:
                     metrics.engine_windows.labels(engine_id),
                 )
             audio, windows = done
-            audio.inc(charge.audio_s)
+            audio_s = charge.audio_s if charge.measured_s is None else charge.measured_s
+            audio.inc(audio_s)
             windows.inc(charge.windows)
-            self._stats.note(engine_id, seconds, charge.audio_s)
+            self._stats.note(engine_id, seconds, audio_s)
 
     def waited(self, ticket: Ticket, seconds: float) -> None:
         """A ticket has left the queue for an engine."""

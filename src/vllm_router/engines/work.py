@@ -127,7 +127,8 @@ class Charge:
         engine_id: Where.
         started_at: Monotonic seconds.
         windows: Windows charged.
-        audio_s: Seconds of audio charged.
+        audio_s: Seconds of audio charged, by a header or estimated.
+        measured_s: Seconds of audio as somebody found who decoded it; None: nobody told.
         engine: The engine until the release, then None.
         area_before: The engine's window-seconds when this began.
         is_suspect: Whether an engine has died on the upload, and this one counts it.
@@ -141,6 +142,7 @@ class Charge:
     engine: "Engine | None" = field(repr=False)
     area_before: float = field(repr=False, default=0.0)
     is_suspect: bool = False
+    measured_s: float | None = None
 
     @property
     def is_released(self) -> bool:

@@ -56,16 +56,22 @@ def _frames(data: bytes | bytearray) -> Iterator[Samples]:
         if told_s > MAX_AUDIO_S:
             raise too_long(told_s)
         # Channels are averaged afterwards: the resampler's own mix to mono is louder than that.
-        resampler = av.AudioResampler(format="fltp", rate=RATE_HZ)
+        # Interleaved: PyAV crashes on the separate planes of eight channels.
+        resampler = av.AudioResampler(format="flt", rate=RATE_HZ)
         count = 0
         for frame in container.decode(stream):
             for piece in resampler.resample(frame):
                 count += piece.samples
-                yield piece.to_ndarray().mean(axis=0)
+                yield _mixed(piece)
             if count > MAX_AUDIO_S * RATE_HZ:
                 raise too_long(count / RATE_HZ)
         for piece in resampler.resample(None):
-            yield piece.to_ndarray().mean(axis=0)
+            yield _mixed(piece)
+
+
+def _mixed(frame: Any) -> Samples:
+    samples = frame.to_ndarray().reshape(frame.samples, -1).mean(axis=1)
+    return np.asarray(samples, np.float32)
 
 
 @dataclass(frozen=True, slots=True)

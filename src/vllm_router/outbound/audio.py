@@ -18,15 +18,28 @@ from types import TracebackType
 from typing import Final, Self
 
 import vllm_router
-from vllm_router.errors import RouterError, UnreadableAudio
-from vllm_router.outbound.audio_worker import ANSWER, ERROR, OFF, PIECE, SILERO, Job
+from vllm_router.errors import RouterError, UnknownAudioFormat, UnreadableAudio
+from vllm_router.outbound.audio_worker import (
+    ANSWER,
+    ERROR,
+    GOES_ON,
+    OFF,
+    PIECE,
+    SILERO,
+    UNKNOWN,
+    Job,
+)
 from vllm_router.wire.channels import Channels
+from vllm_router.wire.length import MeasuredSeconds
 from vllm_router.wire.piece import Piece
 
 __all__ = ["AudioDecoder", "DecoderUnavailable", "Piece", "PieceStream", "memory_file"]
 
 MEMORY_LIMIT_BYTES: Final = 2 * 1024**3
 """Address space of a worker: its libraries map 0.5 GB, an honest file needs 0.05 GB more."""
+MOST_ANSWER_BYTES: Final = 16 * 1024**2
+"""Samples or JSON in one message: a piece of 30 s is 0.96 MB. Whatever a file made of a decoder,
+it must not have the router wait for gigabytes."""
 START_TIMEOUT_S: Final = 60.0
 _CONSTANT_ENVIRONMENT: Final = {
     # Threads for linear algebra that nobody does would cost memory each.
@@ -51,7 +64,8 @@ class AudioDecoder:
     Args:
         max_workers: Processes at most; each decodes one audio, on one core, in about 100 MB.
         max_audio_s: Longer audio is refused, in seconds.
-        piece_timeout_s: Decoding that takes longer than this for one piece is given up.
+        piece_timeout_s: Decoding that takes longer than this for one piece, or for ten minutes in
+            which nobody speaks, is given up.
         memory_bytes: Address space a worker may take.
         keeps_one_ready: Whether a process is started ahead of need, which spares an audio the
             second or so that a start takes on a busy machine.
@@ -112,6 +126,7 @@ class AudioDecoder:
         max_piece_s: float = 30.0,
         first_s: tuple[float, ...] = (),
         keeps_silence: bool = False,
+        only_length: bool = False,
         channels: Channels = Channels.MIX,
     ) -> "PieceStream":
         """Return the pieces of an audio, decoded as they are asked for.
@@ -124,6 +139,7 @@ class AudioDecoder:
             max_piece_s: Longest piece, in seconds.
             first_s: Longest first, second, … piece, where these should be shorter.
             keeps_silence: Whether what is no speech stays in the pieces.
+            only_length: Whether there are no pieces at all, but the length at the end.
             channels: Which are cut; of each, pieces come in the order in which they are decided.
         """
 
@@ -137,6 +153,7 @@ class AudioDecoder:
                 first_s=first_s,
                 keeps_silence=keeps_silence or self._vad == OFF,
                 vad=self._vad,
+                only_length=only_length,
                 channels=channels.value,
             )
 
@@ -242,12 +259,15 @@ class PieceStream:
     process. Closing twice is harmless.
 
     Attributes:
-        length_s: The length of the audio, in seconds; None before the last piece has been taken.
+        length_s: The length of the audio, as it was decoded; None before the last piece has been
+            taken.
         speech_s: How long somebody speaks in it; None before that.
+        damage: How the file is damaged, in sentences; empty before that.
 
     Raises, from iterating:
-        UnreadableAudio: The file cannot be decoded, is cut short, is too long or too slow to
-            decode; perhaps after some pieces.
+        UnreadableAudio: The file cannot be decoded, is too long or too slow to decode; perhaps
+            after some pieces.
+        UnknownAudioFormat: None of the formats that are decoded here; before any piece.
         DecoderUnavailable: No process could be started.
         OSError: The path could not be opened.
     """
@@ -264,8 +284,9 @@ class PieceStream:
         self._worker: _Worker | None = None
         self._killed: _Worker | None = None
         self._has_ended = False
-        self.length_s: float | None = None
+        self.length_s: MeasuredSeconds | None = None
         self.speech_s: float | None = None
+        self.damage: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         state = "ended" if self._has_ended else "running" if self._worker else "waiting"
@@ -290,8 +311,10 @@ class PieceStream:
             raise StopAsyncIteration
         try:
             worker = self._worker or await self._begin()
-            async with asyncio.timeout(self._decoder._piece_timeout_s):
-                kind, meta, pcm = await worker.answer()
+            kind = GOES_ON
+            while kind == GOES_ON:
+                async with asyncio.timeout(self._decoder._piece_timeout_s):
+                    kind, meta, pcm = await worker.answer()
         except TimeoutError as error:
             self._leave()
             raise UnreadableAudio("The audio takes too long to decode.", param="file") from error
@@ -318,9 +341,13 @@ class PieceStream:
         self._has_ended = True
         self._worker = None
         self._decoder._give_back(worker)
+        if kind == UNKNOWN:
+            raise UnknownAudioFormat(meta.decode(), param="file")
         if kind == ERROR:
             raise UnreadableAudio(meta.decode(), param="file")
-        self.length_s, self.speech_s = json.loads(meta)
+        length_s, self.speech_s, damage = json.loads(meta)
+        self.length_s = MeasuredSeconds(length_s)
+        self.damage = tuple(damage)
         raise StopAsyncIteration
 
     async def aclose(self) -> None:
@@ -368,9 +395,11 @@ class _Worker:
         """Return (kind, JSON, samples).
 
         Raises:
-            EOFError: The process has ended.
+            EOFError: The process has ended, or sends what no decoder of ours does.
         """
         kind, meta_bytes, pcm_bytes = ANSWER.unpack(await self._exactly(ANSWER.size))
+        if max(meta_bytes, pcm_bytes) > MOST_ANSWER_BYTES:
+            raise EOFError
         meta = await self._exactly(meta_bytes)
         return kind, bytes(meta), bytes(await self._exactly(pcm_bytes))
 

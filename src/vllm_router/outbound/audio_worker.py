@@ -5,8 +5,9 @@ of the router but what comes with a job: no keys, no settings. It sends a piece 
 room for it, so that the router's pace is its own.
 
 A job is a length, JSON, and the file's descriptor beside them. Each answer is a kind, two lengths,
-JSON, and samples: any number of "piece", then "end" with the audio's length, or "error" with a
-sentence.
+JSON, and samples: any number of "piece", then "end" with the audio's length and how the file is
+damaged, or "error" or "unknown format" with a sentence. "Goes on" tells that decoding does, where
+for long nobody speaks.
 """
 
 import contextlib
@@ -19,11 +20,16 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import Final
 
-from vllm_router.outbound.audio_samples import ByteRange, NotAudio
+from vllm_router.outbound.audio_samples import (
+    ByteRange,
+    NotAudio,
+    UnknownFormat,
+    read_samples,
+)
 from vllm_router.outbound.channel_pieces import MAX_LAG_S, ChannelCutter, channel_blocks
 from vllm_router.outbound.voice import Voice, VoiceDetector
 from vllm_router.wire.channels import Channels
-from vllm_router.wire.levels import LevelDetector
+from vllm_router.wire.levels import RATE_HZ, LevelDetector
 from vllm_router.wire.split import Cutter, Detector, Piece
 
 JOB_LENGTH: Final = struct.Struct("!I")
@@ -31,10 +37,14 @@ ANSWER: Final = struct.Struct("!cII")
 PIECE: Final = b"p"
 END: Final = b"e"
 ERROR: Final = b"x"
+UNKNOWN: Final = b"u"
+GOES_ON: Final = b"g"
 READY: Final = b"r"
 SILERO: Final = "silero"
 LEVEL: Final = "level"
 OFF: Final = "off"
+# Ten minutes of audio, which take seconds: the router waits for a minute before it gives up.
+_SILENT_BYTES: Final = 600 * 2 * RATE_HZ
 _NICE: Final = 5
 """The event loop, which all requests share, goes before decoding, which a few wait for."""
 
@@ -51,6 +61,7 @@ class Job:
     keeps_silence: bool
     vad: str
     channels: str = Channels.MIX
+    only_length: bool = False
 
     def encode(self) -> bytes:
         """Return the job as it goes over the socket."""
@@ -117,18 +128,30 @@ def _next_job(sock: socket.socket) -> tuple[Job, int] | None:
 
 
 def _decode(sock: socket.socket, job: Job, fd: int, detectors: Detectors) -> None:
+    notes: list[str] = []
     try:
+        if job.only_length:
+            _send(sock, END, json.dumps([_length_s(job, fd, notes), 0.0, notes]).encode())
+            return
         cutter: ChannelCutter | None = None
         file = ByteRange(fd, job.offset, job.size_bytes)
-        for blocks in channel_blocks(file, job.max_audio_s, Channels(job.channels)):
+        silent = 0
+        for blocks in channel_blocks(file, job.max_audio_s, Channels(job.channels), notes.append):
+            silent += max(map(len, blocks))
+            if silent > _SILENT_BYTES:
+                _send(sock, GOES_ON, b"")
+                silent = 0
             if cutter is None:
                 cutter = ChannelCutter([_cutter(job, detectors, len(blocks)) for _ in blocks])
             for piece in cutter.feed(blocks):
+                silent = 0
                 _send(sock, PIECE, _described(piece), piece.pcm)
         assert cutter is not None, "what holds no sound is no audio"
         for piece in cutter.flush():
             _send(sock, PIECE, _described(piece), piece.pcm)
-        _send(sock, END, json.dumps([cutter.length_s, cutter.speech_s]).encode())
+        _send(sock, END, json.dumps([cutter.length_s, cutter.speech_s, notes]).encode())
+    except UnknownFormat as error:
+        _send(sock, UNKNOWN, str(error).encode())
     except NotAudio as error:
         _send(sock, ERROR, str(error).encode())
     except MemoryError:
@@ -143,6 +166,12 @@ def _cutter(job: Job, detectors: Detectors, channels: int) -> Cutter:
         keeps_silence=job.keeps_silence,
         max_lag_s=MAX_LAG_S if channels > 1 else None,
     )
+
+
+def _length_s(job: Job, fd: int, notes: list[str]) -> float:
+    file = ByteRange(fd, job.offset, job.size_bytes)
+    blocks = read_samples(file, job.max_audio_s, note=notes.append)
+    return sum(map(len, blocks)) / 2 / RATE_HZ
 
 
 def _described(piece: Piece) -> bytes:

@@ -5,7 +5,7 @@ one decoder's sound (its length, its gaps) holds of each channel's. A file of on
 ever. Refuses to know: sockets, and how one channel is decoded or cut.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import zip_longest
 from typing import Final
@@ -27,7 +27,10 @@ _AUDIBLE: Final = 33
 
 
 def channel_blocks(
-    file: ByteRange, max_audio_s: float, channels: Channels
+    file: ByteRange,
+    max_audio_s: float,
+    channels: Channels,
+    note: Callable[[str], None] = lambda _: None,
 ) -> Iterator[list[bytes]]:
     """Yield the sound of the wanted channels as `read_samples` does, a block of each at a time.
 
@@ -35,22 +38,25 @@ def channel_blocks(
         file: The upload.
         max_audio_s: Longer audio is refused, in seconds.
         channels: Which ones.
+        note: Told, in a sentence each, how the file is damaged; of several channels by each.
 
     Raises:
         NotAudio: As `read_samples`; or there are too many channels to tell apart.
     """
     count = 1 if channels is Channels.MIX else channel_count(file)
     if count > 1 and channels is Channels.EACH:
-        yield from _each(file, max_audio_s, count)
+        yield from _each(file, max_audio_s, count, note)
         return
     channel = None
     if count > 1:
         channel = 1 if channels is Channels.RIGHT else 0
-    for block in read_samples(file, max_audio_s, channel):
+    for block in read_samples(file, max_audio_s, channel, note):
         yield [block]
 
 
-def _each(file: ByteRange, max_audio_s: float, count: int) -> Iterator[list[bytes]]:
+def _each(
+    file: ByteRange, max_audio_s: float, count: int, note: Callable[[str], None]
+) -> Iterator[list[bytes]]:
     if count > MAX_CHANNELS:
         raise NotAudio(
             f"The audio has {count} channels; at most {MAX_CHANNELS} can be transcribed each for "
@@ -58,7 +64,7 @@ def _each(file: ByteRange, max_audio_s: float, count: int) -> Iterator[list[byte
         )
     copies = CopyFilter(count)
     passes = [
-        read_samples(ByteRange(file.fd, file.offset, file.size_bytes), max_audio_s, channel)
+        read_samples(ByteRange(file.fd, file.offset, file.size_bytes), max_audio_s, channel, note)
         for channel in range(count)
     ]
     for blocks in zip_longest(*passes, fillvalue=b""):

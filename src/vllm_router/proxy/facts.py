@@ -14,6 +14,7 @@ from typing import Final
 from vllm_router.errors import MissingField, NoEngineReady, UnknownModel, UnreadableAudio
 from vllm_router.outbound.upload import Upload
 from vllm_router.wire.bitrate import BitrateBook
+from vllm_router.wire.doubt import bounded_hint, length_doubt
 from vllm_router.wire.duration import (
     HEAD_BYTES,
     TAIL_BYTES,
@@ -21,8 +22,9 @@ from vllm_router.wire.duration import (
     container_kind,
     tail_offset,
 )
+from vllm_router.wire.length import LengthHint, MeasuredSeconds
 from vllm_router.wire.multipart import Form, Part
-from vllm_router.wire.trouble import audio_trouble, plain_wav
+from vllm_router.wire.trouble import audio_damage, audio_refusal, is_whole_wav, plain_wav
 
 #: When no engine can take a model now: as long as a probe interval is worth waiting.
 RETRY_AFTER_S: Final = 5.0
@@ -47,9 +49,10 @@ class RequestFacts:
         asked_model: As the client wrote it; None if it wrote none.
         form: The form read.
         file: Where the audio lies in it.
-        audio_s: Seconds of audio.
-        is_estimated: Whether no header told the length, so that it was estimated from bytes.
-        kind: The container, such as "wav"; "" when unknown.
+        hint: How long the audio probably is; for queueing.
+        measured_s: Its length, of a plain WAV, whose bytes measure it; None of all else.
+        kind: The container, such as "wav".
+        damage: How the file's own lengths contradict its size, as a sentence; None: they do not.
     """
 
     task: Task
@@ -57,9 +60,10 @@ class RequestFacts:
     asked_model: str | None
     form: Form
     file: Part
-    audio_s: float
-    is_estimated: bool
+    hint: LengthHint
+    measured_s: MeasuredSeconds | None
     kind: str
+    damage: str | None = None
 
     def text(self, name: str) -> str | None:
         """Return a plain field as text, stripped; None if it is absent or empty."""
@@ -106,39 +110,49 @@ def read_facts(
     if not size_bytes:
         raise MissingField("The file is empty.", param="file")
     asked, model = _model(form, models, aliases)
-    audio_s, kind = _length(upload, file.start, size_bytes)
-    is_estimated = audio_s is None
-    if audio_s is None:
-        audio_s = bitrates.estimate(kind, size_bytes)
-    else:
-        bitrates.observe(kind, size_bytes, audio_s)
-    return RequestFacts(task, model, asked, form, file, audio_s, is_estimated, kind)
-
-
-def _length(upload: Upload, start: int, size_bytes: int) -> tuple[float | None, str]:
-    """Return seconds of audio, None if no header tells, and the container's kind.
-
-    Raises:
-        UnreadableAudio: The container itself says that the file is broken.
-    """
     # A WAV's header is short and most uploads are WAV: look no further unless it is needed.
-    first = upload.read(start, min(size_bytes, WAV_HEAD_BYTES))
+    first = upload.read(file.start, min(size_bytes, WAV_HEAD_BYTES))
     header = plain_wav(first, size_bytes)
     if header is not None:
-        return header.seconds(size_bytes), "wav"
+        measured_s = MeasuredSeconds(header.seconds(size_bytes))
+        return RequestFacts(
+            task, model, asked, form, file, LengthHint(measured_s), measured_s, "wav"
+        )
+    hint, whole_s, kind, damage = _looked_at(upload, file.start, size_bytes, first, bitrates)
+    return RequestFacts(task, model, asked, form, file, hint, whole_s, kind, damage)
+
+
+def _looked_at(
+    upload: Upload, start: int, size_bytes: int, first: bytes, bitrates: BitrateBook
+) -> tuple[LengthHint, MeasuredSeconds | None, str, str | None]:
+    """Return the likely length, the measured one if there is one, the container, and its damage.
+
+    Raises:
+        UnreadableAudio: There can be no sound in it.
+    """
     head, tail = first, b""
     kind = container_kind(head)
-    audio_s = audio_seconds(head, size_bytes) if kind == "wav" else None
-    if audio_s is None:
+    seconds = audio_seconds(head, size_bytes) if kind == "wav" else None
+    if seconds is None:
         head = upload.read(start, min(size_bytes, HEAD_BYTES))
-        if size_bytes > HEAD_BYTES:
-            offset = tail_offset(head, size_bytes)
-            tail = upload.read(start + offset, min(TAIL_BYTES, size_bytes - offset))
-        audio_s = audio_seconds(head, size_bytes, tail)
-    trouble = audio_trouble(head, size_bytes, tail)
-    if trouble is not None:
-        raise UnreadableAudio(trouble, param="file")
-    return audio_s, kind
+        kind = container_kind(head)
+    if size_bytes > len(head):
+        offset = tail_offset(head, size_bytes)
+        tail = upload.read(start + offset, min(TAIL_BYTES, size_bytes - offset))
+    if seconds is None:
+        seconds = audio_seconds(head, size_bytes, tail)
+    refusal = audio_refusal(head, size_bytes)
+    if refusal is not None:
+        raise UnreadableAudio(refusal, param="file")
+    if seconds is not None and kind == "wav" and is_whole_wav(head, size_bytes, tail):
+        return LengthHint(seconds), MeasuredSeconds(seconds), kind, None
+    damage = audio_damage(head, size_bytes, tail)
+    doubt = damage or length_doubt(kind, head, size_bytes, tail, seconds)
+    if seconds is None:
+        seconds = bitrates.estimate(kind, size_bytes)
+    elif doubt is not None:
+        seconds = bounded_hint(seconds, size_bytes)
+    return LengthHint(seconds, doubt), None, kind, damage
 
 
 def _model(

@@ -21,6 +21,7 @@ from vllm_router.outbound.upload import Spool, SpoolFailed, Upload
 from vllm_router.proxy.facts import RequestFacts
 from vllm_router.proxy.piece_transcriber import PieceTranscriber
 from vllm_router.proxy.pieces import Heard, LongAudio, SpeechMap, SpooledPiece
+from vllm_router.wire.length import MeasuredSeconds
 from vllm_router.wire.speech import Span
 from vllm_router.wire.split import Piece
 
@@ -57,7 +58,7 @@ class Fanout:
         self._spool = spool
         self._counted = counted
 
-    async def hear(self, audio: LongAudio, take: Take) -> float:
+    async def hear(self, audio: LongAudio, take: Take) -> MeasuredSeconds:
         """Have an audio transcribed, handing over the pieces in order as they are ready.
 
         Returns:
@@ -89,6 +90,7 @@ class Fanout:
                 raise
             raise error from several
         assert stream.length_s is not None
+        audio.story.damaged(stream.damage)
         return stream.length_s
 
     async def speech(self, facts: RequestFacts, file: int) -> SpeechMap | None:
@@ -108,9 +110,9 @@ class Fanout:
         except (RouterError, TimeoutError):
             return None
         assert stream.length_s is not None
-        return SpeechMap(tuple(spans), stream.length_s)
+        return SpeechMap(tuple(spans), stream.length_s, stream.damage)
 
-    async def length_s(self, facts: RequestFacts, file: int) -> float | None:
+    async def length_s(self, facts: RequestFacts, file: int) -> MeasuredSeconds | None:
         """Return the seconds of audio in a short upload; None if that cannot be had soon.
 
         Args:
@@ -118,14 +120,15 @@ class Fanout:
             file: Descriptor of the file that holds the upload.
         """
         audio = facts.file
-        stream = self._decoder.pieces(file, offset=audio.start, size_bytes=audio.end - audio.start)
+        stream = self._decoder.pieces(
+            file, offset=audio.start, size_bytes=audio.end - audio.start, only_length=True
+        )
         try:
             async with asyncio.timeout(SPEECH_S), aclosing(stream):
                 async for _ in stream:
                     pass
         except (RouterError, TimeoutError):
             return None
-        # Not where the last piece ends: that is where the speech does.
         return stream.length_s
 
     async def _cut(

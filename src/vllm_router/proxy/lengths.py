@@ -20,6 +20,7 @@ from typing import Final
 from vllm_router.outbound.upload import Upload
 from vllm_router.proxy.facts import RequestFacts
 from vllm_router.proxy.story import Story
+from vllm_router.wire.length import MeasuredSeconds
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +38,8 @@ class Lengths:
 
     def __init__(
         self,
-        length_s: Callable[[RequestFacts, int], Awaitable[float | None]],
-        corrected: Callable[[str, float, float], None],
+        length_s: Callable[[RequestFacts, int], Awaitable[MeasuredSeconds | None]],
+        corrected: Callable[[str, float, MeasuredSeconds], None],
     ) -> None:
         self._length_s = length_s
         self._corrected = corrected
@@ -51,7 +52,7 @@ class Lengths:
     def measure(self, upload: Upload, facts: RequestFacts, story: Story) -> None:
         """Correct what an upload was charged, if it was and if nothing has told its length yet."""
         holder, charged_s = story.holder, story.charged_s
-        if holder is None or charged_s is None or story.is_measured or facts.kind == "wav":
+        if holder is None or charged_s is None or story.audio_s is not None:
             return
         if len(self._tasks) > MOST_WAITING:
             return

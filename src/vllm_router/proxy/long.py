@@ -69,7 +69,14 @@ def answer_headers(story: Story) -> list[tuple[bytes, bytes]]:
     headers = [(b"x-engine-id", ",".join(story.engines[:16]).encode())]
     if story.is_verified and story.speech_s:
         headers.append((b"x-speech-coverage", b"%.3f" % (story.covered_s / story.speech_s)))
-    return headers
+    return headers + warning_headers(story)
+
+
+def warning_headers(story: Story) -> list[tuple[bytes, bytes]]:
+    """Return the header that tells how the file is damaged, if it is."""
+    if not story.damage:
+        return []
+    return [(b"x-audio-warning", " ".join(story.damage).encode("ascii", "replace"))]
 
 
 class LongAnswer:
@@ -103,8 +110,8 @@ class LongAnswer:
         whole = Ticket(
             request_id=story.request_id,
             model=facts.model,
-            audio_s=facts.audio_s * channels,
-            windows=windows_of(facts.audio_s) * channels,
+            audio_s=facts.hint.seconds * channels,
+            windows=windows_of(facts.hint.seconds) * channels,
             urgency=urgency,
             enqueued_at=now,
         )
@@ -124,9 +131,9 @@ class LongAnswer:
     async def _whole(self, audio: LongAudio) -> None:
         length_s = await self._means.fanout.hear(audio, self._keep)
         self._story.audio_s = length_s
-        self._story.is_measured = True
+        shown_s = round(length_s, 3)
         has_turns = len(self._turns) > 0
-        transcript = self._turns.joined(length_s) if has_turns else joined(self._parts, length_s)
+        transcript = self._turns.joined(shown_s) if has_turns else joined(self._parts, shown_s)
         transcript = replace(transcript, language=audio.language or audio.votes.language)
         if self._missing:
             gaps: list[JsonValue] = [
@@ -170,6 +177,8 @@ class LongAnswer:
         turns = TurnEvents(rendering)
 
         with EventStream(self._exchange, self._story) as stream:
+            for name, value in warning_headers(self._story):
+                stream.set_header(name, value)
 
             async def pass_piece_on(heard: Heard) -> None:
                 part = self._took(heard)
@@ -180,7 +189,6 @@ class LongAnswer:
 
             length_s = await self._means.fanout.hear(audio, pass_piece_on)
             self._story.audio_s = length_s
-            self._story.is_measured = True
             missing = [(h.start_s, h.end_s) for h in self._missing]
             await stream.send(turns.rest())
             await stream.send(rendering.end(duration_usage(length_s), missing))

@@ -104,7 +104,7 @@ class Means:
 
     def urgency(self, facts: RequestFacts, wish: Wish) -> Urgency:
         """Return whether an upload is short work."""
-        is_short = facts.audio_s <= SHORT_S and not wish.is_batch
+        is_short = facts.hint.seconds <= SHORT_S and not wish.is_batch
         return Urgency.SHORT if is_short else Urgency.LONG
 
     def session_key(self, exchange: Exchange) -> str | None:
@@ -154,5 +154,5 @@ def require_words(wish: Wish, transcript: Transcript) -> None:
 
 
 def known_length(facts: RequestFacts) -> float | None:
-    """Return the audio's length to the millisecond, None where it is only estimated."""
-    return None if facts.is_estimated else round(facts.audio_s, 3)
+    """Return the audio's length to the millisecond, None where nobody has measured it yet."""
+    return None if facts.measured_s is None else round(facts.measured_s, 3)

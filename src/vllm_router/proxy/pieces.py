@@ -13,6 +13,7 @@ from vllm_router.proxy.facts import RequestFacts, Task
 from vllm_router.proxy.language_votes import LanguageVotes
 from vllm_router.proxy.story import Story
 from vllm_router.wire.channels import Channels
+from vllm_router.wire.length import MeasuredSeconds
 from vllm_router.wire.levels import RATE_HZ
 from vllm_router.wire.piece import Part, Stretch, halved, heard_at
 from vllm_router.wire.speech import Span
@@ -49,10 +50,12 @@ class SpeechMap:
     Attributes:
         spans: In order, without overlap, in seconds.
         length_s: The audio's length as it was decoded.
+        damage: How the file is damaged, in sentences.
     """
 
     spans: tuple[Span, ...]
-    length_s: float
+    length_s: MeasuredSeconds
+    damage: tuple[str, ...] = ()
 
     @property
     def speech_s(self) -> float:

@@ -8,8 +8,9 @@ long audio; and where the client wants times, they are derived from where somebo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
 from dataclasses import replace
 from typing import TypeVar
 
@@ -23,9 +24,11 @@ from vllm_router.proxy.pieces import Heard, SpeechMap
 from vllm_router.proxy.story import Story
 from vllm_router.proxy.wish import Wish
 from vllm_router.wire.alignment import aligned
-from vllm_router.wire.coverage import Verdict, better, is_thin, judge
+from vllm_router.wire.coverage import USUAL_PER_S, Verdict, better, is_thin, judge
 from vllm_router.wire.language import result_language
+from vllm_router.wire.length import MeasuredSeconds
 from vllm_router.wire.speech import Span
+from vllm_router.wire.spoken_length import spoken_length
 from vllm_router.wire.transcript import Transcript, duration_usage, joined
 
 _T = TypeVar("_T")
@@ -58,10 +61,40 @@ class SpeechCheck:
         self._wish = wish
         self._story = story
         self._upload = upload
+        self._measuring: asyncio.Task[None] | None = None
 
     def may_lack_words(self, text: str) -> bool:
         """Return whether an answer is so thin for the upload's length that it is worth a look."""
-        return self._means.rules.verifies and is_thin(text, self._facts.audio_s)
+        if not self._means.rules.verifies:
+            return False
+        length_s = self._story.audio_s
+        return is_thin(text, self._facts.hint.seconds if length_s is None else length_s)
+
+    async def length(self) -> MeasuredSeconds | None:
+        """Return the upload's length, by decoding it where nothing has told it yet."""
+        if self._story.audio_s is None:
+            await (self._measuring or self._measure())
+        return self._story.audio_s
+
+    @contextlib.contextmanager
+    def measuring(self) -> Iterator[None]:
+        """Find the upload's length, where nothing tells it, while the block does other things."""
+        if self._story.audio_s is None:
+            self._measuring = asyncio.get_running_loop().create_task(self._measure())
+        try:
+            yield
+        finally:
+            if self._measuring is not None:
+                self._measuring.cancel()
+
+    async def _measure(self) -> None:
+        file = self._upload.file()
+        try:
+            length_s = await self._means.fanout.length_s(self._facts, file)
+        finally:
+            os.close(file)
+        if self._story.audio_s is None:
+            self._story.audio_s = length_s
 
     async def speech(self) -> SpeechMap | None:
         """Return where somebody speaks; None: that cannot be found out."""
@@ -69,9 +102,13 @@ class SpeechCheck:
             return None
         file = self._upload.file()
         try:
-            return await self._means.fanout.speech(self._facts, file)
+            found = await self._means.fanout.speech(self._facts, file)
         finally:
             os.close(file)
+        if found is not None:
+            self._story.audio_s = found.length_s
+            self._story.damaged(found.damage)
+        return found
 
     async def beside_speech(self, asking: Awaitable[_T]) -> tuple[_T, SpeechMap | None]:
         """Return what was asked for and where somebody speaks, both had at the same time.
@@ -144,6 +181,7 @@ class SpeechCheck:
             length_s = await self._means.fanout.hear(audio, keep)
         finally:
             os.close(file)
+        self._story.audio_s = length_s
         whole = joined(parts, round(length_s, 3))
         return replace(whole, language=audio.language or audio.votes.language)
 
@@ -159,10 +197,14 @@ class SpeechCheck:
         if named == [None, None] and self._facts.task is Task.TRANSCRIBE:
             guess = await self._means.languages.identify(answer.text)
         length_s = found.length_s if found is not None else answer.duration_s
+        if length_s is None:
+            length_s = await self.length()
         segments = answer.segments
         if not segments and answer.text:
             spans = found.spans if found is not None and found.spans else ()
-            segments = aligned(answer.text, spans or (Span(0.0, length_s or self._facts.audio_s),))
+            # Without any length, as long as it takes to say it.
+            whole = Span(0.0, length_s or spoken_length(answer.text) / USUAL_PER_S)
+            segments = aligned(answer.text, spans or (whole,))
         return replace(
             answer,
             language=result_language(named, guess),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from vllm_router.engines.work import WorkTrace
 from vllm_router.inbound.exchange import Exchange
 from vllm_router.proxy.facts import Task
+from vllm_router.wire.length import MeasuredSeconds
 
 
 class PieceTrace(WorkTrace, Protocol):
@@ -44,8 +46,8 @@ class Story:
         request_id: The client's own, or made.
         task: By the route.
         model: As engines know it; "" while unknown.
-        audio_s: Seconds of audio, by the header or by bytes, and once it has been heard as it is;
-            None while unknown.
+        audio_s: Seconds of audio, as an engine or a decoder has found, or as a plain WAV's bytes
+            measure it; None while nobody has.
         engines: Those that it was given to, each once.
         queue_s: Seconds that it, or its piece that waited longest, waited for engines.
         pieces: Pieces that it was cut into; 0: it went whole.
@@ -57,7 +59,7 @@ class Story:
         whole_at: When the upload had come whole, monotonic seconds.
         holder: Whose key was presented; None: none was asked for.
         charged_s: Audio seconds charged to that key; None: not yet.
-        is_measured: Whether `audio_s` is what an engine or a decoder has found.
+        damage: How the file is damaged, in sentences.
         error: The code of the error answered, also of one told within a stream.
         trace: Follows the request; None: nobody does.
     """
@@ -65,7 +67,7 @@ class Story:
     request_id: str
     task: Task
     model: str = ""
-    audio_s: float | None = None
+    audio_s: MeasuredSeconds | None = None
     engines: list[str] = field(default_factory=list)
     queue_s: float = 0.0
     pieces: int = 0
@@ -77,9 +79,13 @@ class Story:
     whole_at: float | None = None
     holder: str | None = None
     charged_s: float | None = None
-    is_measured: bool = False
+    damage: tuple[str, ...] = ()
     error: str | None = None
     trace: RequestTrace | None = None
+
+    def damaged(self, sentences: Iterable[str]) -> None:
+        """Note how the file is damaged; what is noted already is not noted again."""
+        self.damage = tuple(dict.fromkeys((*self.damage, *sentences)))
 
     def given_to(self, engine_id: str) -> None:
         """Note an engine that got the upload or a piece of it."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import Final
 
-from vllm_router.errors import no_word_times
+from vllm_router.errors import UnknownAudioFormat, no_word_times
 from vllm_router.inbound.exchange import Exchange
 from vllm_router.outbound.upload import Upload
 from vllm_router.policy.capabilities import Capabilities
@@ -14,16 +15,17 @@ from vllm_router.proxy.long import LongAnswer
 from vllm_router.proxy.means import Means
 from vllm_router.proxy.story import Story
 from vllm_router.proxy.whole import WholeAnswer
-from vllm_router.proxy.wish import must_choose, read_wish
+from vllm_router.proxy.wish import Wish, must_choose, read_wish
+from vllm_router.wire.doubt import may_exceed
 from vllm_router.wire.formats import (
     FORMATS,
     ResponseFormat,
 )
 
+log = logging.getLogger(__name__)
+
 #: What vLLM takes at most, where nobody knows better: `VLLM_MAX_AUDIO_CLIP_FILESIZE_MB` is 25.
 ENGINE_FILE_BYTES: Final = 25 * 2**20
-#: A length that was only estimated from bytes may be several times that: cut rather than fail.
-ESTIMATE_FACTOR: Final = 0.5
 
 
 class Transcriber:
@@ -59,11 +61,20 @@ class Transcriber:
                 wish = replace(wish, wants_words=False)
             elif can.verbose_json is False:
                 raise no_word_times()
+        must_choose_channels = must_choose(facts, wish, upload)
         if wish.format is not None and (
-            must_choose(facts, wish, upload) or self._must_take_apart(facts, can)
+            must_choose_channels or self._must_take_apart(facts, wish, can)
         ):
-            await LongAnswer(self._means, exchange, facts, wish, story).run(upload)
-            return
+            try:
+                await LongAnswer(self._means, exchange, facts, wish, story).run(upload)
+            except UnknownAudioFormat as e:
+                # Engines read a few formats more. What is said of this one is for them to say.
+                is_for_them = exchange.status is None and _size_bytes(facts) <= ENGINE_FILE_BYTES
+                if must_choose_channels or not is_for_them:
+                    raise
+                log.info("request %s goes to an engine as it came: %s", story.request_id, e)
+            else:
+                return
         edits = []
         if facts.asked_model is not None and facts.asked_model != facts.model:
             edits = facts.form.replaced("model", facts.model.encode())
@@ -89,7 +100,7 @@ class Transcriber:
             await whole.converted()
         self._means.lengths.measure(upload, facts, story)
 
-    def _must_take_apart(self, facts: RequestFacts, can: Capabilities) -> bool:
+    def _must_take_apart(self, facts: RequestFacts, wish: Wish, can: Capabilities) -> bool:
         """Return whether an upload is to be decoded and cut rather than sent as it is."""
         rules = self._means.rules
         if rules.split == "off":
@@ -97,11 +108,21 @@ class Transcriber:
         if rules.split == "always":
             return True
         bound_s = rules.split_longer_than_s
-        if facts.is_estimated:
-            bound_s *= ESTIMATE_FACTOR
-        size_bytes = facts.file.end - facts.file.start
-        if facts.audio_s > bound_s or not can.can_read(facts.kind):
+        hint, size_bytes = facts.hint, _size_bytes(facts)
+        if hint.seconds > bound_s or not can.can_read(facts.kind):
             return True
         if can.max_file_bytes is None and size_bytes > ENGINE_FILE_BYTES:
             return True
-        return not can.can_take(facts.audio_s, size_bytes)
+        if not can.can_take(hint.seconds, size_bytes):
+            return True
+        if facts.measured_s is not None:
+            return False
+        if wish.wants_words or facts.damage is not None:
+            # An engine's times of words are not the container's, and what is damaged it may refuse.
+            return True
+        most_s = bound_s if can.max_audio_s is None else min(bound_s, can.max_audio_s)
+        return hint.doubt is not None and may_exceed(facts.kind, size_bytes, most_s)
+
+
+def _size_bytes(facts: RequestFacts) -> int:
+    return facts.file.end - facts.file.start

@@ -49,8 +49,14 @@ from vllm_router.wire.multipart import Edit
 from vllm_router.wire.refusal import REFUSED, Refusal, RefusalKind, read_refusal
 from vllm_router.wire.sse import encode
 from vllm_router.wire.stream_events import ChunkTranslator, StreamState, delta_event
-from vllm_router.wire.told_seconds import corrected_seconds, told_seconds
-from vllm_router.wire.transcript import BadTranscript, Transcript, joined, read_transcript
+from vllm_router.wire.told_seconds import confirmed_seconds, told_seconds
+from vllm_router.wire.transcript import (
+    BadTranscript,
+    Transcript,
+    duration_usage,
+    joined,
+    read_transcript,
+)
 from vllm_router.wire.usage_seconds import with_whole_seconds
 
 log = logging.getLogger(__name__)
@@ -126,7 +132,7 @@ class WholeAnswer:
         def send(engine: Engine) -> Awaitable[Answer]:
             story.given_to(engine.engine_id)
             sent = headers if trace is None else trace.attempt(engine.engine_id, headers)
-            call = relay.send(engine, path, story.request_id, sent, body, facts.audio_s)
+            call = relay.send(engine, path, story.request_id, sent, body, facts.hint.seconds)
             return call if read is None else understood(call, read)
 
         attempt = await self._means.dispatcher.attempt(ticket, send)
@@ -136,11 +142,11 @@ class WholeAnswer:
         if answer.status == 200:
             if self._means.capabilities.has_doubts:
                 self._refute_doubts(is_verbose)
-            is_asked = facts.is_estimated or story.charged_s is not None
-            told_s = told_seconds(answer.body) if is_asked and answer.body is not None else None
-            if told_s is not None:
-                story.audio_s = corrected_seconds(facts.audio_s, told_s)
-                story.is_measured = True
+            if story.audio_s is None and answer.body is not None:
+                told_s = told_seconds(answer.body)
+                if told_s is not None:
+                    story.audio_s = confirmed_seconds(facts.hint, told_s)
+            attempt.charge.measured_s = story.audio_s
         elif answer.status in REFUSED and not takes_refusals:
             return await self._asked_otherwise(attempt, edits, read, is_verbose)
         return attempt
@@ -150,7 +156,7 @@ class WholeAnswer:
         self._means.capabilities.accepted(
             facts.model,
             facts.kind,
-            0.0 if facts.is_estimated else facts.audio_s,
+            facts.measured_s or 0.0,
             facts.file.end - facts.file.start,
             has_language=self._tells_language,
             is_verbose=is_verbose,
@@ -217,8 +223,8 @@ class WholeAnswer:
         return Ticket(
             request_id=story.request_id,
             model=facts.model,
-            audio_s=facts.audio_s,
-            windows=windows_of(facts.audio_s),
+            audio_s=facts.hint.seconds,
+            windows=windows_of(facts.hint.seconds),
             urgency=means.urgency(facts, self._wish),
             enqueued_at=means.dispatcher.now(),
             session_key=means.session_key(self._exchange),
@@ -231,10 +237,11 @@ class WholeAnswer:
         Raises:
             UnsupportedValue: It was to tell speakers apart and cannot.
         """
-        attempt = await self._attempt()
-        if self._wish.is_diarized and attempt.answer.status in _NOT_UNDERSTOOD:
-            await _require_speakers(attempt)
-        await self._pass_on(attempt)
+        with self._check.measuring():
+            attempt = await self._attempt()
+            if self._wish.is_diarized and attempt.answer.status in _NOT_UNDERSTOOD:
+                await _require_speakers(attempt)
+            await self._pass_on(attempt)
 
     async def verified(self) -> None:
         """Pass the engine's JSON on as it is, unless its words are implausible for the audio."""
@@ -243,8 +250,11 @@ class WholeAnswer:
         if answer.status != 200:
             await self._refused(attempt)
             return
+        if self._story.audio_s is None:
+            # Older engines do not tell it.
+            await self._check.length()
         body = answer.body
-        if body is None or is_ample(body, self._facts.audio_s):
+        if body is None or is_ample(body, self._story.audio_s or self._facts.hint.seconds):
             await self._pass_on(attempt)
             return
         transcript = _transcript_in(body, self._facts)
@@ -353,12 +363,13 @@ class WholeAnswer:
         facts, capabilities = self._facts, self._means.capabilities
         ticket, engine_id, limit = attempt.ticket, attempt.engine_id, refusal.limit
         if refusal.kind is RefusalKind.TOO_LONG:
-            is_measured = self._story.is_measured or not facts.is_estimated
-            length_s = self._story.audio_s or facts.audio_s
+            length_s = self._story.audio_s
+            if length_s is None:
+                return
             if limit is None:
                 # No longer than this is all that is known.
                 limit = math.nextafter(length_s, 0.0)
-            if is_measured and LEAST_AUDIO_S <= limit < length_s:
+            if LEAST_AUDIO_S <= limit < length_s:
                 capabilities.refused_length(ticket, engine_id, limit)
         elif refusal.kind is RefusalKind.TOO_LARGE:
             size_bytes = facts.file.end - facts.file.start
@@ -516,7 +527,7 @@ class WholeAnswer:
         Where it breaks off, another engine goes on: it hears all of it, and what the client has
         been told already is not told again.
         """
-        with EventStream(self._exchange, self._story) as stream:
+        with self._check.measuring(), EventStream(self._exchange, self._story) as stream:
             told = broken = ""
             before: Attempt | None = None
             failures = 0
@@ -558,6 +569,9 @@ class WholeAnswer:
         What the client has been told cannot be taken back. Where the words of another transcription
         go on from there they follow as a delta; in any case the last event holds them all.
         """
+        if done.get("usage") is None and self._story.audio_s is None:
+            usage = duration_usage(await self._check.length())
+            done = done if usage is None else {**done, "usage": usage}
         text = done.get("text")
         if not isinstance(text, str) or not self._check.may_lack_words(text):
             return encode(done)

@@ -28,7 +28,7 @@ from vllm_router.wire.transcript import is_unspaced, join_texts
 # All rates are spoken length per second of speech (spoken_length.py). Whisper base on English, read
 # and declaimed: 13.6 to 21.7 for complete pieces; 2.6 to 12 for pieces that lost several sentences;
 # 11.4 for a complete piece with music that the detector took for speech.
-_USUAL_PER_S: Final = 17.0
+USUAL_PER_S: Final = 17.0
 _THIN_PER_S: Final = 10.0
 # Once the rates of other pieces of the same audio are known, a piece is thin below this share of
 # their median, within bounds. The slowest complete piece was at 0.75 of it.
@@ -117,7 +117,7 @@ def judge(text: str, speech: Sequence[Span], rates: Sequence[float] = ()) -> Ver
     most = _IMPOSSIBLE_PER_S if usual is None else max(_TOO_MUCH_SHARE * usual, _HASTY_PER_S)
     if length > most * room_s:
         return Verdict.TOO_MUCH
-    hasty = _HASTY_PER_S if usual is None else max(_HASTY_SHARE * usual, _USUAL_PER_S)
+    hasty = _HASTY_PER_S if usual is None else max(_HASTY_SHARE * usual, USUAL_PER_S)
     if length > hasty * room_s and is_repetitive(said):
         return Verdict.TOO_MUCH
     if _ENDLESS.search(_searched(said)) is not None:
@@ -240,7 +240,7 @@ def _empty(speech_s: float) -> Verdict:
 
 def _is_thin(length: float, speech_s: float, usual: float | None) -> bool:
     if usual is None:
-        least, expected = _THIN_PER_S, _USUAL_PER_S
+        least, expected = _THIN_PER_S, USUAL_PER_S
     else:
         least = min(max(_THIN_SHARE * usual, _THINNEST_PER_S), _LEAST_THIN_PER_S)
         expected = usual

@@ -119,11 +119,20 @@ def container_kind(head: Buffer) -> str:
 def tail_offset(head: Buffer, size_bytes: int) -> int:
     """Return from which byte on TAIL_BYTES of the file decide its length.
 
-    The last bytes for every container but MP4 whose index follows the samples: an index outgrows
-    TAIL_BYTES after minutes, and its start is what counts.
+    The last bytes for every container but two. Of an MP4 whose index follows the samples it is the
+    index, which outgrows TAIL_BYTES after minutes, and whose start counts. Of a WAV it is what
+    stands behind the samples that its header declares.
     """
-    if container_kind(head) == "mp4":
+    kind = container_kind(head)
+    if kind == "mp4":
         index = mp4.index_offset(bytes(head[:HEAD_BYTES]), size_bytes)
         if index is not None:
             return index
+    elif kind == "wav":
+        try:
+            end = read_wav_header(head).samples_end(size_bytes)
+        except WavError:
+            end = None
+        if end is not None:
+            return end
     return max(0, size_bytes - TAIL_BYTES)

@@ -8,6 +8,8 @@ taken for one. Refuses to know: whether the engine is right.
 import re
 from typing import Final
 
+from vllm_router.wire.length import LengthHint, MeasuredSeconds
+
 # vLLM's verbose_json begins with task, language and duration; its json ends with usage.
 _ENDS_BYTES: Final = 256
 # As text in older releases.
@@ -30,11 +32,13 @@ def told_seconds(body: bytes) -> float | None:
     return None if found is None else float(found[1])
 
 
-def corrected_seconds(believed_s: float, told_s: float) -> float:
-    """Return an audio's length: as it was believed, unless an engine's answer contradicts it.
+def confirmed_seconds(hint: LengthHint, told_s: float) -> MeasuredSeconds:
+    """Return an audio's length as an engine tells it.
 
     Args:
-        believed_s: From the container's header, or estimated.
+        hint: By the container. Where it has no doubt and agrees, it is the more exact of the two:
+            engines round up to whole seconds.
         told_s: From the engine's answer.
     """
-    return believed_s if abs(told_s - believed_s) <= ROUNDING_S else told_s
+    agrees = hint.doubt is None and abs(told_s - hint.seconds) <= ROUNDING_S
+    return MeasuredSeconds(hint.seconds if agrees else told_s)

@@ -1,8 +1,8 @@
 """What is plainly wrong with an upload, before anything decodes it.
 
-Promises: one sentence for the uploader, or None; the cost of reading a header. Catches what the
-container's own lengths give away: nothing there, cut short, lengths that contradict the file or
-each other. Refuses to know: whether the sound itself decodes.
+Promises: one sentence for the uploader, or None; the cost of reading a header. What holds no sound
+at all is refused. A file that is cut short, or whose header contradicts its size, is damaged: it is
+transcribed as far as it goes. Refuses to know: whether the sound itself decodes.
 """
 
 import struct
@@ -18,6 +18,15 @@ _ALWAYS_PLAUSIBLE_S: Final = 7200.0
 _SLACK_PARTS_OF_S: Final = 10
 _SLACK_BYTES: Final = 64
 _WAV_CHUNKS_BEHIND: Final = 16
+_SOUND_CHUNKS: Final = frozenset({b"RIFF", b"data"})
+# What may be cut short, or be longer than it is told to be, and is no sound all the same.
+_KNOWN_CHUNKS: Final = _SOUND_CHUNKS | {b"LIST", b"id3 ", b"ID3 ", b"bext", b"iXML", b"_PMX"}
+# Formats that only name other files. An engine that opened one would fetch what it names.
+_LISTS: Final = (
+    b"#EXTM3U", b"ffconcat", b"[playlist]", b"[Reference]", b"<?xml", b"<MPD", b"<smil", b"<asx",
+    b"v=0\r\n", b"v=0\n",
+)  # fmt: skip
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
 
 def most_plausible_s(size_bytes: int) -> float:
@@ -29,22 +38,45 @@ def most_plausible_s(size_bytes: int) -> float:
     return max(_ALWAYS_PLAUSIBLE_S, size_bytes / _PLAUSIBLE_BYTES_PER_S)
 
 
-def audio_trouble(head: Buffer, size_bytes: int, tail: Buffer = b"") -> str | None:
-    """Return what is wrong with a file, as one sentence; None when nothing shows.
+def audio_refusal(head: Buffer, size_bytes: int) -> str | None:
+    """Return why a file holds no sound, as one sentence; None when it may hold some.
+
+    Args:
+        head: The file's first bytes, HEAD_BYTES at most are looked at.
+        size_bytes: The whole file's size.
+    """
+    if size_bytes == 0:
+        return "The audio file is empty."
+    start = bytes(head[:HEAD_BYTES])
+    if start.removeprefix(_BYTE_ORDER_MARK).lstrip().startswith(_LISTS):
+        return "The file is a playlist or a description: it names audio, and holds none itself."
+    if container_kind(start) != "wav":
+        return None
+    try:
+        header = read_wav_header(start)
+    except WavError as error:
+        # Chunks before the samples may outgrow what we see of a whole file.
+        is_seen = size_bytes <= len(start) or "cut short" not in str(error)
+        return f"The audio cannot be read: {error}." if is_seen else None
+    if size_bytes - header.data_offset < header.frame_bytes:
+        return "The audio file is empty: its WAV header is followed by no samples."
+    return None
+
+
+def audio_damage(head: Buffer, size_bytes: int, tail: Buffer = b"") -> str | None:
+    """Return how a file's own lengths contradict its size, as one sentence; None: they do not.
 
     Args:
         head: The file's first bytes, HEAD_BYTES at most are looked at.
         size_bytes: The whole file's size.
         tail: TAIL_BYTES from `tail_offset` on.
     """
-    if size_bytes == 0:
-        return "The audio file is empty."
     start = bytes(head[:HEAD_BYTES])
     end = start if size_bytes <= len(start) else bytes(tail[-TAIL_BYTES:])
     kind = container_kind(start)
     try:
         if kind == "wav":
-            return _wav_trouble(start, size_bytes, end)
+            return _wav_damage(start, size_bytes, end)
         if _is_cut_short(kind, start, size_bytes, end):
             return "The audio file is cut short: it ends before its own lengths say."
     except (struct.error, IndexError):
@@ -57,7 +89,7 @@ def audio_trouble(head: Buffer, size_bytes: int, tail: Buffer = b"") -> str | No
 
 
 def plain_wav(head: bytes, size_bytes: int) -> WavHeader | None:
-    """Return a WAV's header if nothing is wrong with the file; None for all that needs a look.
+    """Return a WAV's header if its bytes measure its sound; None for all that needs a look.
 
     Args:
         head: The file's first bytes.
@@ -69,7 +101,27 @@ def plain_wav(head: bytes, size_bytes: int) -> WavHeader | None:
         header = read_wav_header(head)
     except WavError:
         return None
-    return header if _lengths_agree(header, size_bytes) else None
+    return header if header.is_plain and _lengths_agree(header, size_bytes) else None
+
+
+def is_whole_wav(head: bytes, size_bytes: int, tail: bytes) -> bool:
+    """Return whether a WAV's bytes measure its sound, with metadata behind the samples or without.
+
+    Args:
+        head: The file's first bytes.
+        size_bytes: The whole file's size.
+        tail: From `tail_offset` on.
+    """
+    try:
+        header = read_wav_header(head)
+    except WavError:
+        return False
+    if not header.is_plain or header.data_bytes(size_bytes) < header.frame_bytes:
+        return False
+    if _lengths_agree(header, size_bytes):
+        return True
+    names = _chunks_behind(header, size_bytes, head, tail)
+    return names is not None and not _SOUND_CHUNKS & set(names)
 
 
 def _lengths_agree(header: WavHeader, size_bytes: int) -> bool:
@@ -93,47 +145,57 @@ def _slack_bytes(header: WavHeader) -> int:
     return slack if slack > _SLACK_BYTES else _SLACK_BYTES
 
 
-def _wav_trouble(head: bytes, size_bytes: int, tail: bytes) -> str | None:
+def _wav_damage(head: bytes, size_bytes: int, tail: bytes) -> str | None:
     try:
         header = read_wav_header(head)
-    except WavError as error:
-        # Chunks before the samples may outgrow what we see of a whole file.
-        is_seen = size_bytes <= len(head) or "cut short" not in str(error)
-        return f"The audio cannot be read: {error}." if is_seen else None
-    if _lengths_agree(header, size_bytes):
+    except WavError:
+        return None
+    declared = header.declared_bytes
+    if declared is None or _lengths_agree(header, size_bytes):
         return None
     present = size_bytes - header.data_offset
-    held = header.data_bytes(size_bytes)
-    if held < header.frame_bytes:
-        return "The audio file is empty: its WAV header is followed by no samples."
-    declared = header.declared_bytes
-    assert declared is not None
-    is_short = declared > present + _slack_bytes(header)
-    if not is_short and _chunks_follow(header, held, size_bytes, head, tail):
+    is_short = declared > present
+    if not is_short and _chunks_behind(header, size_bytes, head, tail) is not None:
         return None
     says = f"The WAV header declares {declared / header.byte_rate:.1f} s of audio but"
     has = f"{present / header.byte_rate:.1f} s follow"
     return f"{says} only {has}: the file is cut short." if is_short else f"{says} {has}."
 
 
-def _chunks_follow(header: WavHeader, held: int, size_bytes: int, head: bytes, tail: bytes) -> bool:
-    """Say whether what stands behind the samples is metadata, as far as can be seen."""
-    at = header.data_offset + held + (held & 1)
-    for _ in range(_WAV_CHUNKS_BEHIND):
-        if at + 8 > size_bytes:
-            return True
-        if at + 8 <= len(head):
-            name, size = head[at : at + 4], head[at + 4 : at + 8]
-        elif at >= size_bytes - len(tail):
-            inside = at - size_bytes + len(tail)
-            name, size = tail[inside : inside + 4], tail[inside + 4 : inside + 8]
-        else:
-            return True
-        length = int.from_bytes(size, "little")
-        if not all(32 <= letter < 127 for letter in name):
-            return False
+def _chunks_behind(
+    header: WavHeader, size_bytes: int, head: bytes, tail: bytes
+) -> list[bytes] | None:
+    """Return the names of the chunks behind the declared samples; None: what follows is none."""
+    at = header.samples_end(size_bytes)
+    if at is None:
+        return None
+    # The tail of a WAV begins behind its samples.
+    return chunk_names(head[at:] if at < len(head) else tail, size_bytes - at)
+
+
+def chunk_names(data: bytes, rest_bytes: int) -> list[bytes] | None:
+    """Return the names of the chunks that stand behind a WAV's samples, as far as can be seen.
+
+    Args:
+        data: What stands there, or its beginning.
+        rest_bytes: How much stands there.
+
+    Returns:
+        The last is RIFF if another file follows; None if what stands there is no chunk, but more
+        samples as it seems.
+    """
+    at = 0
+    names: list[bytes] = []
+    while len(names) < _WAV_CHUNKS_BEHIND and at + 8 <= min(len(data), rest_bytes):
+        name, length = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
+        is_cut = at + 8 + length > rest_bytes + 1
+        if not all(32 <= letter < 127 for letter in name) or (is_cut and name not in _KNOWN_CHUNKS):
+            return None
+        names.append(name)
+        if name == b"RIFF":
+            break
         at += 8 + length + (length & 1)
-    return True
+    return names
 
 
 def _is_cut_short(kind: str, head: bytes, size_bytes: int, tail: bytes) -> bool:

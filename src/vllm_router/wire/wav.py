@@ -14,6 +14,8 @@ Buffer = bytes | bytearray | memoryview
 
 TAG_PCM: Final = 1
 TAG_FLOAT: Final = 3
+TAG_ALAW: Final = 6
+TAG_MULAW: Final = 7
 TAG_EXTENSIBLE: Final = 0xFFFE
 
 MIN_RATE_HZ: Final = 1_000
@@ -25,9 +27,9 @@ MAX_CHANNELS: Final = 256
 
 _TAGS_ADPCM: Final = (0x02, 0x11)
 
-# Writers that cannot seek back leave 0, 0xFFFFFFFF (ffmpeg), 0x80000000 (arecord) or
-# 0x7FFFF000 and a little more (sox) as the length of the data.
-_STREAMING_LENGTH_FROM: Final = 0x7FFF_F000
+# Writers that cannot seek back leave 0, 0xFFFFFFFF (ffmpeg), 0x80000000 (arecord), 0x7FFFF000 and a
+# little more (sox) or the same without the header (0x7FFFEFDC) as the length of the data.
+_STREAMING_LENGTH_FROM: Final = 0x7FFF_0000
 _UINT32_RANGE: Final = 1 << 32
 # A header has a handful of chunks; a file of empty ones must not become a long loop.
 _MAX_CHUNKS: Final = 64
@@ -56,6 +58,8 @@ class WavHeader:
         byte_rate: Bytes per second of sound.
         data_offset: Where the first sample stands in the file.
         declared_bytes: Length of the samples by the header; None when the writer left it open.
+        is_plain: Whether every sample takes the same bytes, and the header says nothing else, so
+            that the samples' bytes measure the sound.
     """
 
     tag: int
@@ -66,6 +70,7 @@ class WavHeader:
     byte_rate: int
     data_offset: int
     declared_bytes: int | None
+    is_plain: bool
 
     def data_bytes(self, size_bytes: int) -> int:
         """Return how many bytes of samples a file of `size_bytes` really holds.
@@ -78,6 +83,14 @@ class WavHeader:
         if declared is None or (declared < _UINT32_RANGE <= present):
             return present
         return min(declared, present)
+
+    def samples_end(self, size_bytes: int) -> int | None:
+        """Return where something may stand behind the samples; None: they go on to the end."""
+        declared = self.declared_bytes
+        if declared is None:
+            return None
+        end = self.data_offset + declared + (declared & 1)
+        return end if end < size_bytes else None
 
     def seconds(self, size_bytes: int) -> float:
         """Return the length of the sound in a file of `size_bytes`, in seconds."""
@@ -148,7 +161,8 @@ def _open_length(size: int) -> int | None:
 def _header(
     fields: tuple[int, int, int, int, int, int], data_offset: int, declared: int | None
 ) -> WavHeader:
-    tag, channels, rate_hz, byte_rate, frame_bytes, bits = fields
+    tag, channels, rate_hz, byte_rate, stated_bytes, bits = fields
+    frame_bytes = stated_bytes
     if not MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ:
         raise WavError(f"the WAV header gives a sample rate of {rate_hz} Hz")
     if not 1 <= channels <= MAX_CHANNELS:
@@ -161,9 +175,18 @@ def _header(
         # These two follow from the others, and some writers leave them zero.
         frame_bytes = sample_bytes * channels
         byte_rate = frame_bytes * rate_hz
+        is_plain = stated_bytes in (0, frame_bytes)
+    elif tag in (TAG_ALAW, TAG_MULAW):
+        frame_bytes = channels
+        byte_rate = frame_bytes * rate_hz
+        is_plain = stated_bytes in (0, frame_bytes)
     elif byte_rate == 0 or frame_bytes == 0:
         raise WavError("the WAV header gives a byte rate of zero")
-    return WavHeader(tag, channels, rate_hz, bits, frame_bytes, byte_rate, data_offset, declared)
+    else:
+        is_plain = False
+    return WavHeader(
+        tag, channels, rate_hz, bits, frame_bytes, byte_rate, data_offset, declared, is_plain
+    )
 
 
 def silence(duration_s: float, rate_hz: int = 16_000) -> bytes:

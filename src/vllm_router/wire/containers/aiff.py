@@ -12,6 +12,8 @@ _COMMON: Final = struct.Struct(">hIhHQ")
 _BIAS: Final = 16383 + 63
 # Writers put a name or a comment before the common chunk, not a book.
 _MOST_CHUNKS: Final = 32
+_UNCOMPRESSED: Final = (b"NONE", b"sowt", b"twos", b"in24", b"in32", b"fl32", b"FL32", b"fl64")
+_CONTRADICTED: Final = "its header's length is not that of its samples"
 
 
 def aiff_seconds(head: bytes) -> float | None:
@@ -49,3 +51,25 @@ def _common_seconds(head: bytes, at: int) -> float | None:
     rate_hz = math.ldexp(mantissa, exponent - _BIAS)
     # A writer that could not seek back leaves no count.
     return frames / rate_hz if frames and rate_hz >= 1.0 else None
+
+
+def aiff_doubt(head: bytes, size_bytes: int) -> str | None:
+    """Return why the common chunk's length is doubtful; None: the samples take as many bytes."""
+    at = 12
+    needed = 0
+    for _ in range(_MOST_CHUNKS):
+        if at + _CHUNK.size > len(head):
+            break
+        name, size = _CHUNK.unpack_from(head, at)
+        at += _CHUNK.size
+        if name == b"COMM":
+            if head[8:12] == b"AIFC" and head[at + 18 : at + 22] not in _UNCOMPRESSED:
+                return "its samples are compressed"
+            channels, frames, bits, _, _ = _COMMON.unpack_from(head, at)
+            needed = frames * channels * ((bits + 7) // 8)
+        elif name == b"SSND":
+            # Eight bytes of the chunk are an offset and a block size.
+            held = min(size, size_bytes - at) - 8
+            return None if needed and abs(held - needed) <= 64 else _CONTRADICTED
+        at += size + (size & 1)
+    return "its samples are not found"

@@ -10,6 +10,12 @@ from typing import Final
 MAGIC: Final = b"\x1a\x45\xdf\xa3"
 _SEGMENT: Final = 0x18538067
 _INFO: Final = 0x1549A966
+_TRACKS: Final = 0x1654AE6B
+_TRACK_ENTRY: Final = 0xAE
+_TRACK_TYPE: Final = 0x83
+_SOUND: Final = 2
+# Durations count the last frame, positions do not; and what is heard ends before the picture does.
+_TOLERANCE_S: Final = 1.0
 _CLUSTER: Final = 0x1F43B675
 _CLUSTER_BYTES: Final = b"\x1f\x43\xb6\x75"
 _TIMESTAMP_SCALE: Final = 0x2AD7B1
@@ -83,6 +89,51 @@ def matroska_seconds(head: bytes, tail: bytes) -> float | None:
             break
     last = _last_block(tail)
     return max(0, last - first) * scale_ns * _NS if last is not None else None
+
+
+def matroska_doubt(head: bytes, size_bytes: int, tail: bytes, seconds: float) -> str | None:
+    """Return why Duration is doubtful; None: the last cluster ends there.
+
+    Args:
+        head: The file's first bytes.
+        size_bytes: The whole file's size.
+        tail: Its last bytes.
+        seconds: As Duration tells.
+    """
+    whole = segment(head)
+    if whole is None:
+        return "its segment is not found"
+    if whole[2] is not None and whole[2] < size_bytes:
+        return "something follows its segment"
+    scale_ns = _DEFAULT_SCALE_NS
+    has_duration = False
+    sounds = 0
+    for identifier, body, stop in elements(head, whole[1], _MAX_ELEMENTS):
+        if identifier == _CLUSTER or stop is None:
+            break
+        for name, at, end in elements(head[:stop], body, _MAX_ELEMENTS):
+            if identifier == _INFO and name == _TIMESTAMP_SCALE:
+                scale_ns = _unsigned(head, at, end) or _DEFAULT_SCALE_NS
+            elif identifier == _INFO and name == _DURATION:
+                has_duration = bool(_float(head[at:end]))
+            elif identifier == _TRACKS and name == _TRACK_ENTRY and end is not None:
+                sounds += _is_sound(head[:end], at)
+    if not has_duration:
+        return "its header tells no duration"
+    if sounds != 1:
+        return "it holds several sound tracks" if sounds else "its sound track is not found"
+    last = _last_block(tail)
+    if last is None:
+        return "its last cluster is not found"
+    is_near = abs(last * scale_ns * _NS - seconds) <= _TOLERANCE_S
+    return None if is_near else "its duration contradicts its last cluster"
+
+
+def _is_sound(data: bytes, body: int) -> bool:
+    for name, at, end in elements(data, body, _MAX_ELEMENTS):
+        if name == _TRACK_TYPE:
+            return _unsigned(data, at, end) == _SOUND
+    return False
 
 
 def _float(raw: bytes) -> float | None:

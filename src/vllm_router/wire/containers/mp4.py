@@ -12,8 +12,11 @@ from typing import Final
 _BOX = struct.Struct(">I4s")
 _U32 = struct.Struct(">I")
 _U64 = struct.Struct(">Q")
+_PAIR = struct.Struct(">II")
 _REFERENCE = struct.Struct(">III")
 _MAX_BOXES: Final = 64
+# The last frame is shortened by some writers, and by some in one of the two places alone.
+_TOLERANCE_S: Final = 0.5
 _MAX_REFERENCES: Final = 512
 _UNKNOWN: Final = (0, 0xFFFF_FFFF, 0xFFFF_FFFF_FFFF_FFFF)
 
@@ -61,6 +64,71 @@ def mp4_seconds(head: bytes, size_bytes: int, tail: bytes) -> float | None:
     if seconds is None and movie.timescale is not None:
         seconds = _fragments_seconds(head, size_bytes, tail, movie)
     return seconds
+
+
+def mp4_doubt(head: bytes, size_bytes: int, tail: bytes, seconds: float) -> str | None:
+    """Return why the audio track's length is doubtful; None: its table of samples agrees.
+
+    Args:
+        head: The file's first bytes.
+        size_bytes: The whole file's size.
+        tail: From `index_offset` on, or the file's last bytes.
+        seconds: As the track's header tells.
+    """
+    found: tuple[bytes, Box] | None = None
+    kinds = []
+    for box in boxes(head, 0, size_bytes):
+        kinds.append(box[0])
+        if box[0] == b"moov":
+            found = head, box
+    if b"moof" in kinds or b"sidx" in kinds:
+        return "fragments follow its header"
+    if kinds.count(b"ftyp") > 1 or kinds.count(b"moov") > 1:
+        return "several files follow on each other"
+    if found is None:
+        at = tail.find(b"moov")
+        if at < 4:
+            return "its index is not found"
+        found = tail, next(boxes(tail, at - 4, len(tail)), (b"", 0, 0))
+    data, (_, body, stop) = found
+    if stop > len(data):
+        return "its index is not seen whole"
+    sounds: list[float | None] = []
+    for kind, at, end in boxes(data, body, stop):
+        if kind == b"mvex":
+            return "fragments follow its header"
+        if kind == b"trak" and _audio_track(data, at, end) is not None:
+            sounds.append(_counted_seconds(data, at, end))
+    if len(sounds) != 1:
+        return "it holds several sound tracks" if sounds else "its sound track is not found"
+    counted = sounds[0]
+    if counted is None or abs(counted - seconds) > _TOLERANCE_S:
+        return "its header contradicts its table of samples"
+    return None
+
+
+def _counted_seconds(data: bytes, body: int, end: int) -> float | None:
+    """Return a track's length by its table of samples; None if there is none."""
+    media = _inner(data, body, end, b"mdia")
+    if media is None:
+        return None
+    header = _inner(data, media[1], media[2], b"mdhd")
+    table: Box | None = media
+    for name in (b"minf", b"stbl", b"stts"):
+        table = _inner(data, table[1], table[2], name) if table is not None else None
+    if header is None or table is None:
+        return None
+    scale, stated = _scale_and_units(data, header[1])
+    if stated in _UNKNOWN:
+        return None
+    at = table[1] + 8
+    count = min(int(_U32.unpack_from(data, table[1] + 4)[0]), (table[2] - at) // 8)
+    units = sum(samples * each for samples, each in _PAIR.iter_unpack(data[at : at + 8 * count]))
+    return units / scale if scale else None
+
+
+def _inner(data: bytes, body: int, end: int, kind: bytes) -> "Box | None":
+    return next((box for box in boxes(data, body, end) if box[0] == kind), None)
 
 
 def index_offset(head: bytes, size_bytes: int) -> int | None:

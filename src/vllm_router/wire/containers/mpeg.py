@@ -107,6 +107,27 @@ def mpeg_seconds(head: bytes, size_bytes: int, tail: bytes) -> float | None:
     return _by_bitrate(head, at, frame, sound_bytes - (at - start))
 
 
+def mpeg_doubt(head: bytes, size_bytes: int, tail: bytes) -> str | None:
+    """Return why the stated length is doubtful; None: a header counts the frames and the bytes.
+
+    Args:
+        head: The file's first bytes.
+        size_bytes: The whole file's size.
+        tail: Its last bytes.
+    """
+    found = first_frame(head, id3_end(head))
+    if found is None:
+        return "its first frame is not found"
+    if not counted_frames(head, *found):
+        return "no header counts its frames"
+    stated = counted_bytes(head, *found)
+    if stated is None:
+        return "no header counts its bytes"
+    held = size_bytes - found[0] - _trailing_tags(tail)
+    # Some writers leave the header's own frame out.
+    return None if abs(stated - held) <= 2 * LONGEST_FRAME else "its header contradicts its size"
+
+
 def counted_frames(head: bytes, at: int, frame: Frame) -> int | None:
     """Return the number of frames that the header in the first frame states."""
     xing = at + 4 + frame.side_info_bytes
@@ -120,11 +141,13 @@ def counted_frames(head: bytes, at: int, frame: Frame) -> int | None:
 
 
 def counted_bytes(head: bytes, at: int, frame: Frame) -> int | None:
-    """Return the bytes from the first frame to the last that a Xing or Info header states."""
+    """Return the bytes from the first frame to the last that the header in it states."""
     xing = at + 4 + frame.side_info_bytes
     if head[xing : xing + 4] in (b"Xing", b"Info") and head[xing + 7] & 2:
         has_frames = head[xing + 7] & 1
         return int(_U32.unpack_from(head, xing + (12 if has_frames else 8))[0])
+    if head[at + 36 : at + 40] == b"VBRI":
+        return int(_U32.unpack_from(head, at + 36 + 10)[0])
     return None
 
 

@@ -37,6 +37,66 @@ def ogg_seconds(head: bytes, tail: bytes) -> float | None:
     return max(0, last - first) / stream.rate_hz
 
 
+def ogg_doubt(head: bytes, size_bytes: int, tail: bytes) -> str | None:
+    """Return why the last page's position is doubtful; None: one stream runs without a gap.
+
+    Args:
+        head: The file's first bytes.
+        size_bytes: The whole file's size.
+        tail: Its last bytes.
+    """
+    streams, at = _streams(head)
+    sounds = [stream for stream in streams.values() if stream is not None]
+    if len(sounds) != 1:
+        return "it holds several sound streams" if sounds else "its sound stream is not known"
+    (sound,) = sounds
+    numbers: dict[int, int] = {}
+    position = 0
+    place = 0
+    while place + _PAGE.size <= len(head):
+        magic, _, flags, here, serial, number, _, _ = _PAGE.unpack_from(head, place)
+        end = page_end(head, place)
+        if magic != MAGIC:
+            return "its pages do not follow on each other"
+        if serial not in streams or (flags & _BEGINS_STREAM and place >= at):
+            return "another stream follows"
+        if number != numbers.get(serial, -1) + 1:
+            return "pages are missing"
+        numbers[serial] = number
+        if serial == sound.serial and here >= 0:
+            if not 0 <= here - position <= _LONGEST_PAGE_S * sound.rate_hz:
+                return "its clock jumps"
+            position = here
+        place = end
+    if size_bytes <= len(head):
+        return None
+    return _unseen_doubt(head, size_bytes, tail, sound, position)
+
+
+def _unseen_doubt(
+    head: bytes, size_bytes: int, tail: bytes, sound: "_Stream", position: int
+) -> str | None:
+    """Return why the part between head and tail is doubtful: another stream may begin there."""
+    last = _last_position(tail, sound.serial)
+    if last is None or not position:
+        return "its last page is not found"
+    expected = position * size_bytes / len(head)
+    return None if 0.5 * expected <= last <= 2 * expected else "its size contradicts its last page"
+
+
+def _streams(head: bytes) -> "tuple[dict[int, _Stream | None], int]":
+    """Return the streams that begin at the start by serial, None for what is no sound."""
+    at = 0
+    found: dict[int, _Stream | None] = {}
+    for _ in range(_MAX_STREAMS):
+        magic, _, flags, _, serial, _, _, count = _PAGE.unpack_from(head, at)
+        if magic != MAGIC or not flags & _BEGINS_STREAM:
+            break
+        found[serial] = _identify(head, at + _PAGE.size + count, serial)
+        at = page_end(head, at)
+    return found, at
+
+
 def page_end(data: bytes, at: int) -> int:
     """Return where the page at `at` ends by its own lengths; past `data` if it is cut short.
 

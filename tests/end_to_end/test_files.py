@@ -1,0 +1,123 @@
+"""Files as people have them, short and long, in every format: true lengths, all of the sound.
+
+The engine decodes what it is given and tells its length, as vLLM does; whatever it is not given in
+full is missing from the seconds that it has heard.
+"""
+
+import math
+import random
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from tests.audio_files import KINDS, audio_folder
+from tests.file_cases import CASES, FileCase
+from tests.proxy.parrots import Heard, Reply, parrot
+from tests.routers import MODEL, RunningRouter, file, running_router
+from tests.routers import field as plain
+
+from vllm_router.local.ask import ApiError
+from vllm_router.local.sound import RATE_HZ, decode
+
+__all__ = ["audio_folder"]
+
+SHORT_S, LONG_S = 7.5, 40.5
+SETTINGS = {
+    "split_longer_than_s": 30,
+    "verify": True,
+    "skip_silence": False,
+    "api_key": "k",
+    "key_audio_s_per_minute": 100_000,
+}
+USED = 'vllm_router_key_audio_seconds_total{key="key-1"}'
+HEARD = f'vllm_router_audio_seconds_total{{model="{MODEL}"}}'
+_CUE = re.compile(r"(\d+):(\d+):(\d+),(\d+) --> (\d+):(\d+):(\d+),(\d+)")
+
+
+@dataclass(slots=True)
+class Engine:
+    """Counts the seconds that it is given, and says about as much as anyone would in them."""
+
+    seconds: float = 0.0
+    refused: list[int] = field(default_factory=list)
+
+    async def __call__(self, heard: Heard) -> Reply:
+        try:
+            length_s = len(decode(heard.audio)) / RATE_HZ
+        except ApiError as error:
+            self.refused.append(heard.number)
+            return 400, {"error": {"message": str(error)}}
+        self.seconds += length_s
+        rng = random.Random(heard.number)
+        words = ["".join(rng.choices("abcdeinorstu", k=5)) for _ in range(round(2 * length_s) + 1)]
+        usage = {"type": "duration", "seconds": math.ceil(length_s)}
+        return 200, {"text": " ".join(words), "usage": usage}
+
+
+def cues(srt: str) -> list[tuple[float, float]]:
+    """Return (start, end) of each cue, in seconds."""
+    found = []
+    for numbers in _CUE.findall(srt):
+        a, b, c, d, e, f, g, h = map(int, numbers)
+        found.append((a * 3600 + b * 60 + c + d / 1000, e * 3600 + f * 60 + g + h / 1000))
+    return found
+
+
+async def ask(router: RunningRouter, data: bytes, response_format: str):  # type: ignore[no-untyped-def]
+    parts = [plain("model", MODEL), plain("response_format", response_format), file(data, "a")]
+    return await router.upload(*parts, Authorization="Bearer k")
+
+
+def test_every_file_has_its_row_in_the_documentation() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "formats.md").read_text()
+    for what in [case.what for case in CASES.values()] + [f"`{kind}`" for kind in KINDS]:
+        assert f"| {what} |" in text, "run scripts/formats.py"
+
+
+@pytest.mark.parametrize("name", CASES)
+async def test_a_file_is_transcribed_to_its_end(name: str, audio_folder: Path) -> None:
+    case = CASES[name]
+    engine = Engine()
+    async with parrot(engine) as url, running_router(url, **SETTINGS) as router:
+        before = dict.fromkeys((USED, HEARD), 0.0)
+        for seconds in (SHORT_S, LONG_S):
+            data, length_s = case.make(audio_folder, seconds), case.length_s(seconds)
+            engine.seconds = 0.0
+            answers = [await ask(router, data, kind) for kind in ("json", "verbose_json", "srt")]
+            if case.outcome == "refused":
+                assert [answer.status_code for answer in answers] == [400] * 3
+                assert {answer.json()["error"]["code"] for answer in answers} == {"invalid_audio"}
+                continue
+            assert [answer.status_code for answer in answers] == [200] * 3, answers[0].text
+            for answer in answers:
+                assert ("x-audio-warning" in answer.headers) == (case.outcome == "damaged")
+            check(case, answers, length_s)
+            # Everything was heard, each time.
+            assert engine.seconds >= 3 * (case.sound_s(seconds) - 0.65)
+            metrics = await router.metrics()
+            for name in before:
+                counted_s, before[name] = metrics[name] - before[name], metrics[name]
+                # In JSON, a short file with a hole is what its engine has heard of it.
+                hole_s = length_s - case.sound_s(seconds)
+                assert 3 * length_s - hole_s - 2 <= counted_s <= 3 * length_s + 1.5
+
+
+def check(case: FileCase, answers: list, length_s: float) -> None:  # type: ignore[type-arg]
+    """Check what three answers tell of a file's times."""
+    short, verbose = answers[0].json(), answers[1].json()
+    # Of what was cut short a page or a frame may be missing, in JSON all that is no sound.
+    off_s = 0.65 if case.outcome == "damaged" else case.slack_s
+    assert verbose["duration"] == pytest.approx(length_s, abs=off_s)
+    assert verbose["usage"]["seconds"] == math.ceil(verbose["duration"])
+    assert verbose["usage"]["seconds"] - 1.3 <= math.ceil(length_s)
+    most_s = math.ceil(length_s + off_s)
+    assert math.ceil(length_s - case.starts_s - 8.3 - off_s) <= short["usage"]["seconds"] <= most_s
+    times = [(part["start"], part["end"]) for part in verbose["segments"]]
+    for first, last in (
+        (times[0], times[-1]),
+        (cues(answers[2].text)[0], cues(answers[2].text)[-1]),
+    ):
+        assert case.starts_s - 0.3 <= first[0] <= case.starts_s + 2.2
+        # Two seconds of sound alternate with one of almost none.
+        assert length_s - 2.5 <= last[1] <= verbose["duration"] + 0.002
