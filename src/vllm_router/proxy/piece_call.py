@@ -145,7 +145,7 @@ class PieceCaller:
                 is_admitted=True,
                 trace=trace,
                 deaths=piece.deaths,
-                remaining=windows_of(audio.facts.audio_s) - piece.index,
+                remaining=windows_of(audio.facts.hint.seconds) - piece.index,
             )
             try:
                 attempt = await self._dispatcher.attempt(ticket, send)
