@@ -228,6 +228,25 @@ async def test_what_two_engines_refuse_is_not_sent_to_a_third() -> None:
         assert len(fleet.uploads) == 4
 
 
+@pytest.mark.parametrize("audio", [SHORT, speech(20)], ids=["short", "long"])
+async def test_two_engines_that_both_refused_an_upload_are_believed(audio: bytes) -> None:
+    """Both are asked before a refusal is shown; what the first one said counts as well."""
+    async with serving(without_language, without_language) as fleet:
+        answer = await fleet.ask(audio, language="de")
+        assert answer.status_code == 200, answer.text
+        assert await fleet.capabilities() == {"language": False}
+        first = len(fleet.uploads)
+        await fleet.ask(audio, language="de")
+        assert all("language" not in upload.fields for upload in fleet.uploads[first:])
+
+
+async def test_two_engines_that_both_refused_a_length_are_believed() -> None:
+    async with serving(*[within(60, 25 * 2**20)] * 2, **WHOLE) as fleet:
+        answer = await fleet.ask(speech(20))
+        assert answer.status_code == 200, answer.text
+        assert await fleet.capabilities() == {"max_audio_s": 60.0}
+
+
 async def test_a_refusal_whose_reason_was_another_teaches_nothing() -> None:
     """It says language, and refuses without one too."""
     names = ("one", "two")

@@ -172,14 +172,16 @@ class PieceCaller:
             if reason is RefusalKind.NO_WORDS:
                 return Transcript("")
             if reason is RefusalKind.FORMAT:
-                self._capabilities.refused_format(ticket, attempt.engine_id)
+                for engine_id in attempt.refused_by:
+                    self._capabilities.refused_format(ticket, engine_id)
                 raise no_word_times()
             if reason is RefusalKind.LANGUAGE:
                 words = await self.ask(
                     audio, piece, trace, temperature=temperature, tells_language=False
                 )
                 # The field was the reason indeed.
-                self._capabilities.refused_language(ticket, attempt.engine_id)
+                for engine_id in attempt.refused_by:
+                    self._capabilities.refused_language(ticket, engine_id)
                 return words
             if answer.status >= 500:
                 # Of a whole upload this is the client's to see; of a piece it says too little.

@@ -29,6 +29,7 @@ from vllm_router.outbound.call import (
 )
 from vllm_router.outbound.upload import Upload
 from vllm_router.policy.capabilities import LEAST_AUDIO_S, LEAST_FILE_BYTES
+from vllm_router.policy.capability_book import REFUSALS
 from vllm_router.proxy.dispatch import MAX_REFUSAL_BYTES, Attempt
 from vllm_router.proxy.events import EventStream
 from vllm_router.proxy.facts import RequestFacts
@@ -177,17 +178,23 @@ class WholeAnswer:
         kind = self._read_refusal(first, is_verbose=is_verbose).kind
         if kind is not RefusalKind.FORMAT and kind is not RefusalKind.LANGUAGE:
             return first
-        capabilities, ticket, refusing = self._means.capabilities, first.ticket, [first.engine_id]
+        capabilities, ticket = self._means.capabilities, first.ticket
+        # Where two had to refuse before the answer was shown, both have.
+        refusing = [*first.refused_by]
         last = first
-        ticket.excluded.add(first.engine_id)
-        if not self._is_known(kind) and self._means.dispatcher.fleet.is_ready_for(ticket):
+        ticket.excluded.update(refusing)
+        if (
+            len(refusing) < REFUSALS
+            and not self._is_known(kind)
+            and self._means.dispatcher.fleet.is_ready_for(ticket)
+        ):
             first.close(first.kind)
             last = await self._attempt(
                 edits, read, first, is_verbose=is_verbose, takes_refusals=True
             )
             if self._read_refusal(last, is_verbose=is_verbose).kind is not kind:
                 return last
-            refusing.append(last.engine_id)
+            refusing += last.refused_by
         if kind is RefusalKind.FORMAT:
             for engine_id in refusing:
                 capabilities.refused_format(ticket, engine_id)
@@ -361,7 +368,7 @@ class WholeAnswer:
         Not one that pieces would not be within: what they show to be taken is no limit.
         """
         facts, capabilities = self._facts, self._means.capabilities
-        ticket, engine_id, limit = attempt.ticket, attempt.engine_id, refusal.limit
+        ticket, limit = attempt.ticket, refusal.limit
         if refusal.kind is RefusalKind.TOO_LONG:
             length_s = self._story.audio_s
             if length_s is None:
@@ -370,12 +377,14 @@ class WholeAnswer:
                 # No longer than this is all that is known.
                 limit = math.nextafter(length_s, 0.0)
             if LEAST_AUDIO_S <= limit < length_s:
-                capabilities.refused_length(ticket, engine_id, limit)
+                for engine_id in attempt.refused_by:
+                    capabilities.refused_length(ticket, engine_id, limit)
         elif refusal.kind is RefusalKind.TOO_LARGE:
             size_bytes = facts.file.end - facts.file.start
             limit = size_bytes - 1 if limit is None else limit
             if LEAST_FILE_BYTES <= limit < size_bytes:
-                capabilities.refused_size(ticket, engine_id, limit)
+                for engine_id in attempt.refused_by:
+                    capabilities.refused_size(ticket, engine_id, limit)
 
     async def _show_refusal(self, attempt: Attempt, stream: EventStream | None) -> None:
         if stream is not None:
