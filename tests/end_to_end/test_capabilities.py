@@ -247,6 +247,68 @@ async def test_two_engines_that_both_refused_a_length_are_believed() -> None:
         assert await fleet.capabilities() == {"max_audio_s": 60.0}
 
 
+def repeats_what_it_refuses(heard: Heard) -> Reply:
+    """Answer as vLLM, whose validation errors hold what was sent; with times of words."""
+    given = heard.fields.get("temperature", "0")
+    if not given.replace(".", "").isdigit():
+        return error(f"[{{'type': 'float_parsing', 'loc': ('body', 'temperature'), "
+                     f"'msg': 'Input should be a valid number', 'input': '{given}'}}]")  # fmt: skip
+    status, said = words(heard)
+    if heard.fields.get("response_format") == "verbose_json":
+        said = {**said, "segments": [], "words": [{"word": "The", "start": 0.0, "end": 0.2}]}
+    return status, said
+
+
+@pytest.mark.parametrize("audio", [SHORT, speech(20)], ids=["short", "long"])
+@pytest.mark.parametrize("engines", [1, 2])
+async def test_nobody_makes_the_router_believe_that_a_format_is_refused(
+    audio: bytes, engines: int
+) -> None:
+    asked = {"response_format": "verbose_json", "timestamp_granularities[]": "word"}
+    async with serving(*[repeats_what_it_refuses] * engines) as fleet:
+        for _ in range(4):
+            answer = await fleet.ask(audio, **asked, temperature="verbose_json")
+            assert answer.status_code == 400
+            # What is wrong is the temperature, and the client is told so.
+            assert "temperature" in answer.json()["error"]["message"]
+        assert await fleet.capabilities() == {}
+        answer = await fleet.ask(audio, **asked)
+        assert answer.status_code == 200, answer.text
+
+
+async def test_a_language_that_the_model_lacks_is_not_taken_for_the_field() -> None:
+    def knows_one(heard: Heard) -> Reply:
+        if heard.fields.get("language") not in (None, "de"):
+            return error(f"{heard.fields['language']} is not a supported language of the model")
+        return words(heard)
+
+    async with serving(knows_one) as fleet:
+        for _ in range(2):
+            answer = await fleet.ask(SHORT, language="yi")
+            assert answer.status_code == 400
+        assert await fleet.capabilities() == {}
+
+
+@pytest.mark.parametrize("engines", [1, 2])
+async def test_files_that_engines_cannot_read_say_nothing_of_their_container(
+    engines: int, m4a: bytes
+) -> None:
+    """The router is more patient with damage than they are."""
+
+    def reads_sound_files(heard: Heard) -> Reply:
+        if heard.audio.startswith(b"RIFF") or heard.audio == m4a:
+            return words(heard)
+        return error("Invalid or unsupported audio file.", 500)
+
+    async with serving(*[reads_sound_files] * engines) as fleet:
+        await fleet.ask(m4a, "a.m4a")
+        for _ in range(4):
+            # A brand that the router does not mind.
+            answer = await fleet.ask(m4a.replace(b"M4A ", b"M4X ", 1), "a.m4a")
+            assert answer.status_code == 200, answer.text
+        assert await fleet.capabilities() == {}
+
+
 async def test_a_refusal_whose_reason_was_another_teaches_nothing() -> None:
     """It says language, and refuses without one too."""
     names = ("one", "two")

@@ -95,6 +95,8 @@ class WholeAnswer:
         self._upload = upload
         self._edits = edits
         self._tells_language = tells_language and wish.language is not None
+        # Whether a refusal may be about `verbose_json`.
+        self._may_lack_format = True
 
     @property
     def _check(self) -> SpeechCheck:
@@ -141,8 +143,7 @@ class WholeAnswer:
         story.windows += ticket.windows
         answer = attempt.answer
         if answer.status == 200:
-            if self._means.capabilities.has_doubts:
-                self._refute_doubts(is_verbose)
+            self._note_success(is_verbose)
             if story.audio_s is None and answer.body is not None:
                 told_s = told_seconds(answer.body)
                 if told_s is not None:
@@ -152,16 +153,18 @@ class WholeAnswer:
             return await self._asked_otherwise(attempt, edits, read, is_verbose)
         return attempt
 
-    def _refute_doubts(self, is_verbose: bool) -> None:
-        facts = self._facts
-        self._means.capabilities.accepted(
-            facts.model,
-            facts.kind,
-            facts.measured_s or 0.0,
-            facts.file.end - facts.file.start,
-            has_language=self._tells_language,
-            is_verbose=is_verbose,
-        )
+    def _note_success(self, is_verbose: bool) -> None:
+        facts, capabilities = self._facts, self._means.capabilities
+        has_language = self._tells_language
+        if capabilities.is_news(facts.kind, has_language=has_language, is_verbose=is_verbose):
+            capabilities.accepted(
+                facts.model,
+                facts.kind,
+                facts.measured_s or 0.0,
+                facts.file.end - facts.file.start,
+                has_language=has_language,
+                is_verbose=is_verbose,
+            )
 
     async def _asked_otherwise(
         self,
@@ -196,9 +199,7 @@ class WholeAnswer:
                 return last
             refusing += last.refused_by
         if kind is RefusalKind.FORMAT:
-            for engine_id in refusing:
-                capabilities.refused_format(ticket, engine_id)
-            return last
+            return await self._believed(last, refusing)
         last.close(last.kind)
         ticket.excluded -= set(refusing)
         self._tells_language = False
@@ -209,6 +210,28 @@ class WholeAnswer:
             for engine_id in refusing:
                 capabilities.refused_language(ticket, engine_id)
         return last
+
+    async def _believed(self, refused: Attempt, refusing: list[str]) -> Attempt:
+        """Return the answer to be shown where `verbose_json` was refused, or something else was.
+
+        An engine repeats what it refuses: a temperature of "verbose_json" is refused in the same
+        words. The format was the reason only if the upload passes with another one.
+        """
+        ticket = refused.ticket
+        if self._is_known(RefusalKind.FORMAT):
+            return refused
+        refused.close(refused.kind)
+        ticket.excluded -= set(refusing)
+        other = await self._attempt(
+            self._asking(ResponseFormat.JSON), None, refused, takes_refusals=True
+        )
+        if other.answer.status != 200:
+            self._may_lack_format = False
+            return other
+        other.close(OutcomeKind.OK)
+        for engine_id in refusing:
+            self._means.capabilities.refused_format(ticket, engine_id)
+        return refused
 
     def _is_known(self, kind: RefusalKind) -> bool:
         can = self._means.capabilities.of(self._facts.model)
@@ -221,7 +244,7 @@ class WholeAnswer:
         return read_refusal(
             attempt.answer.status,
             said,
-            asked_format="verbose_json" if is_verbose else None,
+            asked_format="verbose_json" if is_verbose and self._may_lack_format else None,
             language=self._wish.language if self._tells_language else None,
         )
 
@@ -315,7 +338,8 @@ class WholeAnswer:
             return
         if is_of_size:
             self._note_limit(attempt, refusal)
-        elif refusal.kind is not RefusalKind.NO_WORDS:
+        elif refusal.kind is not RefusalKind.NO_WORDS and not self._story.damage:
+            # Engines are less patient with damaged files; that says nothing of sound ones.
             self._means.capabilities.refused_container(
                 attempt.ticket, attempt.engine_id, facts.kind, status
             )
@@ -474,16 +498,14 @@ class WholeAnswer:
 
     async def _transcript(self, asked: ResponseFormat) -> tuple[Attempt, Transcript | None]:
         """Return the engine's words; None: it refused, and the attempt is still open."""
-        form = self._facts.form
-        edits = form.replaced("response_format", asked.value.encode())
-        for name in ("stream", "stream_include_usage", "stream_continuous_usage_stats"):
-            edits += form.changed(name, b"false")
         heard: list[Transcript] = []
 
         def read(answer: bytes) -> None:
             heard.append(read_transcript(answer, known_length(self._facts)))
 
-        attempt = await self._attempt(edits, read, is_verbose=asked is ResponseFormat.VERBOSE_JSON)
+        attempt = await self._attempt(
+            self._asking(asked), read, is_verbose=asked is ResponseFormat.VERBOSE_JSON
+        )
         if attempt.answer.status != 200:
             return attempt, None
         attempt.close(OutcomeKind.OK)
@@ -491,6 +513,14 @@ class WholeAnswer:
         if transcript.usage is None and transcript.duration_s is not None:
             transcript = joined([transcript], transcript.duration_s)
         return attempt, transcript
+
+    def _asking(self, asked: ResponseFormat) -> list[Edit]:
+        """Return the edits by which an engine is asked for a format, and for no stream."""
+        form = self._facts.form
+        edits = form.replaced("response_format", asked.value.encode())
+        for name in ("stream", "stream_include_usage", "stream_continuous_usage_stats"):
+            edits += form.changed(name, b"false")
+        return edits
 
     async def streamed(self) -> None:
         """Answer as events."""
