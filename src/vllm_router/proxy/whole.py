@@ -84,8 +84,7 @@ class WholeAnswer:
         story: Story,
         upload: Upload,
         edits: list[Edit],
-        *,
-        tells_language: bool = True,
+        left_out: tuple[str, ...] = (),
     ) -> None:
         self._means = means
         self._exchange = exchange
@@ -94,7 +93,8 @@ class WholeAnswer:
         self._story = story
         self._upload = upload
         self._edits = edits
-        self._tells_language = tells_language and wish.language is not None
+        self._left_out = left_out
+        self._tells_language = wish.language is not None and "language" not in left_out
         # Whether a refusal may be about `verbose_json`.
         self._may_lack_format = True
 
@@ -107,7 +107,7 @@ class WholeAnswer:
 
     async def _attempt(
         self,
-        edits: Sequence[Edit] = (),
+        more: Sequence[Edit] = (),
         read: Callable[[bytes], object] | None = None,
         after: Attempt | None = None,
         *,
@@ -117,7 +117,7 @@ class WholeAnswer:
         """Get an engine's answer.
 
         Args:
-            edits: Of the form, beside those that every engine gets.
+            more: Edits of the form, beside those that every engine gets.
             read: Takes the body of a 200.
             after: Another attempt, whose turn in the queue this one keeps.
             is_verbose: Whether the engine is asked for `verbose_json`.
@@ -125,7 +125,10 @@ class WholeAnswer:
                 otherwise.
         """
         relay, facts, story = self._means.relay, self._facts, self._story
-        body = UploadBody.edited(self._upload, [*self._edits, *edits])
+        edits = [*self._edits, *more]
+        if self._left_out:
+            edits += facts.form.removed(*self._left_out)
+        body = UploadBody.edited(self._upload, edits)
         headers = engine_headers(self._exchange, relay.engine_key)
         path = b"/v1/audio/" + facts.task.encode()
 
@@ -150,7 +153,7 @@ class WholeAnswer:
                     story.audio_s = confirmed_seconds(facts.hint, told_s)
             attempt.charge.measured_s = story.audio_s
         elif answer.status in REFUSED and not takes_refusals:
-            return await self._asked_otherwise(attempt, edits, read, is_verbose)
+            return await self._asked_otherwise(attempt, more, read, is_verbose)
         return attempt
 
     def _note_success(self, is_verbose: bool) -> None:
@@ -203,7 +206,7 @@ class WholeAnswer:
         last.close(last.kind)
         ticket.excluded -= set(refusing)
         self._tells_language = False
-        self._edits = [*self._edits, *self._facts.form.removed("language")]
+        self._left_out = (*self._left_out, "language")
         last = await self._attempt(edits, read, last, is_verbose=is_verbose, takes_refusals=True)
         if last.answer.status == 200:
             # The field was the reason indeed.
