@@ -247,6 +247,20 @@ async def test_two_engines_that_both_refused_a_length_are_believed() -> None:
         assert await fleet.capabilities() == {"max_audio_s": 60.0}
 
 
+@pytest.mark.parametrize("claim", ["audio longer than 31 s", "maximum file size exceeds 1 mb"])
+async def test_nobody_makes_the_router_believe_in_a_limit(claim: str) -> None:
+    """Pieces go without the field that is refused, so that they pass."""
+
+    def repeats(heard: Heard) -> Reply:
+        given = heard.fields.get("stream", "false")
+        return words(heard) if given == "false" else error(f"'stream' is no boolean: '{given}'")
+
+    async with serving(repeats, **WHOLE) as fleet:
+        answer = await fleet.ask(speech(20), stream=claim)
+        assert answer.status_code == 200, answer.text
+        assert await fleet.capabilities() == {}
+
+
 def repeats_what_it_refuses(heard: Heard) -> Reply:
     """Answer as vLLM, whose validation errors hold what was sent; with times of words."""
     given = heard.fields.get("temperature", "0")

@@ -46,7 +46,7 @@ from vllm_router.wire.formats import FORMATS, ResponseFormat
 from vllm_router.wire.json_text import JsonObject
 from vllm_router.wire.leading_space import StreamStart, without_leading_space
 from vllm_router.wire.media_type import is_type
-from vllm_router.wire.multipart import Edit
+from vllm_router.wire.multipart import Edit, Form
 from vllm_router.wire.refusal import REFUSED, Refusal, RefusalKind, read_refusal
 from vllm_router.wire.sse import encode
 from vllm_router.wire.stream_events import ChunkTranslator, StreamState, delta_event
@@ -68,6 +68,20 @@ _PERHAPS_UNREADABLE: Final = frozenset({*REFUSED, 500})
 _OF_SIZE: Final = frozenset({RefusalKind.TOO_LONG, RefusalKind.TOO_LARGE, RefusalKind.TOO_MUCH})
 #: Statuses by which engines answer fields that they do not understand.
 _NOT_UNDERSTOOD: Final = frozenset({400, 404, 422, 501})
+#: Fields that pieces go without and whose values nobody has checked.
+_UNCHECKED: Final = frozenset(
+    {
+        "stream",
+        "stream_include_usage",
+        "stream_continuous_usage_stats",
+        "chunking_strategy",
+        "known_speaker_names",
+        "known_speaker_names[]",
+        "known_speaker_references",
+        "known_speaker_references[]",
+    }
+)
+_LONGEST_TRUTH: Final = len("false")
 #: Headers that are wrong for any other bytes than the engine's.
 _OF_THE_BYTES: Final = frozenset({b"etag", b"digest", b"content-digest", b"content-md5"})
 
@@ -97,13 +111,18 @@ class WholeAnswer:
         self._tells_language = wish.language is not None and "language" not in left_out
         # Whether a refusal may be about `verbose_json`.
         self._may_lack_format = True
+        self._made_check: SpeechCheck | None = None
 
     @property
     def _check(self) -> SpeechCheck:
         """What holds the answer against the speech; made when it is needed, which is seldom."""
-        return SpeechCheck(
-            self._means, self._exchange, self._facts, self._wish, self._story, self._upload
-        )
+        check = self._made_check
+        if check is None:
+            # Always the same: another one would measure anew what this one is measuring.
+            check = self._made_check = SpeechCheck(
+                self._means, self._exchange, self._facts, self._wish, self._story, self._upload
+            )
+        return check
 
     async def _attempt(
         self,
@@ -392,10 +411,13 @@ class WholeAnswer:
     def _note_limit(self, attempt: Attempt, refusal: Refusal) -> None:
         """Remember the limit by which an upload was refused that was sound.
 
-        Not one that pieces would not be within: what they show to be taken is no limit.
+        Not one that pieces would not be within: what they show to be taken is no limit. Nor one
+        that a field may have named which pieces go without.
         """
         facts, capabilities = self._facts, self._means.capabilities
         ticket, limit = attempt.ticket, refusal.limit
+        if not _is_plain(facts.form):
+            return
         if refusal.kind is RefusalKind.TOO_LONG:
             length_s = self._story.audio_s
             if length_s is None:
@@ -681,6 +703,17 @@ async def _require_speakers(attempt: Attempt) -> None:
             "speaker has a channel, send 'channels=each' with it; else ask for 'verbose_json'.",
             param="response_format",
         )
+
+
+def _is_plain(form: Form) -> bool:
+    """Return whether the fields that pieces go without say no more than they should.
+
+    Engines repeat a value that they refuse, and it may read like a limit.
+    """
+    return all(
+        part.value is None or part.name not in _UNCHECKED or len(part.value) <= _LONGEST_TRUTH
+        for part in form.parts
+    )
 
 
 def _trim(answer: Answer, body: bytes) -> None:
