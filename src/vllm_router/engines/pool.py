@@ -257,12 +257,15 @@ class Pool:
     def _to_be_tried(self) -> Engine | None:
         """Return an idle engine that has had nothing for long; one is looked at for each upload."""
         rota = self._rota
-        at = self._rota_at = self._rota_at + 1 if self._rota_at + 1 < len(rota) else 0
+        at = self._rota_at + 1
+        self._rota_at = at = at if at < len(rota) else 0
         engine = rota[at]
-        if engine.windows_in_flight or engine.cap < 1.0 or engine.suspected_at is not None:
+        if engine.windows_in_flight:
             return None
         idle_turns = self.last_turn - engine.turn
         if idle_turns < _TRIED_AFTER[0][1] * len(rota):
+            return None
+        if engine.cap < 1.0 or engine.suspected_at is not None:
             return None
         seen = engine.curve.seen
         for answers, turns in _TRIED_AFTER:

@@ -6,7 +6,7 @@ Refuses to know: sockets, uploads, clients. A ticket is all that the fleet sees 
 import math
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from vllm_router.engines.engine import EngineId
 from vllm_router.policy.queue import Urgency
@@ -167,8 +167,7 @@ class OutcomeKind(StrEnum):
     CANCELLED = "cancelled"
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """The end of an attempt.
 
     Attributes:

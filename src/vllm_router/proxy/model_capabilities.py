@@ -67,6 +67,9 @@ class ModelCapabilities:
         if known is not None and now < known[0]:
             return known[1]
         found = self.stated(model).beats(self._learned(model, now))
+        if found == UNKNOWN:
+            # The one that is quick to compare.
+            found = UNKNOWN
         if len(self._known) >= MAX_MODELS:
             self._known.clear()
         self._known[model] = (now + FRESH_S, found)

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from vllm_router.wire.quick import copied, find, usual_parts
 
@@ -44,8 +44,7 @@ class BadForm(ValueError):
     """The body is not a well-formed multipart form; the message says where."""
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """One part of a form, by its place in the body.
 
     Attributes:
