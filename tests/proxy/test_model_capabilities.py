@@ -124,9 +124,7 @@ def test_what_was_just_taken_is_not_unlearned_by_refusals() -> None:
         ("mp4", False, False), ("wav", True, False), ("wav", False, True),
     ):  # fmt: skip
         assert world.known.is_news(kind, has_language=has_language, is_verbose=is_verbose)
-        world.known.accepted(
-            "m", kind, 1.0, 1000, has_language=has_language, is_verbose=is_verbose
-        )
+        world.known.accepted("m", kind, 1.0, 1000, has_language=has_language, is_verbose=is_verbose)
     for _ in range(3):
         world.known.refused_language(world.ticket, A)
         world.known.refused_format(world.ticket, A)

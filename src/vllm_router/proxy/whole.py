@@ -233,7 +233,7 @@ class WholeAnswer:
                 capabilities.refused_language(ticket, engine_id)
         return last
 
-    async def _believed(self, refused: Attempt, refusing: list[str]) -> Attempt:
+    async def _believed(self, refused: Attempt, refusing: Sequence[str]) -> Attempt:
         """Return the answer to be shown where `verbose_json` was refused, or something else was.
 
         An engine repeats what it refuses: a temperature of "verbose_json" is refused in the same
