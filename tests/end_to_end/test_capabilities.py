@@ -182,6 +182,16 @@ async def test_an_engine_that_does_not_take_language_is_asked_without() -> None:
         }  # fmt: skip
 
 
+@pytest.mark.parametrize("audio", [SHORT, speech(20)], ids=["short", "long"])
+async def test_an_empty_language_is_none(audio: bytes) -> None:
+    """Forms of web pages send their empty fields as well."""
+    async with serving(without_language) as fleet:
+        answer = await fleet.ask(audio, language=" ", prompt="Fox.")
+        assert answer.status_code == 200, answer.text
+        assert all("language" not in upload.fields for upload in fleet.uploads)
+        assert fleet.uploads[0].fields["prompt"] == "Fox."
+
+
 async def test_pieces_are_sent_without_a_language_too() -> None:
     async with serving(without_language) as fleet:
         answer = await fleet.ask(speech(20), language="de")

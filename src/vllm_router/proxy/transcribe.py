@@ -78,7 +78,9 @@ class Transcriber:
         if facts.asked_model is not None and facts.asked_model != facts.model:
             edits = facts.form.replaced("model", facts.model.encode())
         left_out: tuple[str, ...] = ()
-        if can.language is False:
+        is_blank = wish.language is None and facts.form.value("language") is not None
+        if can.language is False or is_blank:
+            # A form's empty field says nothing, and not every engine reads it so.
             left_out = ("language",)
         if facts.form.value("channels") is not None:
             # The router's own; an engine may refuse a field that it does not know.
