@@ -77,8 +77,14 @@ class Transcriber:
         edits = []
         if facts.asked_model is not None and facts.asked_model != facts.model:
             edits = facts.form.replaced("model", facts.model.encode())
-        if can.language is False:
-            edits = [*edits, *facts.form.removed("language")]
+        left_out: tuple[str, ...] = ()
+        is_blank = wish.language is None and facts.form.value("language") is not None
+        if can.language is False or is_blank:
+            # A form's empty field says nothing, and not every engine reads it so.
+            left_out = ("language",)
+        if facts.form.value("channels") is not None:
+            # The router's own; an engine may refuse a field that it does not know.
+            left_out = (*left_out, "channels")
         whole = WholeAnswer(
             self._means,
             exchange,
@@ -87,7 +93,7 @@ class Transcriber:
             story,
             upload,
             edits,
-            tells_language=can.language is not False,
+            left_out,
         )
         if wish.format is None:
             await whole.passed_through()
