@@ -79,7 +79,7 @@ class Ticket:
         expires_at: When it leaves the queue unserved, monotonic seconds; set when it is admitted.
         place: The queue's own mark; 0 while the ticket does not wait.
         trace: Follows it from engine to engine; None: nobody does.
-        remaining: Windows of its audio that are not done yet, if those are more than its own.
+        remaining: Windows of its whole audio, if those are more than its own.
     """
 
     request_id: str

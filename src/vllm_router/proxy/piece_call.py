@@ -148,7 +148,9 @@ class PieceCaller:
                 is_admitted=True,
                 trace=trace,
                 deaths=piece.deaths,
-                remaining=windows_of(audio.facts.hint.seconds) - piece.index,
+                # The same for all pieces of an audio, which so keep their order: a stream's first
+                # words wait for nothing that comes after them.
+                remaining=windows_of(audio.facts.hint.seconds),
             )
             try:
                 attempt = await self._dispatcher.attempt(ticket, send)
