@@ -22,7 +22,6 @@ def charge(engine: Engine, ticket: Ticket, turn: int, now: float) -> Charge:
     engine.next_window_s = engine.intercept_s + engine.slope_s * (load + 1.0)
     for pool in engine.pools:
         pool.load += windows
-        pool.last_turn = turn
         pool.place(engine)
     made = Charge(ticket, engine.spec.engine_id, now, windows, ticket.audio_s, engine, engine.area)
     if ticket.deaths:
