@@ -535,14 +535,18 @@ class Fleet:
         return started_at + after_s
 
     def has_livelier(self, charge: Charge) -> bool:
-        """Whether another engine for the model is idle, or has answered since a call began.
+        """Whether another engine in service is idle, or has answered since a call began.
 
         One that owes answers for as long is no better: on slow engines, all at work on their first
-        batch, each would be given the work of the others as well.
+        batch, each would be given the work of the others as well. Nor is one that is idle because
+        it takes nothing now.
         """
         engine = charge.engine
         return engine is not None and any(
             other is not engine
+            and other.state is EngineState.READY
+            and other.cap >= 1.0
+            and other.engine_id not in charge.ticket.excluded
             and (
                 not other.in_flight
                 or (other.last_ok_at is not None and other.last_ok_at >= charge.started_at)
