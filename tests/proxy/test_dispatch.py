@@ -105,6 +105,33 @@ async def test_a_refusal_that_another_engine_does_not_repeat_is_not_shown(
     assert refusing.failed_answers == 1
 
 
+async def test_refusals_that_are_refuted_late_take_an_engine_out_once(notes: Notes) -> None:
+    """On slow engines the proof comes when the engine has been out for long, or is back."""
+    dispatcher = ready_dispatcher(3, notes)
+    gate = asyncio.Event()
+
+    async def send(engine: Engine) -> Answer:
+        if engine.engine_id == "a":
+            await asyncio.sleep(0)
+            return answer(400)
+        await gate.wait()
+        return answer(200)
+
+    async def ask() -> int:
+        attempt = await dispatcher.attempt(ticket(), send)
+        attempt.close(attempt.kind)
+        return attempt.answer.status
+
+    asked = asyncio.gather(*(ask() for _ in range(20)))
+    await asyncio.sleep(0.05)
+    gate.set()
+    assert set(await asked) == {200}
+    broken = dispatcher.fleet.engine(EngineId("a"))
+    assert broken is not None
+    assert notes.outcomes.count((EngineId("a"), OutcomeKind.UNDECIDED)) > 3
+    assert (broken.state, broken.ejections) == (EngineState.EJECTED, 1)
+
+
 async def test_an_engine_that_refuses_everything_has_no_vote(notes: Notes) -> None:
     """Two broken engines of four: only the first upload finds them credible."""
     dispatcher = ready_dispatcher(4, notes)

@@ -469,12 +469,22 @@ class Fleet:
             pool = self._registry.pool(ticket.model)
             self._judge.refuted(engine, pool, status, now, lacks_model=lacks_model)
 
-    def blame(self, engine_id: EngineId, outcome: Outcome, now: float) -> tuple[Transition, ...]:
-        """Count a failure that was left undecided when its charge was released."""
+    def blame(
+        self, engine_id: EngineId, started_at: float, outcome: Outcome, now: float
+    ) -> tuple[Transition, ...]:
+        """Count a failure that was left undecided when its charge was released.
+
+        Args:
+            engine_id: The engine.
+            started_at: When the call began, monotonic seconds: on slow engines it is known only
+                long after whose fault it was, and the engine may have been out meanwhile.
+            outcome: What it comes to.
+            now: Monotonic seconds.
+        """
         engine = self.engine(engine_id)
         if engine is None:
             return ()
-        return self._judge.answered_badly(engine, now, outcome, now)
+        return self._judge.answered_badly(engine, started_at, outcome, now)
 
     def has_witness(self, ticket: Ticket) -> bool:
         """Whether an engine that serves well could be asked about a refused upload."""

@@ -502,7 +502,7 @@ class Dispatcher:
         vote, needed = self.fleet.refused(charge, status, self.now())
         # The router names no model that the engine has not listed.
         vote = 0 if about_model else vote
-        tries.refusals.append(Refused(charge.engine_id, status, about_model))
+        tries.refusals.append(Refused(charge.engine_id, status, about_model, charge.started_at))
         tries.failures.append(f"{charge.engine_id}: {failure}")
         tries.votes += vote
         tries.spent += vote
@@ -530,7 +530,8 @@ class Dispatcher:
             if not refused.lacks_model:
                 words = f"{refused.status} where others had none"
                 outcome = Outcome(OutcomeKind.BAD_STATUS, None, None, words)
-                self.changed(self.fleet.blame(refused.engine_id, outcome, now))
+                began_at = refused.started_at
+                self.changed(self.fleet.blame(refused.engine_id, began_at, outcome, now))
         if self._waiting:
             self.pump()
 
