@@ -326,10 +326,61 @@ def test_a_failure_that_was_undecided_counts_once_it_is_blamed(driver):
     fleet = driver(2)
     bad = Outcome(OutcomeKind.BAD_STATUS)
     for _ in range(2):
-        assert fleet.fleet.blame(fleet.ids[0], bad, fleet.now) == ()
-    (move,) = fleet.fleet.blame(fleet.ids[0], bad, fleet.now)
+        assert fleet.fleet.blame(fleet.ids[0], fleet.now, bad, fleet.now) == ()
+    (move,) = fleet.fleet.blame(fleet.ids[0], fleet.now, bad, fleet.now)
     assert move.after.value == "ejected"
-    assert fleet.fleet.blame(EngineId("http://nobody"), bad, fleet.now) == ()
+    assert fleet.fleet.blame(EngineId("http://nobody"), 0.0, bad, fleet.now) == ()
+
+
+def refuse(fleet, engine_id):
+    """Have an engine refuse an upload with 400; return whether it took one."""
+    charge = fleet.start(excluded={each for each in fleet.ids if each != engine_id})
+    if charge is None:
+        return False
+    fleet.fleet.refused(charge, 400, fleet.now)
+    fleet.end(charge, OutcomeKind.UNDECIDED)
+    return True
+
+
+def on_trial(fleet, engine_id):
+    """Put an engine on trial that refuses one upload after the other."""
+    engine = fleet.fleet.engine(engine_id)
+    for _ in range(3):
+        assert refuse(fleet, engine_id)
+        for other in fleet.ids:
+            if other != engine_id:
+                fleet.end(fleet.start(excluded={each for each in fleet.ids if each != other}))
+    assert engine.is_on_trial
+    return engine
+
+
+def test_an_engine_that_refuses_its_trial_waits_for_the_next(driver):
+    """Or it would be given every upload until a slow engine has shown that it is to blame."""
+    fleet = driver(3)
+    engine = on_trial(fleet, fleet.ids[0])
+    taken = 0
+    for _ in range(1000):
+        fleet.now += 0.01
+        charge = fleet.start()
+        if charge.engine_id == engine.engine_id:
+            taken += 1
+            fleet.fleet.refused(charge, 400, fleet.now)
+            fleet.end(charge, OutcomeKind.UNDECIDED)
+        else:
+            fleet.end(charge)
+    assert 5 <= taken <= 10
+
+
+def test_where_no_other_engine_serves_a_refused_trial_is_followed_by_another(driver):
+    fleet = driver(1)
+    (engine_id,) = fleet.ids
+    for ok in (False, False, False, True):
+        fleet.probe(engine_id, ok)
+    assert fleet.fleet.engine(engine_id).is_on_trial
+    for _ in range(5):
+        charge = fleet.start()
+        fleet.fleet.refused(charge, 400, fleet.now)
+        fleet.end(charge, OutcomeKind.CLIENT_FAULT)
 
 
 def test_an_engine_is_known_by_the_answers_it_gives(driver):
