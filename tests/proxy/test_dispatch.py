@@ -200,6 +200,31 @@ async def test_only_when_every_engine_asks_for_a_rest_is_the_client_told(notes: 
     assert is_idle(dispatcher)
 
 
+@pytest.mark.parametrize(
+    ("asked", "told_s"),
+    [
+        (b"999999999", 30.0),
+        (b"9" * 40, 5.0),
+        (b"-5", 5.0),
+        (b"soon", 5.0),
+        (b"Wed, 21 Oct 2099 07:28:00 GMT", 5.0),
+        (b"0", 0.0),
+    ],
+)
+async def test_a_client_is_not_kept_away_for_longer_than_an_engine_rests(
+    notes: Notes, asked: bytes, told_s: float
+) -> None:
+    dispatcher = ready_dispatcher(1, notes)
+    send, _ = sending(answer(429, headers=[(b"retry-after", asked)]))
+    with pytest.raises(EnginesBusy) as refused:
+        await dispatcher.attempt(ticket(), send)
+    assert refused.value.retry_after_s == told_s
+    with pytest.raises(EnginesBusy) as refused:
+        await dispatcher.attempt(ticket(), send)
+    assert refused.value.retry_after_s is not None
+    assert refused.value.retry_after_s <= 30.0
+
+
 async def test_an_engine_without_the_model_it_lists_gets_no_more_work_for_it(notes: Notes) -> None:
     dispatcher = ready_dispatcher(2, notes)
     words = b'{"error": {"message": "The model `whisper` does not exist.", "param": "model"}}'

@@ -458,7 +458,9 @@ class Dispatcher:
                 self._note(tries, charge, kind, failure)
                 if kind is OutcomeKind.BUSY:
                     rest_s = asked_rest_s(answer)
-                    known_s = RETRY_AFTER_S if rest_s is None else rest_s
+                    # An engine may ask for a year; it is asked again far sooner.
+                    longest_s = self.fleet.settings.health.longest_rest_s
+                    known_s = RETRY_AFTER_S if rest_s is None else min(rest_s, longest_s)
                     tries.rest_s = known_s if tries.rest_s is None else min(tries.rest_s, known_s)
                     # It has done nothing: each engine may be asked, however many there are.
                     tries.started -= 1
