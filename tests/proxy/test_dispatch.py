@@ -132,6 +132,46 @@ async def test_refusals_that_are_refuted_late_take_an_engine_out_once(notes: Not
     assert (broken.state, broken.ejections) == (EngineState.EJECTED, 1)
 
 
+async def test_engines_that_take_long_have_a_vote_although_they_answer_seldom(
+    notes: Notes,
+) -> None:
+    """A CPU needs 20 s for a window."""
+    now = 1000.0
+    dispatcher = ready_dispatcher(8, notes, now=lambda: now)
+    fleet = dispatcher.fleet
+    charges = [fleet.take(ticket(), now) for _ in range(8)]
+    now += 20.0
+    for charge in charges:
+        assert charge is not None
+        fleet.finish(charge, Outcome(OutcomeKind.OK), now)
+    now += 15.0
+    for _ in range(4):
+        calls = len(notes.kinds)
+        send, _ = sending(*[answer(400) for _ in range(8)])
+        attempt = await dispatcher.attempt(ticket(), send)
+        attempt.close(attempt.kind)
+        assert len(notes.kinds) - calls == 2
+
+
+async def test_engines_that_have_all_refused_an_upload_agree_whatever_their_word_counts(
+    notes: Notes,
+) -> None:
+    """Or refusals that nobody contradicts would put one engine after the other on trial."""
+    now = 1000.0
+    dispatcher = ready_dispatcher(12, notes, now=lambda: now)
+    for _ in range(12):
+        send, _ = sending(answer(200))
+        attempt = await dispatcher.attempt(ticket(), send)
+        attempt.close(attempt.kind)
+    now += 60.0
+    for _ in range(12):
+        send, _ = sending(*[answer(400) for _ in range(12)])
+        attempt = await dispatcher.attempt(ticket(), send)
+        attempt.close(attempt.kind)
+    engines = list(dispatcher.fleet.engines())
+    assert max(engine.record.unexplained for engine in engines) <= 1
+
+
 async def test_an_engine_that_refuses_everything_has_no_vote(notes: Notes) -> None:
     """Two broken engines of four: only the first upload finds them credible."""
     dispatcher = ready_dispatcher(4, notes)

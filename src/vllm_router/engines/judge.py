@@ -314,7 +314,9 @@ class Judge:
         engine.failed_probes = 0
         record.bad(now)
         is_usual = pool.agreements.are_usual(status, now)
-        is_credible = record.is_credible(engine.last_ok_at, now, self._blame.recent_s)
+        # What takes twenty seconds for a window has no good answer of the last three.
+        recent_s = max(self._blame.recent_s, _BUSY_FACTOR * engine.curve.window_s(engine.load))
+        is_credible = record.is_credible(engine.last_ok_at, now, recent_s)
         if all(member.last_ok_at is None for member in pool.members.values()):
             # Nobody has served anything yet: one's word is worth as much as another's.
             is_credible = True

@@ -517,10 +517,14 @@ class Dispatcher:
         if tries.votes == needed == 1:
             return True
         if tries.votes >= needed or (is_last and len(tries.refusals) > 1):
-            engine_ids = [refused.engine_id for refused in tries.refusals]
-            self.fleet.agreed(ticket.model, status, engine_ids, self.now())
+            self._agreed(ticket, tries)
             return True
         return is_last
+
+    def _agreed(self, ticket: Ticket, tries: Tries) -> None:
+        """Note that every engine that was asked has refused an upload."""
+        engine_ids = [refused.engine_id for refused in tries.refusals]
+        self.fleet.agreed(ticket.model, tries.refusals[-1].status, engine_ids, self.now())
 
     def _refute(self, ticket: Ticket, tries: Tries) -> None:
         """Blame the engines that have refused what another one serves."""
@@ -547,6 +551,8 @@ class Dispatcher:
             raise _busy(tries.rest_s)
         # While another call for it runs, that one decides.
         if tries.shown is not None and not tries.running and len(ticket.deaths) < DEADLY:
+            if len(tries.refusals) > 1:
+                self._agreed(ticket, tries)
             return tries.shown
         raise _failed(ticket, tries)
 
