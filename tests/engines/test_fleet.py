@@ -332,6 +332,18 @@ def test_a_failure_that_was_undecided_counts_once_it_is_blamed(driver):
     assert fleet.fleet.blame(EngineId("http://nobody"), 0.0, bad, fleet.now) == ()
 
 
+@pytest.mark.parametrize("kind", OutcomeKind)
+def test_what_has_to_be_done_elsewhere_drains_no_queue(driver, kind):
+    """Or a black hole, which refuses a thousand uploads a second, would make the wait look short."""
+    fleet = driver(2)
+    pool = fleet.fleet.engine(fleet.ids[0]).pools[0]
+    charge = fleet.start()
+    fleet.now += 1.0
+    fleet.end(charge, kind)
+    is_done = kind in (OutcomeKind.OK, OutcomeKind.CLIENT_FAULT, OutcomeKind.CLIENT_LEFT)
+    assert (pool.drain.per_s(fleet.now) > 0.0) == is_done
+
+
 def refuse(fleet, engine_id):
     """Have an engine refuse an upload with 400; return whether it took one."""
     charge = fleet.start(excluded={each for each in fleet.ids if each != engine_id})

@@ -39,6 +39,8 @@ from vllm_router.policy.hedge import Hedge
 from vllm_router.policy.retry import RetryBudget
 from vllm_router.wire.exposition import EngineStats
 
+# Other work goes to a further engine, or is on it already: a black hole drains no queue.
+_DONE: Final = frozenset((OutcomeKind.OK, OutcomeKind.CLIENT_FAULT, OutcomeKind.CLIENT_LEFT))
 #: What an engine showed longer ago than this may be true no longer.
 _STALE_S: Final = 10.0
 #: So many answers tell what is usual: the first may have been late because the engine was cold.
@@ -342,9 +344,9 @@ class Fleet:
         if engine is None:
             return ()
         charge.engine = None
-        windows = load.release(charge, engine, now)
-        moves: tuple[Transition, ...] = ()
         kind = outcome.kind
+        windows = load.release(charge, engine, now, is_done=kind in _DONE)
+        moves: tuple[Transition, ...] = ()
         if not self._heartbeat.ran_since(charge.started_at, now):
             # How long it took says something of the router, not of the engine.
             if kind is OutcomeKind.OK:
