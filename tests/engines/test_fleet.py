@@ -255,6 +255,26 @@ def test_an_idle_engine_that_once_looked_slow_is_given_another_chance(driver):
     assert slow.curve.window_s(1.0) == pytest.approx(quick.curve.window_s(1.0))
 
 
+def test_many_engines_that_are_given_another_chance_are_compared_once_a_second(driver):
+    """In a fleet of a thousand each comparison takes tens of milliseconds."""
+    fleet = driver(20)
+    first, second, third, quick = (fleet.fleet.engine(each) for each in fleet.ids[:4])
+    for slow in (first, second, third):
+        slow.curve.rescale(20.0)
+        slow.curve.learn(1.0, 20.0, fleet.now)
+    fleet.now += 60.0
+    quick.last_ok_at = fleet.now
+    for _ in range(3):
+        quick.curve.learn(1.0, quick.curve.window_s(1.0), fleet.now)
+    fleet.probe(first.engine_id)
+    before_s = second.next_window_s
+    fleet.probe(second.engine_id)
+    assert second.next_window_s == before_s
+    fleet.now += 1.0
+    fleet.probe(third.engine_id)
+    assert second.next_window_s < before_s
+
+
 def test_an_engine_that_answered_just_now_is_believed_to_be_slow(driver):
     fleet = driver(2)
     slow, quick = (fleet.fleet.engine(each) for each in fleet.ids)

@@ -268,7 +268,8 @@ class Fleet:
         own_s = engine.curve.window_s(1.0)
         if usual_s is not None and own_s > usual_s:
             engine.curve.rescale(usual_s / own_s)
-            self._registry.relearned(engine, now, is_at_once=True)
+            # Not at once: when the load of a large fleet ends, this comes to hundreds of engines.
+            self._registry.relearned(engine, now)
 
     def _usual_s(self, pool: Pool, now: float) -> float | None:
         """Return the median time of a window on the engines that have answered of late, if any."""
