@@ -354,7 +354,7 @@ def test_a_failure_that_was_undecided_counts_once_it_is_blamed(driver):
 
 @pytest.mark.parametrize("kind", OutcomeKind)
 def test_what_has_to_be_done_elsewhere_drains_no_queue(driver, kind):
-    """Or a black hole, which refuses a thousand uploads a second, would make the wait look short."""
+    """Or a black hole, which refuses a thousand uploads a second, makes the wait look short."""
     fleet = driver(2)
     pool = fleet.fleet.engine(fleet.ids[0]).pools[0]
     charge = fleet.start()
