@@ -104,7 +104,8 @@ class Result:
         requests: Those that count.
         taken: When each engine was given an upload or piece, and of how many windows.
         peaks: Windows per second of each engine at the start.
-        poison_share: Part of the short uploads that now end the engine they come to; those do not count.
+        poison_share: Part of the short uploads that now end the engine they come to, and which do
+            not count.
     """
 
     requests: list[Request] = field(repr=False)

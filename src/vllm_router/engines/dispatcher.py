@@ -269,7 +269,7 @@ class Dispatcher:
             return
         if pool.hopeless_since is None:
             pool.hopeless_since = now
-        # Summed up as `next_wakeup` does: rounded otherwise, its time would come and nothing happen.
+        # Summed up as `next_wakeup` does: rounded otherwise, its time comes and nothing happens.
         wait_s = self._registry.settings.engine_wait_s
         if pool.hopeless_since + wait_s > now:
             return
