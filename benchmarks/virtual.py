@@ -18,6 +18,7 @@ from vllm_router.engines.changes import Listing
 from vllm_router.engines.engine import EngineId, EngineSpec
 from vllm_router.engines.fleet import Fleet
 from vllm_router.engines.registry import FleetSettings
+from vllm_router.engines.states import OUT
 from vllm_router.engines.work import (
     Charge,
     Outcome,
@@ -51,6 +52,16 @@ class Clock:
             self.now = when
             what()
         self.now = until
+
+
+# Engines that are out are probed this often.
+_OUT_PROBE_S = 1.0
+# How long an engine looks at an upload that ends it.
+_DIES_AFTER_S = 0.2
+# What black holes by status answer; engines that one upload may end; calls for one upload.
+_STATUS = 400
+_DEADLY = 2
+_MOST_CALLS = 6
 
 
 def _nobody(windows: int) -> None:
@@ -91,8 +102,7 @@ class SimEngine:
         self.gpu = gpu
         self.told: Callable[[int], None] = _nobody
         self.fault: OutcomeKind | None = None
-        self.poison_share = self.poison_down_s = 0.0
-        self._lots = Random(1)
+        self.down_s = 0.0
         self.peak, self.half_at, self.most, self.front_s = peak, half_at, most, front_s
         self.is_broken = False
         self.passes_probes = False
@@ -115,9 +125,13 @@ class SimEngine:
         """Windows in service or waiting inside."""
         return self.running + len(self.waiting) + self.preparing
 
-    def take(self, works: list[float], done: Callable[[OutcomeKind], None]) -> None:
+    def take(
+        self, works: list[float], done: Callable[[OutcomeKind], None], *, is_poison: bool = False
+    ) -> None:
         """Serve windows of the given work each; `done` is called when the last one ends."""
         self.told(len(works))
+        if is_poison and not self.is_broken:
+            self._clock.at(self._clock.now + _DIES_AFTER_S, self._crash)
         if self.fault is not None:
             fault = self.fault
             self._clock.at(self._clock.now + 0.002, lambda: done(fault))
@@ -152,6 +166,14 @@ class SimEngine:
         self._advance()
         self.waiting.append((work, job))
         self._plan()
+
+    def _crash(self) -> None:
+        if not self.is_broken:
+            self.die()
+            self._clock.at(self._clock.now + self.down_s, self._restart)
+
+    def _restart(self) -> None:
+        self.is_broken = False
 
     def die(self) -> None:
         """Break off everything and answer errors from now on."""
@@ -219,6 +241,7 @@ class Request:
     done_at: float | None = None
     is_failed: bool = False
     is_refused: bool = False
+    is_poison: bool = False
     left: int = 0
     attempts: int = 0
 
@@ -287,7 +310,7 @@ class DirectRouter:
             request.done_at = self._clock.now
             request.is_failed = kind is not OutcomeKind.OK
 
-        engine.take(request.works, done)
+        engine.take(request.works, done, is_poison=request.is_poison)
 
 
 def known_curve(peak: float, half_at: float) -> ServiceCurve:
@@ -341,9 +364,11 @@ class FleetRouter:
         self._engines: dict[EngineId, SimEngine] = {}
         self._count = 0
         self._waiting: dict[int, tuple[Request, list[float]]] = {}
+        self._refusals: dict[int, list[tuple[Charge, int]]] = {}
         self._woken_at: float | None = None
         self.list_engines(engines)
         clock.at(clock.now + probe_s, lambda: self._probe(probe_s))
+        clock.at(clock.now + _OUT_PROBE_S, self._probe_those_out)
         if scrape_s is not None:
             # Not all routers at the same moment.
             clock.at(clock.now + rng.random() * scrape_s, lambda: self._scrape(scrape_s))
@@ -435,22 +460,56 @@ class FleetRouter:
 
     def _send(self, charge: Charge, request: Request, works: list[float]) -> None:
         def done(kind: OutcomeKind) -> None:
-            now = self._clock.now
-            self.fleet.finish(charge, Outcome(kind), now)
-            ticket = charge.ticket
-            if kind is OutcomeKind.OK:
+            if self._is_over(charge, kind):
+                request.is_failed |= kind is not OutcomeKind.OK
                 self._part_done(request)
             else:
-                ticket.excluded.add(charge.engine_id)
-                if len(ticket.excluded) < 3 and self.fleet.may_retry(now):
-                    self._submit(ticket, request, works)
-                else:
-                    request.is_failed = True
-                    self._part_done(request)
+                self._submit(charge.ticket, request, works)
             self._assign()
 
         request.attempts += 1
-        self._engines[charge.engine_id].take(works, done)
+        engine = self._engines[charge.engine_id]
+        engine.take(works, done, is_poison=request.is_poison)
+
+    def _is_over(self, charge: Charge, kind: OutcomeKind) -> bool:
+        """Tell the fleet how a call ended; return whether the work goes to no further engine."""
+        fleet, ticket, now = self.fleet, charge.ticket, self._clock.now
+        refusals = self._refusals.setdefault(id(ticket), [])
+        is_decided = False
+        if kind is OutcomeKind.UNDECIDED:
+            vote, needed = fleet.refused(charge, _STATUS, now)
+            refusals.append((charge, vote))
+            is_decided = sum(each for _, each in refusals) >= needed
+        elif kind is OutcomeKind.RESET:
+            if fleet.died(charge, now) and len(ticket.deaths) == _DEADLY:
+                fleet.absolve(ticket.deaths, now)
+            # As the real one does with whom it suspects.
+            self._clock.at(now + 0.01, partial(self._probe_one, charge.engine_id))
+        ticket.excluded.add(charge.engine_id)
+        may_more = fleet.may_retry if kind is not OutcomeKind.UNDECIDED else fleet.may_ask_second
+        if is_decided:
+            fleet.agreed(ticket.model, _STATUS, [each.engine_id for each, _ in refusals], now)
+        elif kind is OutcomeKind.OK:
+            self._refute(charge, refusals)
+        fleet.finish(charge, Outcome(OutcomeKind.CLIENT_FAULT if is_decided else kind), now)
+        is_over = (
+            is_decided
+            or kind is OutcomeKind.OK
+            or len(ticket.deaths) >= _DEADLY
+            or len(ticket.excluded) >= (_MOST_CALLS if refusals else 3)
+            or not may_more(now)
+        )
+        if is_over:
+            del self._refusals[id(ticket)]
+        return is_over
+
+    def _refute(self, charge: Charge, refusals: list[tuple[Charge, int]]) -> None:
+        now = self._clock.now
+        bad = Outcome(OutcomeKind.BAD_STATUS)
+        for each, _ in refusals:
+            engine_id = each.engine_id
+            self.fleet.refuted(engine_id, charge.ticket, _STATUS, now, lacks_model=False)
+            self.fleet.blame(engine_id, each.started_at, bad, now)
 
     def _part_done(self, request: Request) -> None:
         request.left -= 1
@@ -462,6 +521,14 @@ class FleetRouter:
             self._probe_one(engine_id)
         self._assign()
         self._clock.at(self._clock.now + every_s, lambda: self._probe(every_s))
+
+    def _probe_those_out(self) -> None:
+        for engine_id in self._engines:
+            engine = self.fleet.engine(engine_id)
+            if engine is not None and engine.state in OUT:
+                self._probe_one(engine_id)
+        self._assign()
+        self._clock.at(self._clock.now + _OUT_PROBE_S, self._probe_those_out)
 
     def _probe_one(self, engine_id: EngineId) -> None:
         engine = self._engines[engine_id]

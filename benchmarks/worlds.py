@@ -104,11 +104,14 @@ class Result:
         requests: Those that count.
         taken: When each engine was given an upload or piece, and of how many windows.
         peaks: Windows per second of each engine at the start.
+        poison_share: Part of the short uploads that now end the engine they come to, and which do
+            not count.
     """
 
     requests: list[Request] = field(repr=False)
     taken: dict[int, list[tuple[float, int]]] = field(repr=False)
     peaks: list[float]
+    poison_share: float = 0.0
 
     def latency_s(self, quantile: float, low_s: float, high_s: float) -> float:
         """Return a quantile of the latency of audio of some length; unanswered is infinite."""
@@ -162,7 +165,7 @@ def run(world: World, way: str, load: float, seed: int) -> Result:
     router = _router(world, way, clock, live, seed)
     _arrange(world, clock, live, router, result)
     rate = load * (world.peak_per_s or sum(peaks)) / mean_windows(world.mix)
-    rng = Random(seed)
+    rng, lots = Random(seed), Random(seed)
 
     def arrive(at: float) -> None:
         def come() -> None:
@@ -170,7 +173,8 @@ def run(world: World, way: str, load: float, seed: int) -> Result:
             [(_, low, high)] = rng.choices(world.mix, weights)
             audio_s = rng.uniform(low, high)
             request = Request(clock.now, audio_s, [1.0] * windows_of(audio_s))
-            if clock.now >= world.warmup_s:
+            request.is_poison = audio_s <= 30.0 and lots.random() < result.poison_share
+            if clock.now >= world.warmup_s and not request.is_poison:
                 result.requests.append(request)
             router.take(request)
             arrive(clock.now + rng.expovariate(rate))
@@ -248,9 +252,9 @@ def _arrange(
             live[number].passes_probes = True
 
     def poison(event: Mapping[str, Any]) -> None:
+        result.poison_share = event["poison"]
         for engine in live:
-            engine.poison_share = event["poison"]
-            engine.poison_down_s = event["down_s"]
+            engine.down_s = event["down_s"]
 
     for event in world.events:
         happens: Callable[[], None]

@@ -10,6 +10,8 @@ from benchmarks.world import UNBOUNDED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vllm_router.engines.work import OutcomeKind
+
 
 @dataclass(slots=True)
 class Played:
@@ -190,3 +192,39 @@ def test_an_engine_is_not_filled_beyond_what_its_cache_holds() -> None:
     clock.run(60.0)
     assert sum(waited) / len(waited) < 2.0
     assert engine.finished / 60.0 > 0.75 * 57.5 * 100 / 118.5
+
+
+def before_engines(count: int) -> tuple[Played, list[SimEngine]]:
+    clock = Clock()
+    engines = [SimEngine(clock, 57.5, 18.5) for _ in range(count)]
+    world = Played(clock, FleetRouter(clock, [], UNBOUNDED, Random(1)), [])
+    world.add(*engines)
+    for number in range(600):
+        clock.at(number / 20.0, world.send)
+    return world, engines
+
+
+def test_an_engine_that_refuses_everything_costs_no_upload() -> None:
+    world, engines = before_engines(4)
+    world.clock.run(5.0)
+    engines[0].fault = OutcomeKind.UNDECIDED
+    engines[0].passes_probes = True
+    before = len(world.taken)
+    world.clock.run(60.0)
+    assert not any(request.is_failed for request in world.requests)
+    refused = sum(engine is engines[0] for _, engine in world.taken[before:])
+    assert 3 <= refused <= 20, "it is found, and tried again now and then"
+
+
+def test_poison_ends_two_engines_and_no_other_upload() -> None:
+    world, engines = before_engines(4)
+    for engine in engines:
+        engine.down_s = 2.0
+    world.clock.run(5.0)
+    poison = Request(5.0, 10.0, [1.0], is_poison=True)
+    world.router.take(poison)
+    world.clock.run(60.0)
+    assert poison.is_failed
+    assert poison.attempts == 2
+    assert not any(request.is_failed for request in world.requests)
+    assert not any(engine.is_broken for engine in engines)

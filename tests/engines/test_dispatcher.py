@@ -662,3 +662,25 @@ def test_a_suspect_is_not_taken_past_the_others() -> None:
     first = ticket(1, SHORT, desk.now)
     first.deaths.append(Death(EngineId("gone"), desk.now))
     assert desk.dispatcher.take(desk.pool, first, desk.now) is None
+
+
+def test_work_that_nobody_serves_is_refused_when_the_dispatcher_asked_to_be_woken() -> None:
+    """With times that are rounded otherwise when they are subtracted."""
+    desk = Desk(1)
+    (engine,) = desk.engines
+    engine.is_on_trial, engine.trial_at = True, math.inf
+    engine.record.bad(0.0)
+    desk.registry.refresh(engine, 0.0)
+    waits = []
+    for step in range(200):
+        desk.now = 59.1001432261131 + 0.37 * step
+        desk.add()
+        desk.dispatcher.assign(desk.now)
+        while len(desk.pool.queue):
+            woken_at = desk.dispatcher.next_wakeup(desk.now)
+            assert woken_at is not None
+            assert woken_at > desk.now, "it would be woken without end"
+            desk.now = woken_at
+            out = desk.dispatcher.assign(desk.now)
+            waits += [each.refusal for each in out]
+    assert waits == [Refusal.NONE_IN_SERVICE] * 200

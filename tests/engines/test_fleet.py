@@ -255,6 +255,26 @@ def test_an_idle_engine_that_once_looked_slow_is_given_another_chance(driver):
     assert slow.curve.window_s(1.0) == pytest.approx(quick.curve.window_s(1.0))
 
 
+def test_many_engines_that_are_given_another_chance_are_compared_once_a_second(driver):
+    """In a fleet of a thousand each comparison takes tens of milliseconds."""
+    fleet = driver(20)
+    first, second, third, quick = (fleet.fleet.engine(each) for each in fleet.ids[:4])
+    for slow in (first, second, third):
+        slow.curve.rescale(20.0)
+        slow.curve.learn(1.0, 20.0, fleet.now)
+    fleet.now += 60.0
+    quick.last_ok_at = fleet.now
+    for _ in range(3):
+        quick.curve.learn(1.0, quick.curve.window_s(1.0), fleet.now)
+    fleet.probe(first.engine_id)
+    before_s = second.next_window_s
+    fleet.probe(second.engine_id)
+    assert second.next_window_s == before_s
+    fleet.now += 1.0
+    fleet.probe(third.engine_id)
+    assert second.next_window_s < before_s
+
+
 def test_an_engine_that_answered_just_now_is_believed_to_be_slow(driver):
     fleet = driver(2)
     slow, quick = (fleet.fleet.engine(each) for each in fleet.ids)
@@ -326,10 +346,73 @@ def test_a_failure_that_was_undecided_counts_once_it_is_blamed(driver):
     fleet = driver(2)
     bad = Outcome(OutcomeKind.BAD_STATUS)
     for _ in range(2):
-        assert fleet.fleet.blame(fleet.ids[0], bad, fleet.now) == ()
-    (move,) = fleet.fleet.blame(fleet.ids[0], bad, fleet.now)
+        assert fleet.fleet.blame(fleet.ids[0], fleet.now, bad, fleet.now) == ()
+    (move,) = fleet.fleet.blame(fleet.ids[0], fleet.now, bad, fleet.now)
     assert move.after.value == "ejected"
-    assert fleet.fleet.blame(EngineId("http://nobody"), bad, fleet.now) == ()
+    assert fleet.fleet.blame(EngineId("http://nobody"), 0.0, bad, fleet.now) == ()
+
+
+@pytest.mark.parametrize("kind", OutcomeKind)
+def test_what_has_to_be_done_elsewhere_drains_no_queue(driver, kind):
+    """Or a black hole, which refuses a thousand uploads a second, makes the wait look short."""
+    fleet = driver(2)
+    pool = fleet.fleet.engine(fleet.ids[0]).pools[0]
+    charge = fleet.start()
+    fleet.now += 1.0
+    fleet.end(charge, kind)
+    is_done = kind in (OutcomeKind.OK, OutcomeKind.CLIENT_FAULT, OutcomeKind.CLIENT_LEFT)
+    assert (pool.drain.per_s(fleet.now) > 0.0) == is_done
+
+
+def refuse(fleet, engine_id):
+    """Have an engine refuse an upload with 400; return whether it took one."""
+    charge = fleet.start(excluded={each for each in fleet.ids if each != engine_id})
+    if charge is None:
+        return False
+    fleet.fleet.refused(charge, 400, fleet.now)
+    fleet.end(charge, OutcomeKind.UNDECIDED)
+    return True
+
+
+def on_trial(fleet, engine_id):
+    """Put an engine on trial that refuses one upload after the other."""
+    engine = fleet.fleet.engine(engine_id)
+    for _ in range(3):
+        assert refuse(fleet, engine_id)
+        for other in fleet.ids:
+            if other != engine_id:
+                fleet.end(fleet.start(excluded={each for each in fleet.ids if each != other}))
+    assert engine.is_on_trial
+    return engine
+
+
+def test_an_engine_that_refuses_its_trial_waits_for_the_next(driver):
+    """Or it would be given every upload until a slow engine has shown that it is to blame."""
+    fleet = driver(3)
+    engine = on_trial(fleet, fleet.ids[0])
+    taken = 0
+    for _ in range(1000):
+        fleet.now += 0.01
+        charge = fleet.start()
+        if charge.engine_id == engine.engine_id:
+            taken += 1
+            fleet.fleet.refused(charge, 400, fleet.now)
+            fleet.end(charge, OutcomeKind.UNDECIDED)
+        else:
+            fleet.end(charge)
+    assert 5 <= taken <= 10
+
+
+def test_where_no_other_engine_serves_a_refused_trial_is_followed_by_another(driver):
+    fleet = driver(1)
+    (engine_id,) = fleet.ids
+    for ok in (False, False, False, True):
+        fleet.probe(engine_id, ok)
+    assert fleet.fleet.engine(engine_id).is_on_trial
+    for _ in range(5):
+        charge = fleet.start()
+        fleet.fleet.refused(charge, 400, fleet.now)
+        fleet.end(charge, OutcomeKind.CLIENT_FAULT)
 
 
 def test_an_engine_is_known_by_the_answers_it_gives(driver):

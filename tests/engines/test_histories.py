@@ -144,7 +144,8 @@ class Histories(RuleBasedStateMachine):
         else:
             self.fate[number] = kind.value
         if kind is OutcomeKind.UNDECIDED:
-            self.fleet.blame(charge.engine_id, Outcome(OutcomeKind.BAD_STATUS), self.now)
+            bad = Outcome(OutcomeKind.BAD_STATUS)
+            self.fleet.blame(charge.engine_id, charge.started_at, bad, self.now)
         self.release_twice(charge)
         self.decide()
 

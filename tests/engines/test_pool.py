@@ -303,7 +303,9 @@ def test_an_engine_it_failed_on_that_left_meanwhile_is_no_engine_left_to_try() -
     assert stranded(PROBING, excluded="5")
 
 
-def test_an_idle_engine_that_looks_slow_is_tried_after_so_many_decisions() -> None:
+@pytest.mark.parametrize("step", [1, 1000])
+def test_an_idle_engine_that_looks_slow_is_tried_after_so_many_decisions(step: int) -> None:
+    """However many decisions fall on other models meanwhile."""
     registry, (quick, slow) = ready_registry(2)
     pool = registry.pools[MODEL]
     slow.curve.seen = quick.curve.seen = 100
@@ -314,7 +316,7 @@ def test_an_idle_engine_that_looks_slow_is_tried_after_so_many_decisions() -> No
         engine = pool.pick(ticket())
         assert engine is not None
         taken.append(engine)
-        load.release(load.charge(engine, ticket(), turn, 0.0), engine, 0.0)
+        load.release(load.charge(engine, ticket(), turn * step, 0.0), engine, 0.0)
         pool.place(engine)
     assert 1 <= taken.count(slow) <= 3
     slow.cap = 0.0

@@ -227,6 +227,24 @@ def test_an_engine_that_pauses_between_trials_is_looked_at_again_when_the_pause_
     assert engine.cap == 1.0
 
 
+def test_an_engine_that_asked_for_a_rest_is_not_tried_before_its_end() -> None:
+    registry, (engine,) = ready_registry(1)
+    engine.rests, engine.rests_until = 1, 40.0
+    engine.is_on_trial, engine.trial_at = True, 12.0
+    registry.refresh(engine, 13.0)
+    assert (engine.cap, registry.next_timer()) == (0.0, 40.0)
+    registry.run_timers(40.0)
+    assert engine.cap == 1.0
+
+
+def test_an_engine_that_was_away_does_not_go_on_with_its_rest() -> None:
+    registry, (engine,) = ready_registry(1)
+    engine.rests, engine.rests_until = 5, 40.0
+    registry.move(engine, Event.PROBES_FAILED, 12.0)
+    registry.move(engine, Event.PROBE_PASSED, 13.0)
+    assert (engine.cap, engine.rests) == (1.0, 0)
+
+
 def test_an_ejected_engine_is_tried_after_its_time_once_a_probe_has_passed() -> None:
     registry, (engine,) = ready_registry(1)
     eject(registry, engine, 50.0, 4.0)

@@ -131,6 +131,14 @@ async def test_slow_engines_on_their_first_batch_are_not_given_each_others(notes
     assert engines.left == notes.hedges == []
 
 
+async def test_an_engine_that_takes_nothing_is_no_livelier_than_slow_ones(notes: Notes) -> None:
+    dispatcher = fleet_of(3, notes, suspicion=replace(QUICK, unknown_factor=0.1))
+    fail_probes(dispatcher, next(iter(dispatcher.fleet.engines())).engine_id)
+    engines = Engines(answers_late)
+    await asyncio.gather(*(ask(dispatcher, engines) for _ in range(8)))
+    assert len(engines.asked) == 8
+
+
 async def test_a_slow_engine_that_answers_first_after_all_is_heard(notes: Notes) -> None:
     dispatcher = fleet_of(2, notes)
     await learn(dispatcher)

@@ -105,6 +105,73 @@ async def test_a_refusal_that_another_engine_does_not_repeat_is_not_shown(
     assert refusing.failed_answers == 1
 
 
+async def test_refusals_that_are_refuted_late_take_an_engine_out_once(notes: Notes) -> None:
+    """On slow engines the proof comes when the engine has been out for long, or is back."""
+    dispatcher = ready_dispatcher(3, notes)
+    gate = asyncio.Event()
+
+    async def send(engine: Engine) -> Answer:
+        if engine.engine_id == "a":
+            await asyncio.sleep(0)
+            return answer(400)
+        await gate.wait()
+        return answer(200)
+
+    async def ask() -> int:
+        attempt = await dispatcher.attempt(ticket(), send)
+        attempt.close(attempt.kind)
+        return attempt.answer.status
+
+    asked = asyncio.gather(*(ask() for _ in range(20)))
+    await asyncio.sleep(0.05)
+    gate.set()
+    assert set(await asked) == {200}
+    broken = dispatcher.fleet.engine(EngineId("a"))
+    assert broken is not None
+    assert notes.outcomes.count((EngineId("a"), OutcomeKind.UNDECIDED)) > 3
+    assert (broken.state, broken.ejections) == (EngineState.EJECTED, 1)
+
+
+async def test_engines_that_take_long_have_a_vote_although_they_answer_seldom(
+    notes: Notes,
+) -> None:
+    """A CPU needs 20 s for a window."""
+    now = 1000.0
+    dispatcher = ready_dispatcher(8, notes, now=lambda: now)
+    fleet = dispatcher.fleet
+    charges = [fleet.take(ticket(), now) for _ in range(8)]
+    now += 20.0
+    for charge in charges:
+        assert charge is not None
+        fleet.finish(charge, Outcome(OutcomeKind.OK), now)
+    now += 15.0
+    for _ in range(4):
+        calls = len(notes.kinds)
+        send, _ = sending(*[answer(400) for _ in range(8)])
+        attempt = await dispatcher.attempt(ticket(), send)
+        attempt.close(attempt.kind)
+        assert len(notes.kinds) - calls == 2
+
+
+async def test_engines_that_have_all_refused_an_upload_agree_whatever_their_word_counts(
+    notes: Notes,
+) -> None:
+    """Or refusals that nobody contradicts would put one engine after the other on trial."""
+    now = 1000.0
+    dispatcher = ready_dispatcher(12, notes, now=lambda: now)
+    for _ in range(12):
+        send, _ = sending(answer(200))
+        attempt = await dispatcher.attempt(ticket(), send)
+        attempt.close(attempt.kind)
+    now += 60.0
+    for _ in range(12):
+        send, _ = sending(*[answer(400) for _ in range(12)])
+        attempt = await dispatcher.attempt(ticket(), send)
+        attempt.close(attempt.kind)
+    engines = list(dispatcher.fleet.engines())
+    assert max(engine.record.unexplained for engine in engines) <= 1
+
+
 async def test_an_engine_that_refuses_everything_has_no_vote(notes: Notes) -> None:
     """Two broken engines of four: only the first upload finds them credible."""
     dispatcher = ready_dispatcher(4, notes)
@@ -171,6 +238,31 @@ async def test_only_when_every_engine_asks_for_a_rest_is_the_client_told(notes: 
     assert refused.value.retry_after_s is not None
     assert refused.value.retry_after_s <= 7.0
     assert is_idle(dispatcher)
+
+
+@pytest.mark.parametrize(
+    ("asked", "told_s"),
+    [
+        (b"999999999", 30.0),
+        (b"9" * 40, 5.0),
+        (b"-5", 5.0),
+        (b"soon", 5.0),
+        (b"Wed, 21 Oct 2099 07:28:00 GMT", 5.0),
+        (b"0", 0.0),
+    ],
+)
+async def test_a_client_is_not_kept_away_for_longer_than_an_engine_rests(
+    notes: Notes, asked: bytes, told_s: float
+) -> None:
+    dispatcher = ready_dispatcher(1, notes)
+    send, _ = sending(answer(429, headers=[(b"retry-after", asked)]))
+    with pytest.raises(EnginesBusy) as refused:
+        await dispatcher.attempt(ticket(), send)
+    assert refused.value.retry_after_s == told_s
+    with pytest.raises(EnginesBusy) as refused:
+        await dispatcher.attempt(ticket(), send)
+    assert refused.value.retry_after_s is not None
+    assert refused.value.retry_after_s <= 30.0
 
 
 async def test_an_engine_without_the_model_it_lists_gets_no_more_work_for_it(notes: Notes) -> None:

@@ -269,11 +269,12 @@ class Dispatcher:
             return
         if pool.hopeless_since is None:
             pool.hopeless_since = now
-        until = now - self._registry.settings.engine_wait_s
-        if pool.hopeless_since > until:
+        # Summed up as `next_wakeup` does: rounded otherwise, its time comes and nothing happens.
+        wait_s = self._registry.settings.engine_wait_s
+        if pool.hopeless_since + wait_s > now:
             return
         for lane in (pool.queue.short, pool.queue.long):
-            while (head := lane.head()) is not None and head.queued_at <= until:
+            while (head := lane.head()) is not None and head.queued_at + wait_s <= now:
                 lane.remove(head)
                 self._let_go(pool, head, now)
                 out.append(Assignment(head, None, Refusal.NONE_IN_SERVICE))

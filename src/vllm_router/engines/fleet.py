@@ -39,6 +39,8 @@ from vllm_router.policy.hedge import Hedge
 from vllm_router.policy.retry import RetryBudget
 from vllm_router.wire.exposition import EngineStats
 
+# Other work goes to a further engine, or is on it already: a black hole drains no queue.
+_DONE: Final = frozenset((OutcomeKind.OK, OutcomeKind.CLIENT_FAULT, OutcomeKind.CLIENT_LEFT))
 #: What an engine showed longer ago than this may be true no longer.
 _STALE_S: Final = 10.0
 #: So many answers tell what is usual: the first may have been late because the engine was cold.
@@ -266,7 +268,8 @@ class Fleet:
         own_s = engine.curve.window_s(1.0)
         if usual_s is not None and own_s > usual_s:
             engine.curve.rescale(usual_s / own_s)
-            self._registry.relearned(engine, now, is_at_once=True)
+            # Not at once: when the load of a large fleet ends, this comes to hundreds of engines.
+            self._registry.relearned(engine, now)
 
     def _usual_s(self, pool: Pool, now: float) -> float | None:
         """Return the median time of a window on the engines that have answered of late, if any."""
@@ -342,9 +345,9 @@ class Fleet:
         if engine is None:
             return ()
         charge.engine = None
-        windows = load.release(charge, engine, now)
-        moves: tuple[Transition, ...] = ()
         kind = outcome.kind
+        windows = load.release(charge, engine, now, is_done=kind in _DONE)
+        moves: tuple[Transition, ...] = ()
         if not self._heartbeat.ran_since(charge.started_at, now):
             # How long it took says something of the router, not of the engine.
             if kind is OutcomeKind.OK:
@@ -469,12 +472,22 @@ class Fleet:
             pool = self._registry.pool(ticket.model)
             self._judge.refuted(engine, pool, status, now, lacks_model=lacks_model)
 
-    def blame(self, engine_id: EngineId, outcome: Outcome, now: float) -> tuple[Transition, ...]:
-        """Count a failure that was left undecided when its charge was released."""
+    def blame(
+        self, engine_id: EngineId, started_at: float, outcome: Outcome, now: float
+    ) -> tuple[Transition, ...]:
+        """Count a failure that was left undecided when its charge was released.
+
+        Args:
+            engine_id: The engine.
+            started_at: When the call began, monotonic seconds: on slow engines it is known only
+                long after whose fault it was, and the engine may have been out meanwhile.
+            outcome: What it comes to.
+            now: Monotonic seconds.
+        """
         engine = self.engine(engine_id)
         if engine is None:
             return ()
-        return self._judge.answered_badly(engine, now, outcome, now)
+        return self._judge.answered_badly(engine, started_at, outcome, now)
 
     def has_witness(self, ticket: Ticket) -> bool:
         """Whether an engine that serves well could be asked about a refused upload."""
@@ -535,14 +548,18 @@ class Fleet:
         return started_at + after_s
 
     def has_livelier(self, charge: Charge) -> bool:
-        """Whether another engine for the model is idle, or has answered since a call began.
+        """Whether another engine in service is idle, or has answered since a call began.
 
         One that owes answers for as long is no better: on slow engines, all at work on their first
-        batch, each would be given the work of the others as well.
+        batch, each would be given the work of the others as well. Nor is one that is idle because
+        it takes nothing now.
         """
         engine = charge.engine
         return engine is not None and any(
             other is not engine
+            and other.state is EngineState.READY
+            and other.cap >= 1.0
+            and other.engine_id not in charge.ticket.excluded
             and (
                 not other.in_flight
                 or (other.last_ok_at is not None and other.last_ok_at >= charge.started_at)

@@ -314,7 +314,9 @@ class Judge:
         engine.failed_probes = 0
         record.bad(now)
         is_usual = pool.agreements.are_usual(status, now)
-        is_credible = record.is_credible(engine.last_ok_at, now, self._blame.recent_s)
+        # What takes twenty seconds for a window has no good answer of the last three.
+        recent_s = max(self._blame.recent_s, _BUSY_FACTOR * engine.curve.window_s(engine.load))
+        is_credible = record.is_credible(engine.last_ok_at, now, recent_s)
         if all(member.last_ok_at is None for member in pool.members.values()):
             # Nobody has served anything yet: one's word is worth as much as another's.
             is_credible = True
@@ -322,9 +324,14 @@ class Judge:
         needed = self._blame.votes_needed(is_usual=is_usual, count=record.count)
         if needed == 1:
             vote = int(not engine.is_on_trial)
-        if (
-            not engine.is_on_trial
-            and engine.state is EngineState.READY
+        if engine.is_on_trial:
+            if self._others_may_serve(engine):
+                # Whose fault it was is known only when another engine has answered. Until then
+                # it would be given one upload after the other, each to be asked for twice.
+                engine.trial_at = max(engine.trial_at, now + self._rules.ejection_s)
+                self._registry.refresh(engine, now)
+        elif (
+            engine.state is EngineState.READY
             and self._blame.is_doubtful(is_usual=is_usual, unexplained=record.unexplained)
             and self._others_serve(engine, record.since)
         ):
@@ -336,6 +343,13 @@ class Judge:
             self._budget.grant(engine.in_flight, now)
             self._registry.refresh(engine, now)
         return vote, needed
+
+    def _others_may_serve(self, engine: Engine) -> bool:
+        """Whether there is an engine for each of the models that takes its uploads meanwhile."""
+        return all(
+            any(other is not engine and self.is_witness(other) for other in pool.members.values())
+            for pool in engine.pools
+        )
 
     def _others_serve(self, engine: Engine, since: float) -> bool:
         """Whether half of the others, at least, serve, and one has answered well since a time."""

@@ -22,7 +22,6 @@ def charge(engine: Engine, ticket: Ticket, turn: int, now: float) -> Charge:
     engine.next_window_s = engine.intercept_s + engine.slope_s * (load + 1.0)
     for pool in engine.pools:
         pool.load += windows
-        pool.last_turn = turn
         pool.place(engine)
     made = Charge(ticket, engine.spec.engine_id, now, windows, ticket.audio_s, engine, engine.area)
     if ticket.deaths:
@@ -50,8 +49,14 @@ def mean(held: Charge, engine: Engine, now: float) -> float:
     return (area - held.area_before) / lasted + engine.elsewhere
 
 
-def release(held: Charge, engine: Engine, now: float) -> float:
+def release(held: Charge, engine: Engine, now: float, *, is_done: bool = True) -> float:
     """Take a charge's windows off its engine.
+
+    Args:
+        held: The charge.
+        engine: Its engine.
+        now: Monotonic seconds.
+        is_done: Whether nobody has to do them any more.
 
     Returns:
         This router's own windows in service on the engine, the mean over the time of the charge.
@@ -70,7 +75,8 @@ def release(held: Charge, engine: Engine, now: float) -> float:
     engine.next_window_s = engine.intercept_s + engine.slope_s * (load + 1.0)
     for pool in engine.pools:
         pool.load -= windows
-        pool.drain.note(windows, now)
+        if is_done:
+            pool.drain.note(windows, now)
     lasted = now - held.started_at
     if lasted < _SHORTEST_S:
         return float(engine.windows_in_flight + windows)

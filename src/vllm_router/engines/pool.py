@@ -55,6 +55,23 @@ class Seen:
         self.scrapes = 0
 
 
+class _Rota:
+    """An engine's place among those that are looked at in turn.
+
+    Attributes:
+        engine: The engine.
+        turn: Its last turn when it was last looked at.
+        rounds: How often in a row it has been looked at since without another.
+    """
+
+    __slots__ = ("engine", "rounds", "turn")
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.turn = engine.turn
+        self.rounds = 0
+
+
 class Pool:
     """One model's engines and its queue.
 
@@ -83,7 +100,6 @@ class Pool:
         half_at: Sum of theirs.
         load: Windows in service on all members.
         held: The engine kept free for a ticket too large to fit in otherwise, if any.
-        last_turn: The number of the last decision that fell on a member.
         new_curves: Curves learned since the pool was last settled (see `peers`).
         settled_at: When that was, monotonic seconds.
         usual_s: Median time of a window on the engines that answered of late; None: none did.
@@ -113,7 +129,6 @@ class Pool:
         "half_at",
         "held",
         "hopeless_since",
-        "last_turn",
         "load",
         "members",
         "model",
@@ -155,7 +170,6 @@ class Pool:
         self.half_at = 0.0
         self.load = 0.0
         self.held: Engine | None = None
-        self.last_turn = 0
         self.new_curves = 0
         self.settled_at = -math.inf
         self.usual_s: float | None = None
@@ -166,7 +180,7 @@ class Pool:
         self._open = _Order()
         self._open_to_long = _Order()
         self._ring = Ring()
-        self._rota: list[Engine] = []
+        self._rota: list[_Rota] = []
         self._rota_at = 0
         self._quiet_share = quiet_share
         self._quiet_below = 0
@@ -177,7 +191,7 @@ class Pool:
         """Take an engine in."""
         self.members[engine.engine_id] = engine
         self._capacity_at = -math.inf
-        self._rota.append(engine)
+        self._rota.append(_Rota(engine))
         self.states[engine.state] += 1
         self.load += engine.load
         self._ring.add(engine)
@@ -189,7 +203,7 @@ class Pool:
         if self.members.pop(engine.engine_id, None) is None:
             return
         self._capacity_at = -math.inf
-        self._rota.remove(engine)
+        self._rota = [entry for entry in self._rota if entry.engine is not engine]
         self.states[engine.state] -= 1
         self.load -= engine.load
         self._close(engine)
@@ -255,23 +269,30 @@ class Pool:
         return self.policy.choose(_Choice(self, engines, ticket, is_long=False), ticket.session_key)
 
     def _to_be_tried(self) -> Engine | None:
-        """Return an idle engine that has had nothing for long; one is looked at for each upload."""
+        """Return an idle engine that has had nothing for long; one is looked at for each upload.
+
+        So an engine's looks count the pool's own decisions, in rounds of as many as it has engines:
+        turns are numbered over all models, and another model's may be far more.
+        """
         rota = self._rota
         at = self._rota_at + 1
         self._rota_at = at = at if at < len(rota) else 0
-        engine = rota[at]
-        if engine.windows_in_flight:
+        entry = rota[at]
+        engine = entry.engine
+        if engine.turn != entry.turn:
+            entry.turn = engine.turn
+            entry.rounds = 0
             return None
-        idle_turns = self.last_turn - engine.turn
-        if idle_turns < _TRIED_AFTER[0][1] * len(rota):
+        entry.rounds = rounds = entry.rounds + 1
+        if rounds < _TRIED_AFTER[0][1] or engine.windows_in_flight:
             return None
         if engine.cap < 1.0 or engine.suspected_at is not None:
             return None
         seen = engine.curve.seen
-        for answers, turns in _TRIED_AFTER:
+        for answers, after in _TRIED_AFTER:
             if seen < answers:
-                return engine if idle_turns >= turns * len(rota) else None
-        return engine if idle_turns >= _TRIED_AFTER_KNOWN * len(rota) else None
+                return engine if rounds >= after else None
+        return engine if rounds >= _TRIED_AFTER_KNOWN else None
 
     def pick_long(self, ticket: Ticket) -> Engine | None:
         """Return the engine that takes a ticket as long work; None: none has room for it."""

@@ -5,6 +5,7 @@ much it may take now and puts it where that belongs in its pools.
 """
 
 import heapq
+import math
 from random import Random
 
 from vllm_router.engines import peers
@@ -139,6 +140,7 @@ class Registry:
         if before is EngineState.PROBING:
             # It was away: what comes back is another process.
             engine.record.good()
+            engine.rests, engine.rests_until = 0, -math.inf
         for pool in engine.pools:
             pool.states[before] -= 1
             pool.states[after] += 1
@@ -218,8 +220,10 @@ class Registry:
         return warmth
 
     def _is_open(self, engine: Engine, now: float) -> bool:
-        if engine.is_on_trial and now < engine.trial_at:
-            self.wake_at(engine.trial_at, engine)
+        # Whatever has become of it meanwhile, it is not tried before the end of a rest.
+        trial_at = max(engine.trial_at, engine.rests_until)
+        if engine.is_on_trial and now < trial_at:
+            self.wake_at(trial_at, engine)
             return False
         if engine.state is EngineState.READY:
             return engine.suspected_at is None or self._is_needed(engine, now)

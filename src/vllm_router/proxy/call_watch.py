@@ -76,11 +76,13 @@ class Refused:
         engine_id: The engine.
         status: What it answered.
         lacks_model: Whether it said that it does not have the model.
+        started_at: When the call began, monotonic seconds.
     """
 
     engine_id: EngineId
     status: int
     lacks_model: bool
+    started_at: float
 
 
 class Tries:

@@ -462,7 +462,9 @@ class Dispatcher:
                 self._note(tries, charge, kind, failure)
                 if kind is OutcomeKind.BUSY:
                     rest_s = asked_rest_s(answer)
-                    known_s = RETRY_AFTER_S if rest_s is None else rest_s
+                    # An engine may ask for a year; it is asked again far sooner.
+                    longest_s = self.fleet.settings.health.longest_rest_s
+                    known_s = RETRY_AFTER_S if rest_s is None else min(rest_s, longest_s)
                     tries.rest_s = known_s if tries.rest_s is None else min(tries.rest_s, known_s)
                     # It has done nothing: each engine may be asked, however many there are.
                     tries.started -= 1
@@ -506,7 +508,7 @@ class Dispatcher:
         vote, needed = self.fleet.refused(charge, status, self.now())
         # The router names no model that the engine has not listed.
         vote = 0 if about_model else vote
-        tries.refusals.append(Refused(charge.engine_id, status, about_model))
+        tries.refusals.append(Refused(charge.engine_id, status, about_model, charge.started_at))
         tries.failures.append(f"{charge.engine_id}: {failure}")
         tries.votes += vote
         tries.spent += vote
@@ -522,10 +524,14 @@ class Dispatcher:
         if tries.votes == needed == 1:
             return True
         if tries.votes >= needed or (is_last and len(tries.refusals) > 1):
-            engine_ids = [refused.engine_id for refused in tries.refusals]
-            self.fleet.agreed(ticket.model, status, engine_ids, self.now())
+            self._agreed(ticket, tries)
             return True
         return is_last
+
+    def _agreed(self, ticket: Ticket, tries: Tries) -> None:
+        """Note that every engine that was asked has refused an upload."""
+        engine_ids = [refused.engine_id for refused in tries.refusals]
+        self.fleet.agreed(ticket.model, tries.refusals[-1].status, engine_ids, self.now())
 
     def _refute(self, ticket: Ticket, tries: Tries) -> None:
         """Blame the engines that have refused what another one serves."""
@@ -537,7 +543,8 @@ class Dispatcher:
             if not refused.lacks_model:
                 words = f"{refused.status} where others had none"
                 outcome = Outcome(OutcomeKind.BAD_STATUS, None, None, words)
-                self.changed(self.fleet.blame(refused.engine_id, outcome, now))
+                began_at = refused.started_at
+                self.changed(self.fleet.blame(refused.engine_id, began_at, outcome, now))
         if self._waiting:
             self.pump()
 
@@ -551,6 +558,8 @@ class Dispatcher:
             raise _busy(tries.rest_s)
         # While another call for it runs, that one decides.
         if tries.shown is not None and not tries.running and len(ticket.deaths) < DEADLY:
+            if len(tries.refusals) > 1:
+                self._agreed(ticket, tries)
             return tries.shown
         raise _failed(ticket, tries)
 
