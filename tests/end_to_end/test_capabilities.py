@@ -182,6 +182,16 @@ async def test_an_engine_that_does_not_take_language_is_asked_without() -> None:
         }  # fmt: skip
 
 
+@pytest.mark.parametrize("audio", [SHORT, speech(20)], ids=["short", "long"])
+async def test_an_empty_language_is_none(audio: bytes) -> None:
+    """Forms of web pages send their empty fields as well."""
+    async with serving(without_language) as fleet:
+        answer = await fleet.ask(audio, language=" ", prompt="Fox.")
+        assert answer.status_code == 200, answer.text
+        assert all("language" not in upload.fields for upload in fleet.uploads)
+        assert fleet.uploads[0].fields["prompt"] == "Fox."
+
+
 async def test_pieces_are_sent_without_a_language_too() -> None:
     async with serving(without_language) as fleet:
         answer = await fleet.ask(speech(20), language="de")
@@ -226,6 +236,101 @@ async def test_what_two_engines_refuse_is_not_sent_to_a_third() -> None:
         await fleet.ask(SHORT, language="de")
         assert "language" not in fleet.uploads[-1].fields
         assert len(fleet.uploads) == 4
+
+
+@pytest.mark.parametrize("audio", [SHORT, speech(20)], ids=["short", "long"])
+async def test_two_engines_that_both_refused_an_upload_are_believed(audio: bytes) -> None:
+    """Both are asked before a refusal is shown; what the first one said counts as well."""
+    async with serving(without_language, without_language) as fleet:
+        answer = await fleet.ask(audio, language="de")
+        assert answer.status_code == 200, answer.text
+        assert await fleet.capabilities() == {"language": False}
+        first = len(fleet.uploads)
+        await fleet.ask(audio, language="de")
+        assert all("language" not in upload.fields for upload in fleet.uploads[first:])
+
+
+async def test_two_engines_that_both_refused_a_length_are_believed() -> None:
+    async with serving(*[within(60, 25 * 2**20)] * 2, **WHOLE) as fleet:
+        answer = await fleet.ask(speech(20))
+        assert answer.status_code == 200, answer.text
+        assert await fleet.capabilities() == {"max_audio_s": 60.0}
+
+
+@pytest.mark.parametrize("claim", ["audio longer than 31 s", "maximum file size exceeds 1 mb"])
+async def test_nobody_makes_the_router_believe_in_a_limit(claim: str) -> None:
+    """Pieces go without the field that is refused, so that they pass."""
+
+    def repeats(heard: Heard) -> Reply:
+        given = heard.fields.get("stream", "false")
+        return words(heard) if given == "false" else error(f"'stream' is no boolean: '{given}'")
+
+    async with serving(repeats, **WHOLE) as fleet:
+        answer = await fleet.ask(speech(20), stream=claim)
+        assert answer.status_code == 200, answer.text
+        assert await fleet.capabilities() == {}
+
+
+def repeats_what_it_refuses(heard: Heard) -> Reply:
+    """Answer as vLLM, whose validation errors hold what was sent; with times of words."""
+    given = heard.fields.get("temperature", "0")
+    if not given.replace(".", "").isdigit():
+        return error(f"[{{'type': 'float_parsing', 'loc': ('body', 'temperature'), "
+                     f"'msg': 'Input should be a valid number', 'input': '{given}'}}]")  # fmt: skip
+    status, said = words(heard)
+    if heard.fields.get("response_format") == "verbose_json":
+        said = {**said, "segments": [], "words": [{"word": "The", "start": 0.0, "end": 0.2}]}
+    return status, said
+
+
+@pytest.mark.parametrize("audio", [SHORT, speech(20)], ids=["short", "long"])
+@pytest.mark.parametrize("engines", [1, 2])
+async def test_nobody_makes_the_router_believe_that_a_format_is_refused(
+    audio: bytes, engines: int
+) -> None:
+    asked = {"response_format": "verbose_json", "timestamp_granularities[]": "word"}
+    async with serving(*[repeats_what_it_refuses] * engines) as fleet:
+        for _ in range(4):
+            answer = await fleet.ask(audio, **asked, temperature="verbose_json")
+            assert answer.status_code == 400
+            # What is wrong is the temperature, and the client is told so.
+            assert "temperature" in answer.json()["error"]["message"]
+        assert await fleet.capabilities() == {}
+        answer = await fleet.ask(audio, **asked)
+        assert answer.status_code == 200, answer.text
+
+
+async def test_a_language_that_the_model_lacks_is_not_taken_for_the_field() -> None:
+    def knows_one(heard: Heard) -> Reply:
+        if heard.fields.get("language") not in (None, "de"):
+            return error(f"{heard.fields['language']} is not a supported language of the model")
+        return words(heard)
+
+    async with serving(knows_one) as fleet:
+        for _ in range(2):
+            answer = await fleet.ask(SHORT, language="yi")
+            assert answer.status_code == 400
+        assert await fleet.capabilities() == {}
+
+
+@pytest.mark.parametrize("engines", [1, 2])
+async def test_files_that_engines_cannot_read_say_nothing_of_their_container(
+    engines: int, m4a: bytes
+) -> None:
+    """The router is more patient with damage than they are."""
+
+    def reads_sound_files(heard: Heard) -> Reply:
+        if heard.audio.startswith(b"RIFF") or heard.audio == m4a:
+            return words(heard)
+        return error("Invalid or unsupported audio file.", 500)
+
+    async with serving(*[reads_sound_files] * engines) as fleet:
+        await fleet.ask(m4a, "a.m4a")
+        for _ in range(4):
+            # A brand that the router does not mind.
+            answer = await fleet.ask(m4a.replace(b"M4A ", b"M4X ", 1), "a.m4a")
+            assert answer.status_code == 200, answer.text
+        assert await fleet.capabilities() == {}
 
 
 async def test_a_refusal_whose_reason_was_another_teaches_nothing() -> None:

@@ -83,6 +83,24 @@ def is_near(shown: list[tuple[float, float, str]], turns: list[Turn]) -> bool:
     )
 
 
+@pytest.mark.parametrize("kind", ["json", "text", "srt", "verbose_json", "diarized_json"])
+@pytest.mark.parametrize("channels", ["mix", "left", "each"])
+async def test_an_engine_that_forbids_fields_it_does_not_know_gets_none_of_ours(
+    kind: str, channels: str
+) -> None:
+    async def strict(heard: Heard) -> Reply:
+        extra = heard.fields.keys() - {"model", "response_format"}
+        if extra:
+            message = f"{extra}: Extra inputs are not permitted"
+            return 422, {"error": {"message": message, "type": "x", "param": None, "code": 422}}
+        return await listens(heard)
+
+    mono = wav(call([Turn(0, 0.5, 1)], 4.0, channels=1))
+    async with parrot(strict) as url, running_router(url) as router:
+        answer = await router.upload(*asking(mono, channels=channels, response_format=kind))
+        assert answer.status_code == 200, answer.text
+
+
 @pytest.mark.parametrize("length", CALLS)
 async def test_every_format_has_the_turns_in_the_order_of_time(
     router: RunningRouter, ears: Ears, length: str

@@ -42,9 +42,17 @@ class Engine:
     seconds: float = 0.0
     refused: list[int] = field(default_factory=list)
 
+    async def length_s(self, audio: bytes) -> float:
+        """Return how long a file's sound is.
+
+        Raises:
+            ApiError: It cannot be decoded.
+        """
+        return len(decode(audio)) / RATE_HZ
+
     async def __call__(self, heard: Heard) -> Reply:
         try:
-            length_s = len(decode(heard.audio)) / RATE_HZ
+            length_s = await self.length_s(heard.audio)
         except ApiError as error:
             self.refused.append(heard.number)
             return 400, {"error": {"message": str(error)}}

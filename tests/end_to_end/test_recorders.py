@@ -62,7 +62,7 @@ def recorded(audio_folder: Path) -> Iterator[dict[str, bytes]]:
                 "--autoplay-policy=no-user-gesture-required",
             ) as page:
                 page.open(f"http://127.0.0.1:{server.server_port}/index.html")
-                page.until("document.readyState === 'complete'")
+                page.until("document.title === 'a page that records' && !!navigator.mediaDevices")
                 page.evaluate(_SCRIPT % (json.dumps(KINDS), 1000 * SECONDS))
                 page.until("window.made || window.failed")
                 made = page.evaluate("window.made || window.failed")

@@ -77,6 +77,28 @@ def test_the_only_engine_must_repeat_what_may_have_another_reason() -> None:
     assert learned(book).unreadable == {"mp4"}
 
 
+def test_what_an_engine_has_just_done_is_not_unlearned_by_refusals() -> None:
+    """Damaged files are refused too: they must not have all sound ones decoded."""
+    book = CapabilityBook()
+    book.shown("m", MP4, 0.0)
+    for now in (0.0, 1.0, BELIEVED_S):
+        assert not refused(book, MP4, engines="ab", now=now, changed_at=-1.0)
+    assert not book.has_doubts
+    # An engine that became ready since may be another one, and what is long ago says little.
+    assert refused(book, MP4, engines="ab", now=5.0, changed_at=1.0)
+    late = CapabilityBook()
+    late.shown("m", MP4, 0.0)
+    assert refused(late, LANGUAGE, engines="ab", now=1.0)
+    assert refused(late, MP4, engines="ab", now=BELIEVED_S + 1.0)
+
+
+def test_what_was_shown_is_bounded() -> None:
+    book = CapabilityBook()
+    for index in range(MAX_ENTRIES + 10):
+        book.shown("m", str(index), 0.0)
+    assert len(book._shown) == MAX_ENTRIES
+
+
 def test_a_success_forgives_a_refusal() -> None:
     """One upload in a thousand that fails by chance must not have all others decoded."""
     book = CapabilityBook()

@@ -85,7 +85,7 @@ def test_what_is_learned_is_forgotten() -> None:
     world.known.refused_size(world.ticket, A, 1e6)
     assert world.later().max_file_bytes == 1_000_000
     assert world.later(BELIEVED_S).max_file_bytes is None
-    assert not world.known.has_doubts
+    assert not world.known.is_news("wav", has_language=False, is_verbose=False)
 
 
 def test_a_500_that_two_engines_gave_is_of_both() -> None:
@@ -113,6 +113,22 @@ def test_a_success_refutes_what_it_shows_and_nothing_else() -> None:
     world.known.accepted("m", "wav", 10.0, 1000, has_language=False, is_verbose=False)
     assert world.known.of("m") == Capabilities(False, False, 60.0, unreadable=frozenset({"mp4"}))
     world.known.accepted("m", "mp4", 70.0, 1000, has_language=True, is_verbose=True)
+    assert world.known.of("m") == Capabilities()
+
+
+def test_what_was_just_taken_is_not_unlearned_by_refusals() -> None:
+    world = World()
+    world.listed(A)
+    assert not world.known.is_news("wav", has_language=False, is_verbose=False)
+    for kind, has_language, is_verbose in (
+        ("mp4", False, False), ("wav", True, False), ("wav", False, True),
+    ):  # fmt: skip
+        assert world.known.is_news(kind, has_language=has_language, is_verbose=is_verbose)
+        world.known.accepted("m", kind, 1.0, 1000, has_language=has_language, is_verbose=is_verbose)
+    for _ in range(3):
+        world.known.refused_language(world.ticket, A)
+        world.known.refused_format(world.ticket, A)
+        world.known.refused_container(world.ticket, A, "mp4", 500)
     assert world.known.of("m") == Capabilities()
 
 

@@ -248,6 +248,20 @@ def test_a_field_that_is_removed_leaves_the_others_as_they_are(
     assert form.removed("no such field") == []
 
 
+@given(forms, st.permutations([b"language", b"channels", b"language"]), st.integers(0, 20))
+def test_fields_of_several_names_are_removed_wherever_they_stand(
+    parts: list[tuple[bytes, bytes | None, bytes]], names: list[bytes], at: int
+) -> None:
+    at = min(at, len(parts))
+    body = written([*parts[:at], *((name, None, b"x") for name in names), *parts[at:],
+                    (b"z", None, b"old")])  # fmt: skip
+    form = read(body)
+    changed = edited(body, form.removed("language", "channels"))
+    left = [s for s in shown(body, form) if s[0] not in ("language", "channels")]
+    assert shown(changed, read(changed)) == left
+    assert changed.startswith(b"--")
+
+
 def test_two_fields_can_be_added_at_once() -> None:
     body = written([(b"file", b"a.wav", b"sound")])
     form = read(body)

@@ -102,31 +102,33 @@ class AccessLog:
             moment = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now))
             self._moment = f"{moment} INFO    request"
         first_at = exchange.first_byte_at
-        return log_line(
-            self._moment,
-            (
-                "request_id", story.request_id,
-                "route", story.task,
-                "status", status,
-                "bytes", exchange.received_bytes,
-                "queue_s", story.queue_s,
-                "total_s", total_s,
-                "client", exchange.client,
-                "model", story.model or None,
-                "audio_s", story.audio_s,
-                "engines", ",".join(story.engines) or None,
-                "first_byte_s", None if first_at is None else first_at - exchange.started_at,
-                "error", story.error,
+        fields: tuple[object, ...] = (
+            "request_id", story.request_id,
+            "route", story.task,
+            "status", status,
+            "bytes", exchange.received_bytes,
+            "queue_s", story.queue_s,
+            "total_s", total_s,
+            "client", exchange.client,
+            "model", story.model or None,
+            "audio_s", story.audio_s,
+            "engines", ",".join(story.engines) or None,
+            "first_byte_s", None if first_at is None else first_at - exchange.started_at,
+            "error", story.error,
+            "windows", story.windows or None,
+        )  # fmt: skip
+        is_plain = not (story.pieces or story.speech_s or story.is_verified or story.damage)
+        if not is_plain or story.holder is not None or story.trace is not None:
+            fields += (
                 "pieces", story.pieces or None,
                 "channels", story.channels if story.channels > 1 else None,
-                "windows", story.windows or None,
                 "speech_s", story.speech_s or None,
                 "covered_s", story.covered_s if story.is_verified else None,
                 "key", story.holder,
                 "warning", " ".join(story.damage) or None,
                 "trace_id", None if story.trace is None else story.trace.trace_id,
-            ),
-        )  # fmt: skip
+            )  # fmt: skip
+        return log_line(self._moment, fields)
 
     def _json(self, exchange: Exchange, story: Story, status: int, total_s: float) -> str:
         at = self._wall_clock()

@@ -275,7 +275,8 @@ class Pool:
         turns are numbered over all models, and another model's may be far more.
         """
         rota = self._rota
-        at = self._rota_at = self._rota_at + 1 if self._rota_at + 1 < len(rota) else 0
+        at = self._rota_at + 1
+        self._rota_at = at = at if at < len(rota) else 0
         entry = rota[at]
         engine = entry.engine
         if engine.turn != entry.turn:

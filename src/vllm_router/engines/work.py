@@ -6,7 +6,7 @@ Refuses to know: sockets, uploads, clients. A ticket is all that the fleet sees 
 import math
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from vllm_router.engines.engine import EngineId
 from vllm_router.policy.queue import Urgency
@@ -79,7 +79,7 @@ class Ticket:
         expires_at: When it leaves the queue unserved, monotonic seconds; set when it is admitted.
         place: The queue's own mark; 0 while the ticket does not wait.
         trace: Follows it from engine to engine; None: nobody does.
-        remaining: Windows of its audio that are not done yet, if those are more than its own.
+        remaining: Windows of its whole audio, if those are more than its own.
     """
 
     request_id: str
@@ -167,8 +167,7 @@ class OutcomeKind(StrEnum):
     CANCELLED = "cancelled"
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """The end of an attempt.
 
     Attributes:

@@ -5,9 +5,14 @@ engine of the model refuses the same. A model with one engine ready has no secon
 refusal that names its reason counts at once, and one that does not, such as a 500 to an MP4 that
 the router can decode, when it is repeated.
 
+Nor is a refusal knowledge where an engine has done the same of late: then the upload is at fault.
+Damaged files and crafted fields are refused as well, and one client must not have every other
+client's uploads treated as if engines could do less.
+
 What is learned is forgotten after `BELIEVED_S`, when an engine of the model becomes ready (it may
 be a newer one), and when an engine does what it was believed unable to do. Then one or two uploads
-find out anew, each at the cost of one call. Bounds: `MAX_ENTRIES` facts.
+find out anew, each at the cost of one call. Bounds: `MAX_ENTRIES` facts, and as many that were
+shown.
 """
 
 from __future__ import annotations
@@ -67,10 +72,12 @@ class CapabilityBook:
         has_doubts: Whether anything is remembered: only then is it worth telling of successes.
     """
 
-    __slots__ = ("_evidence", "has_doubts")
+    __slots__ = ("_evidence", "_shown", "has_doubts")
 
     def __init__(self) -> None:
         self._evidence: dict[tuple[str, str], _Evidence] = {}
+        #: When an engine last did something, in seconds.
+        self._shown: dict[tuple[str, str], float] = {}
         self.has_doubts = False
 
     def refused(
@@ -98,6 +105,9 @@ class CapabilityBook:
             bound: The limit that it showed, in the fact's unit.
         """
         key = (model, fact)
+        shown_at = self._shown.get(key)
+        if shown_at is not None and changed_at <= shown_at >= now - BELIEVED_S:
+            return False
         found = self._evidence.get(key)
         if found is None or self._is_stale(found, now, changed_at):
             self._evidence.pop(key, None)
@@ -117,6 +127,19 @@ class CapabilityBook:
         ):
             found.is_known = True
         return found.is_known and not was_known
+
+    def shown(self, model: str, fact: str, now: float) -> None:
+        """Note that an engine has just done something: refusals of it teach nothing for a while.
+
+        Args:
+            model: The engine's model.
+            fact: What it turned out able to do; no limit.
+            now: Monotonic seconds.
+        """
+        key = (model, fact)
+        if key not in self._shown and len(self._shown) >= MAX_ENTRIES:
+            del self._shown[next(iter(self._shown))]
+        self._shown[key] = now
 
     def accepted(self, model: str, fact: str, bound: float = 0.0) -> bool:
         """Note that an engine did what refusals make doubtful; return whether that was news.

@@ -38,18 +38,15 @@ def classify(answer: Answer) -> tuple[OutcomeKind, str]:
 
 
 def _classify_words(answer: Answer) -> tuple[OutcomeKind, str]:
-    kind = answer.header(b"content-type")
-    if is_type(kind, b"text/html"):
-        return OutcomeKind.RESET, "it answered with a web page"
-    body = answer.body
-    if body is None:
-        return OutcomeKind.OK, ""
-    if is_type(kind, b"application/json"):
+    kind, body = answer.header(b"content-type"), answer.body
+    if body is not None and is_type(kind, b"application/json"):
         if body[:16].lstrip()[:1] != b"{" or body[-16:].rstrip()[-1:] != b"}":
             return OutcomeKind.RESET, "it answered JSON that is not whole"
         if b'"text"' not in body and b'"segments"' not in body:
             return OutcomeKind.UNDECIDED, "it answered JSON without a transcript"
-    elif not body:
+    elif is_type(kind, b"text/html"):
+        return OutcomeKind.RESET, "it answered with a web page"
+    elif body is not None and not body:
         if not is_type(kind, b"text/plain"):
             return OutcomeKind.RESET, "its answer is empty"
         # Of silence this may be all there is to say, so another engine is asked.

@@ -118,6 +118,8 @@ class Attempt:
         first_byte_s: Seconds from the charge to the answer.
         has_died: Whether the engine ended in the midst of its answer.
         is_refusal: Whether it is shown though it may have no words.
+        refused_by: Engines that gave the work this answer's status, its own included; empty where
+            the answer is no refusal.
         waited_s: Seconds spent in the queue, for all attempts together.
     """
 
@@ -129,6 +131,7 @@ class Attempt:
         "first_byte_s",
         "has_died",
         "is_refusal",
+        "refused_by",
         "waited_s",
     )
 
@@ -142,6 +145,7 @@ class Attempt:
         self.waited_s = waited_s
         self.has_died = False
         self.is_refusal = False
+        self.refused_by: tuple[EngineId, ...] = ()
         self.first_byte_s = dispatcher.now() - charge.started_at
 
     @property
@@ -510,6 +514,9 @@ class Dispatcher:
         tries.spent += vote
         tries.shown = Attempt(self, charge, answer, waited_s)
         tries.shown.is_refusal = True
+        tries.shown.refused_by = tuple(
+            refused.engine_id for refused in tries.refusals if refused.status == status
+        )
         if ticket.votes is not None:
             needed = max(needed, ticket.votes)
         # Where another call runs still, its answer is waited for.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import cache
 
 from vllm_router.wire.language import Choice, Heard, Identified, LanguageVote, TextIdentifier
 
@@ -34,7 +35,9 @@ class LanguageFinder:
         return None if identifier is None else identifier.identify(text)
 
 
+@cache
 def _load() -> TextIdentifier | None:
+    """Return the model, which never changes and takes 90 MB: one for all routers of a process."""
     try:
         return TextIdentifier()
     except OSError as e:

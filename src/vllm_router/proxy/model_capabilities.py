@@ -52,10 +52,13 @@ class ModelCapabilities:
         self._book = CapabilityBook()
         self._known: dict[str, tuple[float, Capabilities]] = {}
 
-    @property
-    def has_doubts(self) -> bool:
-        """Whether a success may refute a refusal: only then is it worth noting."""
-        return self._book.has_doubts
+    def is_news(self, kind: str, *, has_language: bool, is_verbose: bool) -> bool:
+        """Return whether an upload that an engine took is worth noting.
+
+        It is where it may refute a refusal, and where not all engines could take it: a WAV without
+        any field shows nothing.
+        """
+        return has_language or is_verbose or kind != "wav" or self._book.has_doubts
 
     def of(self, model: str) -> Capabilities:
         """Return what is known of a model's engines."""
@@ -64,6 +67,9 @@ class ModelCapabilities:
         if known is not None and now < known[0]:
             return known[1]
         found = self.stated(model).beats(self._learned(model, now))
+        if found == UNKNOWN:
+            # The one that is quick to compare.
+            found = UNKNOWN
         if len(self._known) >= MAX_MODELS:
             self._known.clear()
         self._known[model] = (now + FRESH_S, found)
@@ -137,7 +143,7 @@ class ModelCapabilities:
         has_language: bool,
         is_verbose: bool,
     ) -> None:
-        """Note an upload that an engine took: what it refutes is forgotten.
+        """Note an upload that an engine took: what it refutes is forgotten, and not learned soon.
 
         Args:
             model: The engine's model.
@@ -147,7 +153,15 @@ class ModelCapabilities:
             has_language: Whether the field `language` was sent.
             is_verbose: Whether `verbose_json` was asked for.
         """
-        book = self._book
+        book, now = self._book, self._now()
+        if kind != "wav":
+            book.shown(model, container(kind), now)
+        if has_language:
+            book.shown(model, LANGUAGE, now)
+        if is_verbose:
+            book.shown(model, VERBOSE_JSON, now)
+        if not book.has_doubts:
+            return
         is_news = book.accepted(model, container(kind))
         is_news |= book.accepted(model, MAX_AUDIO_S, audio_s)
         is_news |= book.accepted(model, MAX_FILE_BYTES, size_bytes)

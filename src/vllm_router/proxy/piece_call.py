@@ -93,6 +93,7 @@ class PieceCaller:
         language: str | None = None,
         temperature: float | None = None,
         tells_language: bool = True,
+        asks_words: bool = True,
     ) -> Transcript:
         """Return an engine's words for a piece.
 
@@ -103,6 +104,7 @@ class PieceCaller:
             language: In place of the audio's; None: the audio's, if the client gave one.
             temperature: In place of the client's.
             tells_language: Whether the engine is told the language, if there is one.
+            asks_words: Whether it is asked for times of words, if the client wants them.
 
         Raises:
             EngineSaid: The engine refused, for a reason that is the client's to see.
@@ -119,7 +121,8 @@ class PieceCaller:
         told = language or audio.language
         if not tells_language or not self.takes_language(audio):
             told = None
-        body = _form(audio, piece, boundary, told, temperature)
+        wants_words = audio.wants_words and asks_words
+        body = _form(audio, piece, boundary, told, temperature, wants_words=wants_words)
         request_id = f"{audio.story.request_id}/{piece.index}"
         heard: list[Transcript] = []
 
@@ -145,7 +148,9 @@ class PieceCaller:
                 is_admitted=True,
                 trace=trace,
                 deaths=piece.deaths,
-                remaining=windows_of(audio.facts.hint.seconds) - piece.index,
+                # The same for all pieces of an audio, which so keep their order: a stream's first
+                # words wait for nothing that comes after them.
+                remaining=windows_of(audio.facts.hint.seconds),
             )
             try:
                 attempt = await self._dispatcher.attempt(ticket, send)
@@ -166,20 +171,37 @@ class PieceCaller:
             reason = read_refusal(
                 answer.status,
                 answer.body or said.body(),
-                asked_format="verbose_json" if audio.wants_words else None,
+                asked_format="verbose_json" if wants_words else None,
                 language=told,
             ).kind
             if reason is RefusalKind.NO_WORDS:
                 return Transcript("")
             if reason is RefusalKind.FORMAT:
-                self._capabilities.refused_format(ticket, attempt.engine_id)
+                # It was the reason only if the piece passes with another one.
+                await self.ask(
+                    audio,
+                    piece,
+                    trace,
+                    language=language,
+                    temperature=temperature,
+                    tells_language=tells_language,
+                    asks_words=False,
+                )
+                for engine_id in attempt.refused_by:
+                    self._capabilities.refused_format(ticket, engine_id)
                 raise no_word_times()
             if reason is RefusalKind.LANGUAGE:
                 words = await self.ask(
-                    audio, piece, trace, temperature=temperature, tells_language=False
+                    audio,
+                    piece,
+                    trace,
+                    temperature=temperature,
+                    tells_language=False,
+                    asks_words=asks_words,
                 )
                 # The field was the reason indeed.
-                self._capabilities.refused_language(ticket, attempt.engine_id)
+                for engine_id in attempt.refused_by:
+                    self._capabilities.refused_language(ticket, engine_id)
                 return words
             if answer.status >= 500:
                 # Of a whole upload this is the client's to see; of a piece it says too little.
@@ -194,6 +216,8 @@ def _form(
     boundary: bytes,
     language: str | None,
     temperature: float | None,
+    *,
+    wants_words: bool,
 ) -> UploadBody:
     """Return the form for one piece: the client's fields, with ours in their places."""
     fields = [
@@ -205,7 +229,7 @@ def _form(
     ]
     if audio.facts.asked_model is not None:
         fields.append((b"model", audio.facts.model.encode()))
-    if audio.wants_words:
+    if wants_words:
         fields.append((b"response_format", b"verbose_json"))
         fields.append((b"timestamp_granularities[]", b"word"))
     else:

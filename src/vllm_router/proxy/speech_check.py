@@ -86,6 +86,7 @@ class SpeechCheck:
         finally:
             if self._measuring is not None:
                 self._measuring.cancel()
+                self._measuring = None
 
     async def _measure(self) -> None:
         file = self._upload.file()

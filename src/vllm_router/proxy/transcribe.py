@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from typing import Final
 
 from vllm_router.errors import UnknownAudioFormat, no_word_times
 from vllm_router.inbound.exchange import Exchange
 from vllm_router.outbound.upload import Upload
-from vllm_router.policy.capabilities import Capabilities
+from vllm_router.policy.capabilities import UNKNOWN, Capabilities
 from vllm_router.proxy.facts import RequestFacts
 from vllm_router.proxy.long import LongAnswer
 from vllm_router.proxy.means import Means
@@ -58,7 +57,7 @@ class Transcriber:
         if wish.wants_words:
             if wish.format is not ResponseFormat.VERBOSE_JSON:
                 # No other format has a place for them.
-                wish = replace(wish, wants_words=False)
+                wish = wish._replace(wants_words=False)
             elif can.verbose_json is False:
                 raise no_word_times()
         must_choose_channels = must_choose(facts, wish, upload)
@@ -78,8 +77,14 @@ class Transcriber:
         edits = []
         if facts.asked_model is not None and facts.asked_model != facts.model:
             edits = facts.form.replaced("model", facts.model.encode())
-        if can.language is False:
-            edits = [*edits, *facts.form.removed("language")]
+        left_out: tuple[str, ...] = ()
+        is_blank = wish.language is None and facts.form.value("language") is not None
+        if can.language is False or is_blank:
+            # A form's empty field says nothing, and not every engine reads it so.
+            left_out = ("language",)
+        if facts.form.value("channels") is not None:
+            # The router's own; an engine may refuse a field that it does not know.
+            left_out = (*left_out, "channels")
         whole = WholeAnswer(
             self._means,
             exchange,
@@ -88,7 +93,7 @@ class Transcriber:
             story,
             upload,
             edits,
-            tells_language=can.language is not False,
+            left_out,
         )
         if wish.format is None:
             await whole.passed_through()
@@ -109,7 +114,11 @@ class Transcriber:
             return True
         bound_s = rules.split_longer_than_s
         hint, size_bytes = facts.hint, _size_bytes(facts)
-        if hint.seconds > bound_s or not can.can_read(facts.kind):
+        if hint.seconds > bound_s:
+            return True
+        if can is UNKNOWN and facts.measured_s is not None:
+            return size_bytes > ENGINE_FILE_BYTES
+        if not can.can_read(facts.kind):
             return True
         if can.max_file_bytes is None and size_bytes > ENGINE_FILE_BYTES:
             return True

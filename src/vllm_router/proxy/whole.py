@@ -29,6 +29,7 @@ from vllm_router.outbound.call import (
 )
 from vllm_router.outbound.upload import Upload
 from vllm_router.policy.capabilities import LEAST_AUDIO_S, LEAST_FILE_BYTES
+from vllm_router.policy.capability_book import REFUSALS
 from vllm_router.proxy.dispatch import MAX_REFUSAL_BYTES, Attempt
 from vllm_router.proxy.events import EventStream
 from vllm_router.proxy.facts import RequestFacts
@@ -45,7 +46,7 @@ from vllm_router.wire.formats import FORMATS, ResponseFormat
 from vllm_router.wire.json_text import JsonObject
 from vllm_router.wire.leading_space import StreamStart, without_leading_space
 from vllm_router.wire.media_type import is_type
-from vllm_router.wire.multipart import Edit
+from vllm_router.wire.multipart import Edit, Form
 from vllm_router.wire.refusal import REFUSED, Refusal, RefusalKind, read_refusal
 from vllm_router.wire.sse import encode
 from vllm_router.wire.stream_events import ChunkTranslator, StreamState, delta_event
@@ -67,6 +68,20 @@ _PERHAPS_UNREADABLE: Final = frozenset({*REFUSED, 500})
 _OF_SIZE: Final = frozenset({RefusalKind.TOO_LONG, RefusalKind.TOO_LARGE, RefusalKind.TOO_MUCH})
 #: Statuses by which engines answer fields that they do not understand.
 _NOT_UNDERSTOOD: Final = frozenset({400, 404, 422, 501})
+#: Fields that pieces go without and whose values nobody has checked.
+_UNCHECKED: Final = frozenset(
+    {
+        "stream",
+        "stream_include_usage",
+        "stream_continuous_usage_stats",
+        "chunking_strategy",
+        "known_speaker_names",
+        "known_speaker_names[]",
+        "known_speaker_references",
+        "known_speaker_references[]",
+    }
+)
+_LONGEST_TRUTH: Final = len("false")
 #: Headers that are wrong for any other bytes than the engine's.
 _OF_THE_BYTES: Final = frozenset({b"etag", b"digest", b"content-digest", b"content-md5"})
 
@@ -83,8 +98,7 @@ class WholeAnswer:
         story: Story,
         upload: Upload,
         edits: list[Edit],
-        *,
-        tells_language: bool = True,
+        left_out: tuple[str, ...] = (),
     ) -> None:
         self._means = means
         self._exchange = exchange
@@ -93,18 +107,26 @@ class WholeAnswer:
         self._story = story
         self._upload = upload
         self._edits = edits
-        self._tells_language = tells_language and wish.language is not None
+        self._left_out = left_out
+        self._tells_language = wish.language is not None and "language" not in left_out
+        # Whether a refusal may be about `verbose_json`.
+        self._may_lack_format = True
+        self._made_check: SpeechCheck | None = None
 
     @property
     def _check(self) -> SpeechCheck:
         """What holds the answer against the speech; made when it is needed, which is seldom."""
-        return SpeechCheck(
-            self._means, self._exchange, self._facts, self._wish, self._story, self._upload
-        )
+        check = self._made_check
+        if check is None:
+            # Always the same: another one would measure anew what this one is measuring.
+            check = self._made_check = SpeechCheck(
+                self._means, self._exchange, self._facts, self._wish, self._story, self._upload
+            )
+        return check
 
     async def _attempt(
         self,
-        edits: Sequence[Edit] = (),
+        more: Sequence[Edit] = (),
         read: Callable[[bytes], object] | None = None,
         after: Attempt | None = None,
         *,
@@ -114,7 +136,7 @@ class WholeAnswer:
         """Get an engine's answer.
 
         Args:
-            edits: Of the form, beside those that every engine gets.
+            more: Edits of the form, beside those that every engine gets.
             read: Takes the body of a 200.
             after: Another attempt, whose turn in the queue this one keeps.
             is_verbose: Whether the engine is asked for `verbose_json`.
@@ -122,7 +144,10 @@ class WholeAnswer:
                 otherwise.
         """
         relay, facts, story = self._means.relay, self._facts, self._story
-        body = UploadBody.edited(self._upload, [*self._edits, *edits])
+        edits = [*self._edits, *more]
+        if self._left_out:
+            edits += facts.form.removed(*self._left_out)
+        body = UploadBody.edited(self._upload, edits)
         headers = engine_headers(self._exchange, relay.engine_key)
         path = b"/v1/audio/" + facts.task.encode()
 
@@ -140,27 +165,28 @@ class WholeAnswer:
         story.windows += ticket.windows
         answer = attempt.answer
         if answer.status == 200:
-            if self._means.capabilities.has_doubts:
-                self._refute_doubts(is_verbose)
+            self._note_success(is_verbose)
             if story.audio_s is None and answer.body is not None:
                 told_s = told_seconds(answer.body)
                 if told_s is not None:
                     story.audio_s = confirmed_seconds(facts.hint, told_s)
             attempt.charge.measured_s = story.audio_s
         elif answer.status in REFUSED and not takes_refusals:
-            return await self._asked_otherwise(attempt, edits, read, is_verbose)
+            return await self._asked_otherwise(attempt, more, read, is_verbose)
         return attempt
 
-    def _refute_doubts(self, is_verbose: bool) -> None:
-        facts = self._facts
-        self._means.capabilities.accepted(
-            facts.model,
-            facts.kind,
-            facts.measured_s or 0.0,
-            facts.file.end - facts.file.start,
-            has_language=self._tells_language,
-            is_verbose=is_verbose,
-        )
+    def _note_success(self, is_verbose: bool) -> None:
+        facts, capabilities = self._facts, self._means.capabilities
+        has_language = self._tells_language
+        if capabilities.is_news(facts.kind, has_language=has_language, is_verbose=is_verbose):
+            capabilities.accepted(
+                facts.model,
+                facts.kind,
+                facts.measured_s or 0.0,
+                facts.file.end - facts.file.start,
+                has_language=has_language,
+                is_verbose=is_verbose,
+            )
 
     async def _asked_otherwise(
         self,
@@ -177,31 +203,57 @@ class WholeAnswer:
         kind = self._read_refusal(first, is_verbose=is_verbose).kind
         if kind is not RefusalKind.FORMAT and kind is not RefusalKind.LANGUAGE:
             return first
-        capabilities, ticket, refusing = self._means.capabilities, first.ticket, [first.engine_id]
+        capabilities, ticket = self._means.capabilities, first.ticket
+        # Where two had to refuse before the answer was shown, both have.
+        refusing = [*first.refused_by]
         last = first
-        ticket.excluded.add(first.engine_id)
-        if not self._is_known(kind) and self._means.dispatcher.fleet.is_ready_for(ticket):
+        ticket.excluded.update(refusing)
+        if (
+            len(refusing) < REFUSALS
+            and not self._is_known(kind)
+            and self._means.dispatcher.fleet.is_ready_for(ticket)
+        ):
             first.close(first.kind)
             last = await self._attempt(
                 edits, read, first, is_verbose=is_verbose, takes_refusals=True
             )
             if self._read_refusal(last, is_verbose=is_verbose).kind is not kind:
                 return last
-            refusing.append(last.engine_id)
+            refusing += last.refused_by
         if kind is RefusalKind.FORMAT:
-            for engine_id in refusing:
-                capabilities.refused_format(ticket, engine_id)
-            return last
+            return await self._believed(last, refusing)
         last.close(last.kind)
         ticket.excluded -= set(refusing)
         self._tells_language = False
-        self._edits = [*self._edits, *self._facts.form.removed("language")]
+        self._left_out = (*self._left_out, "language")
         last = await self._attempt(edits, read, last, is_verbose=is_verbose, takes_refusals=True)
         if last.answer.status == 200:
             # The field was the reason indeed.
             for engine_id in refusing:
                 capabilities.refused_language(ticket, engine_id)
         return last
+
+    async def _believed(self, refused: Attempt, refusing: Sequence[str]) -> Attempt:
+        """Return the answer to be shown where `verbose_json` was refused, or something else was.
+
+        An engine repeats what it refuses: a temperature of "verbose_json" is refused in the same
+        words. The format was the reason only if the upload passes with another one.
+        """
+        ticket = refused.ticket
+        if self._is_known(RefusalKind.FORMAT):
+            return refused
+        refused.close(refused.kind)
+        ticket.excluded -= set(refusing)
+        other = await self._attempt(
+            self._asking(ResponseFormat.JSON), None, refused, takes_refusals=True
+        )
+        if other.answer.status != 200:
+            self._may_lack_format = False
+            return other
+        other.close(OutcomeKind.OK)
+        for engine_id in refusing:
+            self._means.capabilities.refused_format(ticket, engine_id)
+        return refused
 
     def _is_known(self, kind: RefusalKind) -> bool:
         can = self._means.capabilities.of(self._facts.model)
@@ -214,7 +266,7 @@ class WholeAnswer:
         return read_refusal(
             attempt.answer.status,
             said,
-            asked_format="verbose_json" if is_verbose else None,
+            asked_format="verbose_json" if is_verbose and self._may_lack_format else None,
             language=self._wish.language if self._tells_language else None,
         )
 
@@ -308,7 +360,8 @@ class WholeAnswer:
             return
         if is_of_size:
             self._note_limit(attempt, refusal)
-        elif refusal.kind is not RefusalKind.NO_WORDS:
+        elif refusal.kind is not RefusalKind.NO_WORDS and not self._story.damage:
+            # Engines are less patient with damaged files; that says nothing of sound ones.
             self._means.capabilities.refused_container(
                 attempt.ticket, attempt.engine_id, facts.kind, status
             )
@@ -358,10 +411,13 @@ class WholeAnswer:
     def _note_limit(self, attempt: Attempt, refusal: Refusal) -> None:
         """Remember the limit by which an upload was refused that was sound.
 
-        Not one that pieces would not be within: what they show to be taken is no limit.
+        Not one that pieces would not be within: what they show to be taken is no limit. Nor one
+        that a field may have named which pieces go without.
         """
         facts, capabilities = self._facts, self._means.capabilities
-        ticket, engine_id, limit = attempt.ticket, attempt.engine_id, refusal.limit
+        ticket, limit = attempt.ticket, refusal.limit
+        if not _is_plain(facts.form):
+            return
         if refusal.kind is RefusalKind.TOO_LONG:
             length_s = self._story.audio_s
             if length_s is None:
@@ -370,12 +426,14 @@ class WholeAnswer:
                 # No longer than this is all that is known.
                 limit = math.nextafter(length_s, 0.0)
             if LEAST_AUDIO_S <= limit < length_s:
-                capabilities.refused_length(ticket, engine_id, limit)
+                for engine_id in attempt.refused_by:
+                    capabilities.refused_length(ticket, engine_id, limit)
         elif refusal.kind is RefusalKind.TOO_LARGE:
             size_bytes = facts.file.end - facts.file.start
             limit = size_bytes - 1 if limit is None else limit
             if LEAST_FILE_BYTES <= limit < size_bytes:
-                capabilities.refused_size(ticket, engine_id, limit)
+                for engine_id in attempt.refused_by:
+                    capabilities.refused_size(ticket, engine_id, limit)
 
     async def _show_refusal(self, attempt: Attempt, stream: EventStream | None) -> None:
         if stream is not None:
@@ -465,16 +523,14 @@ class WholeAnswer:
 
     async def _transcript(self, asked: ResponseFormat) -> tuple[Attempt, Transcript | None]:
         """Return the engine's words; None: it refused, and the attempt is still open."""
-        form = self._facts.form
-        edits = form.replaced("response_format", asked.value.encode())
-        for name in ("stream", "stream_include_usage", "stream_continuous_usage_stats"):
-            edits += form.changed(name, b"false")
         heard: list[Transcript] = []
 
         def read(answer: bytes) -> None:
             heard.append(read_transcript(answer, known_length(self._facts)))
 
-        attempt = await self._attempt(edits, read, is_verbose=asked is ResponseFormat.VERBOSE_JSON)
+        attempt = await self._attempt(
+            self._asking(asked), read, is_verbose=asked is ResponseFormat.VERBOSE_JSON
+        )
         if attempt.answer.status != 200:
             return attempt, None
         attempt.close(OutcomeKind.OK)
@@ -482,6 +538,14 @@ class WholeAnswer:
         if transcript.usage is None and transcript.duration_s is not None:
             transcript = joined([transcript], transcript.duration_s)
         return attempt, transcript
+
+    def _asking(self, asked: ResponseFormat) -> list[Edit]:
+        """Return the edits by which an engine is asked for a format, and for no stream."""
+        form = self._facts.form
+        edits = form.replaced("response_format", asked.value.encode())
+        for name in ("stream", "stream_include_usage", "stream_continuous_usage_stats"):
+            edits += form.changed(name, b"false")
+        return edits
 
     async def streamed(self) -> None:
         """Answer as events."""
@@ -639,6 +703,17 @@ async def _require_speakers(attempt: Attempt) -> None:
             "speaker has a channel, send 'channels=each' with it; else ask for 'verbose_json'.",
             param="response_format",
         )
+
+
+def _is_plain(form: Form) -> bool:
+    """Return whether the fields that pieces go without say no more than they should.
+
+    Engines repeat a value that they refuse, and it may read like a limit.
+    """
+    return all(
+        part.value is None or part.name not in _UNCHECKED or len(part.value) <= _LONGEST_TRUTH
+        for part in form.parts
+    )
 
 
 def _trim(answer: Answer, body: bytes) -> None:

@@ -5,9 +5,8 @@ What an engine may know better is left to it: an unknown `response_format` is pa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from vllm_router.errors import UnsupportedValue
 from vllm_router.outbound.upload import Upload
@@ -31,8 +30,7 @@ class StreamFormat(StrEnum):
     VLLM = "vllm"
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
+class Wish(NamedTuple):
     """What shall be answered.
 
     Attributes:

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from vllm_router.wire.quick import copied, find, usual_parts
 
@@ -44,8 +44,7 @@ class BadForm(ValueError):
     """The body is not a well-formed multipart form; the message says where."""
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """One part of a form, by its place in the body.
 
     Attributes:
@@ -107,14 +106,17 @@ class Form:
         """Return the edits that give every field of that name a new value, or add it if absent."""
         return self.changed(name, value) or [self.added(name, value)]
 
-    def removed(self, name: str) -> list[Edit]:
-        """Return the edits that leave every field of that name out; none if it is absent."""
+    def removed(self, *names: str) -> list[Edit]:
+        """Return the edits that leave every field of these names out; none if all are absent.
+
+        To be made together: edits for one name each may leave a line end before the first boundary.
+        """
         edits: list[Edit] = []
         # The first part goes with the line end behind it, so that the next boundary begins the
         # body; any other with the boundary before it.
         start, line_end = 0, 2
         for part in self.parts:
-            if part.name == name:
+            if part.name in names:
                 edits.append(Edit(start, part.end + line_end, b""))
                 start = part.end + line_end
             else:

@@ -42,15 +42,15 @@ def log_line(start: str, fields: tuple[object, ...]) -> str:
     Returns:
         The line with its end. Half a surrogate pair becomes a question mark.
     """
-    line = start
+    words = [start]
     for name, value in zip(fields[::2], fields[1::2], strict=True):
-        if value is None:
-            continue
-        if isinstance(value, float):
-            ticks = int(min(max(value, 0.0), 1e12) * 10_000 + 0.5)
-            value = f"{ticks // 10_000}.{ticks % 10_000:04d}"
-        line += f" {name}={value}"
-    return (line + "\n").encode("utf-8", "replace").decode()
+        if type(value) is float:
+            bounded = value if 0.0 <= value <= 1e12 else min(max(value, 0.0), 1e12)
+            ticks = int(bounded * 10_000 + 0.5)
+            words.append(f"{name}={ticks // 10_000}.{ticks % 10_000:04d}")
+        elif value is not None:
+            words.append(f"{name}={value}")
+    return (" ".join(words) + "\n").encode("utf-8", "replace").decode()
 
 
 def usual_parts(data: bytes | bytearray, delimiter: bytes, start: int, end: int) -> Parts | None:

@@ -102,7 +102,9 @@ _NOT_TAKEN: Final = re.compile(
     r"|(?:\bnot|n't|\bno) (?:\w+ ){0,2}(?:support|accept|take|allow)|not supported"
 )
 _LANGUAGE: Final = re.compile(r"(?<!_)\blanguage\b")
-_VALUE: Final = re.compile(r"one of|unsupported language|(?:invalid|unknown|such) language")
+_VALUE: Final = re.compile(
+    r"one of|unsupported language|(?:supported|valid|invalid|unknown|known|such) language"
+)
 
 
 def read_refusal(
