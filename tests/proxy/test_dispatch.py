@@ -172,6 +172,36 @@ async def test_engines_that_have_all_refused_an_upload_agree_whatever_their_word
     assert max(engine.record.unexplained for engine in engines) <= 1
 
 
+async def test_an_engine_that_refuses_at_once_does_not_get_all_before_others_answer(
+    notes: Notes,
+) -> None:
+    """With a single attempt for each upload, every client would be shown its refusal."""
+    dispatcher = ready_dispatcher(3, notes, max_attempts=1, policy="least-loaded")
+    gate = asyncio.Event()
+
+    async def send(engine: Engine) -> Answer:
+        if engine.engine_id == "a":
+            await asyncio.sleep(0.001)
+            return answer(400)
+        await gate.wait()
+        return answer(200)
+
+    async def ask() -> int:
+        attempt = await dispatcher.attempt(ticket(), send)
+        attempt.close(attempt.kind)
+        return attempt.answer.status
+
+    async def ask_again() -> None:
+        while (await ask()) != 200:
+            pass
+
+    clients = [asyncio.create_task(ask_again()) for _ in range(12)]
+    await asyncio.sleep(0.3)
+    assert notes.kinds.count(OutcomeKind.UNDECIDED) < 24
+    gate.set()
+    await asyncio.gather(*clients)
+
+
 async def test_an_engine_that_refuses_everything_has_no_vote(notes: Notes) -> None:
     """Two broken engines of four: only the first upload finds them credible."""
     dispatcher = ready_dispatcher(4, notes)

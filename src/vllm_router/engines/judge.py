@@ -352,12 +352,19 @@ class Judge:
         )
 
     def _others_serve(self, engine: Engine, since: float) -> bool:
-        """Whether half of the others, at least, serve, and one has answered well since a time."""
+        """Whether half of the others, at least, serve, and one has answered well since a time.
+
+        After many refusals none need have: what refuses at once is idle, and is given all that
+        comes before another has answered anything.
+        """
+        is_sure = engine.record.unexplained >= self._blame.doubted_after_usual
         for pool in engine.pools:
             others = [other for other in pool.members.values() if other is not engine]
             serving = [other for other in others if self.is_witness(other)]
             if 2 * len(serving) < len(pool.members) - 1:
                 return False
+            if is_sure and serving:
+                continue
             if not any(o.last_ok_at is not None and o.last_ok_at >= since for o in serving):
                 return False
         return True

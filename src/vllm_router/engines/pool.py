@@ -284,9 +284,9 @@ class Pool:
             entry.rounds = 0
             return None
         entry.rounds = rounds = entry.rounds + 1
-        if rounds < _TRIED_AFTER[0][1] or engine.windows_in_flight:
+        if rounds < _TRIED_AFTER[0][1]:
             return None
-        if engine.cap < 1.0 or engine.suspected_at is not None:
+        if engine.windows_in_flight or engine.cap < 1.0 or engine.suspected_at is not None:
             return None
         seen = engine.curve.seen
         for answers, after in _TRIED_AFTER:
