@@ -426,7 +426,7 @@ class FleetRouter:
                 urgency,
                 now,
                 is_admitted=len(parts) > 1,
-                remaining=len(parts) - number,
+                ahead=number,
             )
             self._submit(ticket, request, works)
         self._assign()

@@ -467,8 +467,8 @@ def test_what_is_kept_free_may_start_when_it_fits_or_when_nothing_runs() -> None
 
 
 def test_the_fill_grows_while_much_long_work_waits_and_the_engines_are_told() -> None:
-    desk = Desk(1, limit=None)
-    (engine,) = desk.engines
+    desk = Desk(2, limit=None, limits=LimitRules(quiet_share=0.0))
+    engine = desk.engines[0]
     engine.curve.reached = 100.0
     desk.registry.refresh(engine, desk.now)
     pool = desk.pool

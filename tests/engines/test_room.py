@@ -30,11 +30,11 @@ def test_a_free_warm_engine_may_be_filled_to_its_limit() -> None:
 def test_long_work_leaves_short_work_its_part() -> None:
     engine = pooled_engine()
     give_room(engine, fixed(40), 1.0)
-    assert engine.long_cap == 39.0
+    assert engine.long_cap == 36.0
 
 
 def test_long_work_fills_a_learned_engine_as_far_as_its_pool_says() -> None:
-    registry, (engine,) = ready_registry(1)
+    registry, (engine, *_) = ready_registry(8)
     (pool,) = registry.pools.values()
     pool.fill = 3.0
     engine.curve.reached = 100.0
@@ -42,6 +42,15 @@ def test_long_work_fills_a_learned_engine_as_far_as_its_pool_says() -> None:
     assert engine.long_limit == pytest.approx(3.0 * engine.curve.half_at)
     assert engine.long_cap == math.ceil(engine.long_limit)
     assert engine.cap > engine.long_cap
+
+
+def test_a_single_engine_takes_a_whole_file_whatever_its_pool_says() -> None:
+    registry, (engine,) = ready_registry(1)
+    (pool,) = registry.pools.values()
+    pool.fill = 3.0
+    engine.curve.reached = 100.0
+    give_room(engine, LEARNED, 1.0)
+    assert engine.long_cap == LEARNED.limits.file_windows
 
 
 def test_an_engine_that_takes_nothing_still_has_a_limit_to_show() -> None:
@@ -89,14 +98,14 @@ def test_a_routers_part_is_its_own_even_when_others_fill_the_engine() -> None:
     engine.elsewhere, engine.part = 200.0, 0.25
     give_room(engine, fixed(40), 1.0)
     assert engine.cap == 10.0
-    assert engine.long_cap == math.ceil(0.25 * 38.8)
+    assert engine.long_cap == math.ceil(0.25 * 36.0)
 
 
 def test_beside_others_long_work_takes_half_of_what_they_leave_and_no_more() -> None:
     engine = pooled_engine()
     engine.elsewhere, engine.part = 5.0, 0.25
     give_room(engine, fixed(40), 1.0)
-    assert engine.long_cap == math.ceil(0.5 * (38.8 - 5.0))
+    assert engine.long_cap == math.ceil(0.5 * (36.0 - 5.0))
 
 
 def test_an_engine_of_no_pool_has_one_window_of_long_work() -> None:

@@ -17,7 +17,7 @@ class Work:
     windows: int = 1
     audio_s: float = 30.0
     place: int = 0
-    remaining: int = 0
+    ahead: int = 0
 
 
 def long(enqueued_at: float) -> Work:
@@ -257,31 +257,39 @@ class QueueBesideAList(RuleBasedStateMachine):
 TestQueueBesideAList = QueueBesideAList.TestCase
 
 
-def of_file(remaining: int, enqueued_at: float) -> Work:
-    return Work(enqueued_at, Urgency.LONG, remaining=remaining)
+def of_file(ahead: int, enqueued_at: float) -> Work:
+    return Work(enqueued_at, Urgency.LONG, ahead=ahead)
 
 
 def paced(pace_s: float, *work: Work) -> WorkQueue[Work]:
     queue: WorkQueue[Work] = WorkQueue()
     queue.long.pace_s = pace_s
+    queue.long.file_windows = 100
     for each in work:
         queue.add(each)
     return queue
 
 
-def test_of_long_work_that_of_which_little_is_left_goes_first() -> None:
-    hour, minutes, last = of_file(120, 1.0), of_file(4, 2.0), of_file(1, 2.0)
-    queue = paced(0.1, hour, minutes, last)
-    assert emptied(queue.long) == [last, minutes, hour]
+def test_files_are_done_one_after_the_other_each_in_its_own_order() -> None:
+    first, second, last = of_file(0, 1.0), of_file(1, 1.0), of_file(90, 1.0)
+    later = of_file(0, 1.5)
+    queue = paced(0.1, first, second, last, later)
+    assert emptied(queue.long) == [first, second, last, later]
 
 
-def test_a_file_is_put_back_by_no_more_than_its_length_is_worth() -> None:
-    hour, later = of_file(120, 1.0), of_file(1, 13.0)
-    assert emptied(paced(0.1, hour, later).long) == [hour, later]
+def test_what_lies_far_into_a_very_long_audio_gives_way_to_later_files() -> None:
+    begin, middle, end = of_file(0, 1.0), of_file(110, 1.0), of_file(1000, 1.0)
+    later = of_file(0, 3.0)
+    assert emptied(paced(0.1, begin, middle, end, later).long) == [begin, middle, later, end]
 
 
-def test_work_whose_rest_is_not_told_counts_by_its_own_windows() -> None:
-    whole, minutes = Work(1.0, Urgency.LONG, windows=100), of_file(2, 1.5)
+def test_it_is_put_back_by_no_more_than_is_before_it() -> None:
+    end, later = of_file(1000, 1.0), of_file(0, 92.0)
+    assert emptied(paced(0.1, end, later).long) == [end, later]
+
+
+def test_work_that_is_not_cut_counts_by_its_own_windows() -> None:
+    whole, minutes = Work(1.0, Urgency.LONG, windows=200), of_file(0, 1.5)
     assert emptied(paced(0.1, whole, minutes).long) == [minutes, whole]
 
 
@@ -292,6 +300,14 @@ def test_long_work_outwaits_short_work_only_beyond_proportion() -> None:
     assert queue.outwaited(10.0, 1.0) is not None, "2 s are less than a quarter of 9"
     assert queue.outwaited(10.0, 3.0) is None, "but not of 7"
     assert queue.outwaited(12.0, 1.0) is None
+
+
+def test_long_work_is_patient_for_so_many_times_a_window() -> None:
+    queue: WorkQueue[Work] = WorkQueue(proportion=0.25, patience=3.0)
+    queue.add(long(0.0))
+    queue.add(Work(9.0))
+    assert queue.outwaited(10.0, 1.0) is not None, "1 s is less than a quarter of 7"
+    assert queue.outwaited(10.0, 2.5) is None, "but not of 2.5"
 
 
 def test_without_both_nothing_is_outwaited() -> None:

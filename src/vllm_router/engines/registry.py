@@ -48,12 +48,14 @@ class Registry:
         """Return a model's pool, made when it is first asked for."""
         pool = self.pools.get(model)
         if pool is None:
+            limits = self.settings.limits
             queue: WorkQueue[Ticket] = WorkQueue(
-                self.settings.ageing_s, proportion=self.settings.limits.proportion
+                self.settings.ageing_s, proportion=limits.proportion, patience=limits.patience
             )
-            share = self.settings.limits.quiet_share if self._policy.seeks_quiet else 0.0
+            queue.long.file_windows = limits.file_windows
+            share = limits.quiet_share if self._policy.seeks_quiet else 0.0
             pool = Pool(model, self._policy, queue, self._rng.random, share, self.settings.blame)
-            pool.fill = pool.fill_told = self.settings.limits.first_fill
+            pool.fill = pool.fill_told = limits.first_fill
             self.pools[model] = pool
         return pool
 

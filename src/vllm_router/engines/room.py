@@ -1,9 +1,14 @@
 """How much an engine may take now: its limit, less what keeps others and short work their part."""
 
 import math
+from typing import TYPE_CHECKING
 
 from vllm_router.engines.engine import Engine
 from vllm_router.engines.settings import FleetSettings
+from vllm_router.policy.limit import LimitRules
+
+if TYPE_CHECKING:
+    from vllm_router.engines.pool import Pool
 
 
 def give_room(engine: Engine, settings: FleetSettings, warmth: float | None) -> None:
@@ -15,11 +20,11 @@ def give_room(engine: Engine, settings: FleetSettings, warmth: float | None) -> 
         warmth: The part of its limit that it has grown to; None: it takes nothing at present.
     """
     limits = settings.limits
-    engine.limit = limits.limit(engine.half_at, settings.max_windows)
+    engine.limit = limits.limit(engine.half_at, settings.max_windows, engine.holding.ran)
     probed = 0.0
     if settings.max_windows is None:
         # A limit that was learned wrongly would keep the engine where it cannot be learned rightly.
-        probed = min(limits.probing * engine.curve.stuck_at, limits.most_limit)
+        probed = min(limits.probing * engine.curve.stuck_at, limits.most(engine.holding.ran))
         engine.limit = min(max(engine.limit, probed), engine.holding.most)
         # What has not been tried is tried in steps: an engine that has not answered may be a CPU.
         tried = limits.further * engine.curve.reached
@@ -41,21 +46,7 @@ def give_room(engine: Engine, settings: FleetSettings, warmth: float | None) -> 
     # Short work takes what the others leave, and its part of the engine in any case.
     free = max(limit - engine.elsewhere, engine.part * limit)
     engine.cap = max(1.0, min(math.ceil(limit * settings.limit_share), free))
-    engine.long_limit = (
-        min(
-            limits.long_limit(
-                engine.half_at,
-                engine.speed,
-                engine.limit,
-                limits.quiet(pool.fill) if pool.is_quiet(engine) else pool.fill,
-                pool.half_at,
-                pool.peak_per_s,
-            )
-            for pool in engine.pools
-        )
-        if engine.pools
-        else 1.0
-    )
+    engine.long_limit = min((_long_limit(engine, limits, p) for p in engine.pools), default=1.0)
     engine.long_limit = max(engine.long_limit, min(probed, engine.limit))
     long = engine.long_limit
     if engine.elsewhere > 0.0:
@@ -65,3 +56,15 @@ def give_room(engine: Engine, settings: FleetSettings, warmth: float | None) -> 
         is_quiet = any(pool.is_quiet(engine) for pool in engine.pools)
         long = own if is_quiet else max(own, 0.5 * (long - engine.elsewhere))
     engine.long_cap = min(engine.cap, max(1.0, math.ceil(long * settings.limit_share)))
+
+
+def _long_limit(engine: Engine, limits: LimitRules, pool: "Pool") -> float:
+    fill = limits.for_a_file(pool.fill, pool.half_at)
+    return limits.long_limit(
+        engine.half_at,
+        engine.speed,
+        engine.limit,
+        limits.quiet(fill) if pool.is_quiet(engine) else fill,
+        pool.half_at,
+        pool.peak_per_s,
+    )

@@ -79,7 +79,7 @@ class Ticket:
         expires_at: When it leaves the queue unserved, monotonic seconds; set when it is admitted.
         place: The queue's own mark; 0 while the ticket does not wait.
         trace: Follows it from engine to engine; None: nobody does.
-        remaining: Windows of its whole audio, if those are more than its own.
+        ahead: Windows of its audio that come before it.
     """
 
     request_id: str
@@ -98,7 +98,7 @@ class Ticket:
     expires_at: float = math.inf
     place: int = 0
     trace: "WorkTrace | None" = None
-    remaining: int = 0
+    ahead: int = 0
 
     def may_be_trial(self, now: float) -> bool:
         """Whether it may show whether an engine on trial works: it has failed on none.

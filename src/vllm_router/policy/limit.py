@@ -37,14 +37,15 @@ class Holding:
 
     Attributes:
         most: Windows; infinity while nothing tells.
+        ran: The most windows that ran at once, slowly forgotten.
     """
 
-    __slots__ = ("_by_cache", "_by_waiting", "_preempted", "_ran", "_waited", "most")
+    __slots__ = ("_by_cache", "_by_waiting", "_preempted", "_waited", "most", "ran")
 
     def __init__(self) -> None:
         self.most = math.inf
         self._by_cache = self._by_waiting = math.inf
-        self._ran = 0.0
+        self.ran = 0.0
         self._waited = 0
         self._preempted: float | None = None
 
@@ -67,10 +68,10 @@ class Holding:
         self._preempted = preempted
         if before is not None and preempted is not None and preempted > before:
             # It holds fewer than it runs: windows need more of the cache as they go on.
-            self._by_cache = min(self._by_cache, _PREEMPTED * max(running, self._ran))
+            self._by_cache = min(self._by_cache, _PREEMPTED * max(running, self.ran))
             self.most = max(1.0, min(self.most, self._by_cache))
             return
-        self._ran = max(running, self._ran * _FORGETTING)
+        self.ran = max(running, self.ran * _FORGETTING)
         if (
             cache_usage is not None
             and cache_usage >= _TELLING_USAGE
@@ -81,7 +82,7 @@ class Holding:
             self._by_cache = held if known == math.inf else known + 0.3 * (held - known)
         if waiting >= 1.0:
             self._waited += 1
-            self._by_waiting = max(1.0, self._ran)
+            self._by_waiting = max(1.0, self.ran)
         elif running >= _NEARLY * self._by_waiting:
             self._by_waiting *= _SLOWER if self._waited >= _SURE_AFTER else _QUICKER
         self.most = max(1.0, min(self._by_cache, self._by_waiting))
@@ -96,20 +97,26 @@ class LimitRules:
 
     Attributes:
         elasticity: The throughput has stopped rising where one percent more windows in service
-            bring this many percent more windows per second. At 0.06 an H200 with large-v3 (peak 34,
-            half at 11.6) has 182 windows in service and gives 94 % of all it could.
+            bring this many percent more windows per second. At 0.05 an H200 with large-v3 (peak 34,
+            half at 11.6) has 220 windows in service and gives 95 % of all it could.
         least_limit: Windows that any engine may have: one being answered, one on its way.
         first_limit: Windows that an engine may have that has not answered yet.
         further: How many times as many as it has answered with an engine may have next.
         probing: An engine that is always as full may be filled so many times as far, to see what
             comes of it.
         back_per_window: By how many times the time that the whole fleet takes for a window each
-            window that is left of a long audio puts it back in the queue.
+            window before it puts a piece of a very long audio back in the queue.
+        file_windows: So many windows of a single file, an hour and a bit, are served as one: the
+            queue puts back only what lies beyond, and a fleet takes them at once unless other long
+            work is before them. Trickled in, a file on one or two engines takes half as long again.
         proportion: See `WorkQueue`.
+        patience: See `WorkQueue`.
         most_limit: vLLM takes 256 sequences at a time by default (`--max-num-seqs`).
+        beyond: An engine may have so many times what its metrics have shown it to run at once, if
+            that is more than `most_limit`.
         kept_for_short: Part of the limit that long work never takes, and one window at least.
-            Little: where many are in service one ends soon, and short work is next.
-        least_fill: Where the fill ends on an idle fleet: two thirds of the peak.
+            Pieces that began together end together; until then only this is free for short work.
+        least_fill: Where the fill ends on an idle fleet: four fifths of the peak.
         first_fill: Where it begins before any load has been seen.
         quiet_share: Part of the engines that are kept quiet: long work fills them less, so that a
             short request finds one on which it is done soon. Spread evenly, the same long work
@@ -122,41 +129,54 @@ class LimitRules:
         wait_growth: With which power of the fill that wait grows: the more a further window would
             cost short requests, the longer long work waits before it is allowed one.
         haste: How much faster the fill may rise than it falls.
-        pace: How fast the fill moves, relative, per base latency (`half_at / peak`). At 0.003 it
-            doubles in a minute or so on an H200: jumping with each file that comes would make short
-            requests pay for all of them.
+        pace: How fast the fill moves, relative, per base latency (`half_at / peak`). At 0.005 it
+            doubles in ten seconds or more on an H200, and halves in a minute: moving with each
+            file that comes would make short requests pay for all of them.
         longest_step: Base latencies that a single move may stand for.
         evenness: Long work on one engine may take up to so many times what it takes on the others;
             a file is done only when its last piece is.
     """
 
-    elasticity: float = 0.06
+    elasticity: float = 0.05
     least_limit: float = 2.0
     first_limit: float = 8.0
     further: float = 4.0
     probing: float = 1.25
     back_per_window: float = 0.8
-    proportion: float = 0.25
+    file_windows: float = 160.0
+    proportion: float = 0.35
+    patience: float = 2.0
     most_limit: float = 256.0
-    kept_for_short: float = 0.03
-    least_fill: float = 2.0
+    beyond: float = 1.25
+    kept_for_short: float = 0.1
+    least_fill: float = 4.0
     first_fill: float = 9.0
     quiet_share: float = 0.375
-    quiet_fill: float = 13.0
-    most_fill: float = 14.0
+    quiet_fill: float = 17.0
+    most_fill: float = 18.0
     wait_per_service: float = 0.15
     wait_growth: float = 1.5
-    haste: float = 5.0
-    pace: float = 0.015
+    haste: float = 10.0
+    pace: float = 0.005
     longest_step: float = 30.0
     evenness: float = 1.25
 
-    def limit(self, half_at: float, fixed: int | None) -> float:
-        """Return the windows that an engine may have in service; `fixed` is the operator's word."""
+    def limit(self, half_at: float, fixed: int | None, ran: float = 0.0) -> float:
+        """Return the windows that an engine may have in service.
+
+        Args:
+            half_at: The engine's.
+            fixed: The operator's word; None: none.
+            ran: The most windows that its metrics have shown it to run at once of late.
+        """
         if fixed is not None:
             return float(fixed)
         knee = half_at * (1.0 - self.elasticity) / self.elasticity
-        return min(max(knee, self.least_limit), self.most_limit)
+        return min(max(knee, self.least_limit), self.most(ran))
+
+    def most(self, ran: float) -> float:
+        """Return the windows beyond which no engine is filled that has shown to run so many."""
+        return max(self.most_limit, self.beyond * ran)
 
     def fill(self, fill: float, waiting: float, passed: float) -> float:
         """Return up to how many times `half_at` long work may fill the engines from now on.
@@ -172,6 +192,17 @@ class LimitRules:
         error = max(-1.0, min(self.haste, wait / aim - 1.0))
         step = self.pace * min(passed, self.longest_step) * error
         return float(min(max(fill * math.exp(step), self.least_fill), self.most_fill))
+
+    def for_a_file(self, fill: float, pool_half_at: float) -> float:
+        """Return the fill, or the one at which a fleet takes a single file at once if that is more.
+
+        Args:
+            fill: The pool's.
+            pool_half_at: The sum over the engines.
+        """
+        if pool_half_at <= 0.0:
+            return fill
+        return max(fill, min(self.file_windows / pool_half_at, self.most_fill))
 
     def quiet(self, fill: float) -> float:
         """Return the fill of quiet engines while the others have the given one."""

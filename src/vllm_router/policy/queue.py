@@ -1,9 +1,10 @@
 """Who goes next when a slot frees: short before long, little before much, nothing starved.
 
 One queue per model with two heaps. Short work leaves in the order in which it came. Pieces of long
-audio leave in the order of when their audio came plus a time for what is left of it: shortest
-remaining work first, with ageing, so that a wait grows with the length and nobody who comes later
-overtakes for ever. A repeated attempt keeps its place.
+audio leave in the order in which their audio came: served one after the other, files are done
+sooner in the mean than side by side. What lies far into a very long audio is put back by a time for
+all that is before it, so that nobody waits for a day of audio, and nobody who comes later overtakes
+for ever. A repeated attempt keeps its place.
 
 Bounds: O(log n) for adding and taking; a withdrawn item is forgotten at once in the counts and
 dropped from its heap when it surfaces or when such leftovers are more than half of the heap. An
@@ -40,7 +41,7 @@ class Item(Protocol):
     @property
     def urgency(self) -> Urgency: ...  # noqa: D102
     @property
-    def remaining(self) -> int: ...  # noqa: D102
+    def ahead(self) -> int: ...  # noqa: D102
 
 
 ItemT = TypeVar("ItemT", bound=Item)
@@ -50,13 +51,14 @@ class Lane(Generic[ItemT]):
     """Work of one urgency.
 
     Attributes:
-        pace_s: By so many seconds each window that is left of an item's audio puts it back.
+        pace_s: By so many seconds an item is put back for each window of its audio before it.
+        file_windows: So many windows before it put an item back by nothing.
         count: Items waiting.
         windows: Their windows of 30 s.
         audio_s: Their seconds of audio.
     """
 
-    __slots__ = ("_heap", "audio_s", "count", "pace_s", "windows")
+    __slots__ = ("_heap", "audio_s", "count", "file_windows", "pace_s", "windows")
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, ItemT]] = []
@@ -64,6 +66,7 @@ class Lane(Generic[ItemT]):
         self.windows = 0
         self.audio_s = 0.0
         self.pace_s = 0.0
+        self.file_windows = 0.0
 
     def add(self, item: ItemT, place: int) -> None:
         """Put an item in, at a place number never used before."""
@@ -78,10 +81,12 @@ class Lane(Generic[ItemT]):
     def place(self, item: ItemT, place: int) -> None:
         """Put an item that has been counted into the line, where it belongs."""
         item.place = place
-        due = item.enqueued_at
-        if self.pace_s:
-            due += self.pace_s * max(item.windows, item.remaining)
-        heapq.heappush(self._heap, (due, place, item))
+        heapq.heappush(self._heap, (self.due(item), place, item))
+
+    def due(self, item: ItemT) -> float:
+        """Return the time by which items stand in the line, monotonic seconds."""
+        beyond = max(item.windows, item.ahead) - self.file_windows
+        return item.enqueued_at + self.pace_s * beyond if beyond > 0.0 else item.enqueued_at
 
     def _count(self, item: ItemT) -> None:
         self.count += 1
@@ -122,8 +127,9 @@ class WorkQueue(Generic[ItemT]):
         ageing_s: Wait in seconds after which long work may go before short work.
         aged_share: Of how many decisions at most one goes to aged long work while short work waits.
             One in four keeps both sides moving even when either alone would fill the fleet.
-        proportion: Short work waits no shorter than this part of what long work waits beyond the
-            time of a window and what its length puts it back.
+        proportion: Short work waits no shorter than this part of what long work waits beyond its
+            patience and what its length puts it back.
+        patience: That, in times that a window takes on the engines at present.
     """
 
     __slots__ = (
@@ -132,15 +138,21 @@ class WorkQueue(Generic[ItemT]):
         "_since_aged",
         "ageing_s",
         "long",
+        "patience",
         "proportion",
         "short",
     )
 
     def __init__(
-        self, ageing_s: float = 30.0, aged_share: int = 4, proportion: float = 0.0
+        self,
+        ageing_s: float = 30.0,
+        aged_share: int = 4,
+        proportion: float = 0.0,
+        patience: float = 1.0,
     ) -> None:
         self.ageing_s = ageing_s
         self.proportion = proportion
+        self.patience = patience
         self._aged_share = aged_share
         self.short: Lane[ItemT] = Lane()
         self.long: Lane[ItemT] = Lane()
@@ -208,8 +220,8 @@ class WorkQueue(Generic[ItemT]):
         short = self.short.head()
         if long is None or short is None:
             return None
-        due = long.enqueued_at + self.long.pace_s * max(long.windows, long.remaining)
-        is_due = self.proportion * (now - due - window_s) > now - short.enqueued_at
+        late_s = now - self.long.due(long) - self.patience * window_s
+        is_due = self.proportion * late_s > now - short.enqueued_at
         return long if is_due else None
 
     def aged(self, now: float) -> ItemT | None:

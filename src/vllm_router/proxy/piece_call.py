@@ -148,9 +148,8 @@ class PieceCaller:
                 is_admitted=True,
                 trace=trace,
                 deaths=piece.deaths,
-                # The same for all pieces of an audio, which so keep their order: a stream's first
-                # words wait for nothing that comes after them.
-                remaining=windows_of(audio.facts.hint.seconds),
+                # Pieces keep their order: a stream's first words wait for nothing that comes after.
+                ahead=piece.index,
             )
             try:
                 attempt = await self._dispatcher.attempt(ticket, send)
