@@ -30,23 +30,12 @@ def found(frames: list[float], step: int = 1 << 20) -> Spans:
 
 
 def test_a_span_lasts_while_speech_is_likely() -> None:
-    assert found([0.0, 0.6, 0.9, 0.9, 0.2, 0.2, 0.0]) == [(1, 4)]
+    assert found([0.1, 0.6, 0.9, 0.9, 0.2, 0.2, 0.1]) == [(1, 4)]
     assert found([0.9] * 5) == [(0, 5)]
 
 
-def test_doubt_ends_no_span_and_is_none() -> None:
-    assert found([0.0, 0.6, 0.4, 0.4, 0.4, 0.0, 0.0]) == [(1, 5)]
-    assert found([0.4] * 40) == []
-
-
-def test_a_span_begins_with_the_doubt_before_it() -> None:
-    assert found([0.0, 0.2, 0.1, 0.6, 0.9, 0.9, 0.0, 0.0]) == [(1, 6)]
-    assert found([0.2, 0.0, 0.2, 0.6, 0.9, 0.9, 0.0, 0.0]) == [(2, 6)]
-    assert found([0.2] * 40 + [0.9] * 3) == [(20, 43)]
-
-
-def test_doubt_makes_no_speech_of_a_click() -> None:
-    assert found([0.4, 0.4, 0.4, 0.9, 0.0, 0.0]) == []
+def test_doubt_ends_no_span_and_begins_none() -> None:
+    assert found([0.4, 0.4, 0.6, 0.4, 0.4, 0.4, 0.1, 0.1]) == [(2, 6)]
 
 
 def test_a_short_pause_is_part_of_a_span() -> None:
@@ -64,9 +53,9 @@ def test_a_span_is_told_before_it_ends() -> None:
     assert finder.known == 0
     assert finder.feed([0.9, 0.9]) == [(0, 4)]
     assert finder.known == 4
-    assert finder.feed([0.0]) == []
+    assert finder.feed([0.1]) == []
     assert finder.known == 4
-    assert finder.feed([0.0, 0.0]) == []
+    assert finder.feed([0.1, 0.1]) == []
     assert finder.known == 7
     assert repr(finder) == "<SpanFinder at frame 7, 7 known>"
 
@@ -77,6 +66,5 @@ def test_spans_do_not_depend_on_how_frames_came(frames: list[float], step: int) 
     assert found(frames, step) == spans
     for a, b in spans:
         assert b - a >= 3
-        assert frames[a] > 0.0
-        assert 0.9 in frames[a:b]
+        assert frames[a] == 0.9
     assert all(b[0] - a[1] >= 2 for a, b in itertools.pairwise(spans))

@@ -13,13 +13,6 @@ from typing import Final
 ON: Final = 0.5
 OFF: Final = 0.35
 
-# In noise the detector is sure of a soft first word only half a second in, but it has been in doubt
-# from its beginning. Of 600 recordings with noise and music between them 4.3 % began later than
-# 0.4 s after the voice without this, 2.2 % with; noise and music alone are below it.
-FAINT: Final = 0.1
-_FAINT_FRAMES: Final = 20
-"""0.64 s: no first syllable is longer."""
-
 
 class SpanFinder:
     """Finds spans in frames that arrive bit by bit; positions are frames from the first.
@@ -33,8 +26,6 @@ class SpanFinder:
         self._shortest = shortest
         self._shortest_pause = shortest_pause
         self.at = 0
-        self._faint: int | None = None
-        self._sure = 0
         self._begin: int | None = None
         self._end: int | None = None
         self._is_long = False
@@ -45,20 +36,15 @@ class SpanFinder:
     @property
     def known(self) -> int:
         """The frame before which no more speech will be found."""
-        if self._begin is not None:
-            return self._begin
-        return self.at if self._faint is None else self._faint
+        return self.at if self._begin is None else self._begin
 
     def feed(self, probabilities: Iterable[float]) -> list[tuple[int, int]]:
         """Take the next frames; return the spans, or parts of one, that they decide."""
         found: list[tuple[int, int]] = []
         for probability in probabilities:
-            if self._begin is None:
-                self._doubt(probability)
             if probability >= ON:
                 if self._begin is None:
-                    self._begin = self._faint
-                    self._sure = self.at
+                    self._begin = self.at
                 self._end = None
             elif self._begin is not None and (self._end is not None or probability < OFF):
                 if self._end is None:
@@ -72,22 +58,9 @@ class SpanFinder:
         """Return the span that the audio's end has cut short."""
         return self._closed()
 
-    def _doubt(self, probability: float) -> None:
-        """Note since when there may have been speech."""
-        if probability < FAINT:
-            self._faint = None
-        elif self._faint is None:
-            self._faint = self.at
-        else:
-            self._faint = max(self._faint, self.at - _FAINT_FRAMES)
-
     def _so_far(self) -> list[tuple[int, int]]:
         begin, end = self._begin, self.at if self._end is None else self._end
-        if (
-            begin is None
-            or begin == end
-            or not (self._is_long or end - self._sure >= self._shortest)
-        ):
+        if begin is None or begin == end or not (self._is_long or end - begin >= self._shortest):
             return []
         self._is_long = True
         self._begin = end
@@ -95,6 +68,6 @@ class SpanFinder:
 
     def _closed(self) -> list[tuple[int, int]]:
         found = self._so_far()
-        self._begin = self._end = self._faint = None
+        self._begin = self._end = None
         self._is_long = False
         return found
