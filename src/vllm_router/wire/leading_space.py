@@ -53,7 +53,8 @@ class StreamStart:
         out: list[bytes] = []
         at = 0
         for found in _DELTA.finditer(events):
-            out.append(events[at : found.end(1)])
+            before = found.end(1)
+            out.append(events[at:before])
             at = found.end(2)
             if found[3] is None:
                 # A character follows that is no space: the first word.
