@@ -46,16 +46,16 @@ def run(*command: object, seconds: float, **env: str) -> str:
     return done.stdout
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_the_compiled_router_passes_the_tests_of_whole_requests() -> None:
-    run(SCRIPT, FOLDER, seconds=400)
+    run(SCRIPT, FOLDER, seconds=900)
     said = run("-m", "vllm_router.app", "--version", seconds=30, PYTHONPATH=str(FOLDER))
     assert said.endswith(" (compiled)\n")
     where = "import vllm_router.wire.quick as quick; print(quick.__file__)"
     assert run("-c", where, seconds=30, PYTHONPATH=str(FOLDER)).endswith(".so\n")
     # Before src on the path, for the tests' own process and for the routers that it starts.
     path = ["-o", f"pythonpath={FOLDER} .", "-o", "cache_dir=build/compiled-cache"]
-    run("-m", "pytest", "-q", *path, *SUITES, seconds=450, PYTHONPATH=str(FOLDER))
+    run("-m", "pytest", "-q", *path, *SUITES, seconds=900, PYTHONPATH=str(FOLDER))
 
 
 EXAMPLE = '''
