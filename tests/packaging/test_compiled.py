@@ -18,7 +18,12 @@ SCRIPT = ROOT / "scripts" / "compile.py"
 FOLDER = ROOT / "build" / "compiled"
 #: Whole requests over real sockets. Tests of single modules stay interpreted: their fakes are not
 #: of the types that compiled code insists on.
-SUITES = ("tests/end_to_end",)
+#: Without those that mostly wait, or that decode: none of it is compiled.
+SUITES = (
+    "tests/end_to_end",
+    *(f"--ignore=tests/end_to_end/test_{name}.py" for name in ("black_holes", "files")),
+    *(f"--ignore=tests/end_to_end/test_{name}.py" for name in ("mutated_files", "recorders")),
+)
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ def run(command: Sequence[object], where: Path, env: Mapping[str, str] | None = 
         env=env,
         capture_output=True,
         text=True,
-        timeout=500,
+        timeout=1200,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -61,7 +61,7 @@ def test_the_wheel_holds_the_package_and_its_licence_only(wheel: Path) -> None:
         assert f"Provides-Extra: {extra}" in text
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1300)
 def test_compiled_the_wheel_holds_extension_modules_beside_the_same_sources(
     wheel: Path, tmp_path: Path
 ) -> None:
