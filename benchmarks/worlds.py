@@ -17,6 +17,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -219,22 +220,24 @@ def _arrange(
 ) -> None:
     first = world.engines[0]
 
-    def add(count: int) -> None:
+    def start(count: int) -> None:
         for _ in range(count):
             engine = first.make(clock)
             _watch(clock, engine, result)
             live.append(engine)
         router.list_engines(list(live))
 
-    def remove(count: int) -> None:
-        del live[-count:]
+    def add(event: Mapping[str, Any]) -> None:
+        start(event["add"])
+
+    def remove(event: Mapping[str, Any]) -> None:
+        del live[-event["remove"] :]
         router.list_engines(list(live))
 
     def restart(event: Mapping[str, Any]) -> None:
-        gone = live.pop(0)
+        del live[0]
         router.list_engines(list(live))
-        clock.at(clock.now + event["for_s"], lambda: add(1))
-        del gone
+        clock.at(clock.now + event["for_s"], partial(start, 1))
 
     def slow(event: Mapping[str, Any]) -> None:
         for number in event["engines"]:
@@ -256,21 +259,17 @@ def _arrange(
         for engine in live:
             engine.down_s = event["down_s"]
 
+    changes = {
+        "add": add,
+        "remove": remove,
+        "restart": restart,
+        "slow": slow,
+        "fault": fault,
+        "poison": poison,
+    }
     for event in world.events:
-        happens: Callable[[], None]
-        if "add" in event:
-            happens = lambda event=event: add(event["add"])  # noqa: E731
-        elif "remove" in event:
-            happens = lambda event=event: remove(event["remove"])  # noqa: E731
-        elif "restart" in event:
-            happens = lambda event=event: restart(event)  # noqa: E731
-        elif "slow" in event:
-            happens = lambda event=event: slow(event)  # noqa: E731
-        elif "fault" in event:
-            happens = lambda event=event: fault(event)  # noqa: E731
-        else:
-            happens = lambda event=event: poison(event)  # noqa: E731
-        clock.at(event["at"], happens)
+        change = next(changes[name] for name in changes if name in event)
+        clock.at(event["at"], partial(change, event))
 
 
 def mean(world: World, way: str, load: float, seeds: list[int]) -> tuple[list[float], float, float]:

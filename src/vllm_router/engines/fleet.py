@@ -53,6 +53,16 @@ def _is_stale(engine: Engine, now: float) -> bool:
     return engine.last_ok_at is None or now - engine.last_ok_at >= _STALE_S
 
 
+def _others(engine: Engine) -> Iterator[Engine]:
+    """Return the other engines for the models that an engine serves."""
+    return (each for pool in engine.pools for each in pool.members.values() if each is not engine)
+
+
+def _has_answered_since(engine: Engine, charge: Charge) -> bool:
+    """Whether an engine has answered well since a call to another began."""
+    return engine.last_ok_at is not None and engine.last_ok_at >= charge.started_at
+
+
 def _prior_s(engine: Engine) -> float:
     """Return the time of a window that is assumed before any engine has answered, in seconds."""
     return (PRIOR_HALF_AT + 1.0) / PRIOR_PEAK_PER_S / engine.spec.weight
@@ -556,33 +566,21 @@ class Fleet:
         """
         engine = charge.engine
         return engine is not None and any(
-            other is not engine
-            and other.state is EngineState.READY
+            other.state is EngineState.READY
             and other.cap >= 1.0
             and other.engine_id not in charge.ticket.excluded
-            and (
-                not other.in_flight
-                or (other.last_ok_at is not None and other.last_ok_at >= charge.started_at)
-            )
-            for pool in engine.pools
-            for other in pool.members.values()
+            and (not other.in_flight or _has_answered_since(other, charge))
+            for other in _others(engine)
         )
 
     def _others_answer(self, engine: Engine, charge: Charge) -> bool:
         """Whether another engine for the same model has answered well since a call began."""
-        return any(
-            other.last_ok_at is not None and other.last_ok_at >= charge.started_at
-            for pool in engine.pools
-            for other in pool.members.values()
-            if other is not engine
-        )
+        return any(_has_answered_since(other, charge) for other in _others(engine))
 
     def _is_another_idle(self, engine: Engine) -> bool:
         """Whether another engine for the same model serves and has nothing to do."""
         return any(
-            other is not engine and not other.in_flight and self._judge.is_witness(other)
-            for pool in engine.pools
-            for other in pool.members.values()
+            not other.in_flight and self._judge.is_witness(other) for other in _others(engine)
         )
 
     def suspect(self, charge: Charge, now: float) -> None:
