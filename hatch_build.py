@@ -20,11 +20,11 @@ class CompileHook(BuildHookInterface):
 
     def dependencies(self) -> list[str]:
         """Return what compiling needs; nothing is fetched where it is not wanted."""
-        return [] if _wish() == "0" else ["mypy[mypyc]>=1.19,<3"]
+        return [] if _options() == "0" else ["mypy[mypyc]>=1.19,<3"]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compile, and have the result packed."""
-        if version == "editable" or _wish() == "0":
+        if version == "editable" or _options() == "0":
             return
         folder = Path(self.root, "build", "compiled")
         command = [sys.executable, str(Path(self.root, "scripts", "compile.py")), str(folder)]
@@ -33,7 +33,7 @@ class CompileHook(BuildHookInterface):
         )
         if done.returncode:
             why = (done.stdout.strip().splitlines() or ["no reason given"])[-1]
-            if _wish() == "1":
+            if _options() == "1":
                 raise RuntimeError(f"VLLM_ROUTER_COMPILE=1, but:\n{done.stdout[-4000:]}")
             self.app.display_warning(f"vllm-router: not compiled, which costs CPU time: {why}")
             return
@@ -44,5 +44,5 @@ class CompileHook(BuildHookInterface):
         self.app.display_info("vllm-router: what every upload goes through is compiled")
 
 
-def _wish() -> str:
+def _options() -> str:
     return os.environ.get("VLLM_ROUTER_COMPILE", "auto")

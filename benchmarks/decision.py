@@ -13,12 +13,12 @@ import sys
 import time
 from random import Random
 
-from vllm_router.engines.changes import Listing
-from vllm_router.engines.engine import EngineId, EngineSpec
-from vllm_router.engines.fleet import Fleet
-from vllm_router.engines.settings import FleetSettings
-from vllm_router.engines.work import Outcome, OutcomeKind, Ticket, Urgency
-from vllm_router.policy.balance import POLICIES
+from vllm_router.scheduling.balance import POLICIES
+from vllm_router.scheduling.changes import Listing
+from vllm_router.scheduling.engine import EngineId, EngineSpec
+from vllm_router.scheduling.fleet import Fleet
+from vllm_router.scheduling.fleet_settings import FleetSettings
+from vllm_router.scheduling.work import Outcome, OutcomeKind, Ticket, Urgency
 
 _OK = Outcome(OutcomeKind.OK)
 _ROUNDS = 7

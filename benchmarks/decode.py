@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vllm_router.outbound.audio import AudioDecoder
+from vllm_router.audio.decoding.decoder import AudioDecoder
 
 SAMPLES = Path(__file__).parents[1] / "speech_model" / "samples"
 RATE_HZ = 16_000

@@ -49,7 +49,7 @@ from benchmarks.proxies.contenders import router
 from benchmarks.proxies.processes import await_answer, cpu_s, free_port, running
 from benchmarks.world import GPUS
 
-from vllm_router.engines.work import windows_of
+from vllm_router.scheduling.work import windows_of
 
 PEAK_PER_S = GPUS["h200"][0]
 RATE_HZ = 4000

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from benchmarks.mix import LONG_S, MIDDLE_S, SHORT_S
 
-from vllm_router.engines.work import windows_of
+from vllm_router.scheduling.work import windows_of
 
 OURS, ROBIN, LEAST = "vllm-router", "round robin", "HAProxy leastconn"
 KINDS = {"short": SHORT_S, "middle": MIDDLE_S, "files": LONG_S}

@@ -13,7 +13,7 @@ from random import Random
 from benchmarks.virtual import Clock, DirectRouter, FleetRouter, Request, SimEngine
 from benchmarks.world import UNBOUNDED
 
-from vllm_router.engines.work import windows_of
+from vllm_router.scheduling.work import windows_of
 
 SHARES = ((0.90, 2.0, 30.0), (0.09, 60.0, 600.0), (0.01, 1800.0, 3600.0))
 #: Windows of the mean upload, and what two engines gave at most.

@@ -5,7 +5,7 @@ from random import Random
 
 from benchmarks.virtual import Request
 
-from vllm_router.engines.work import windows_of
+from vllm_router.scheduling.work import windows_of
 
 SHORT_S, MIDDLE_S, LONG_S = (2.0, 30.0), (60.0, 600.0), (1800.0, 5400.0)
 SHARES = (0.90, 0.09, 0.01)

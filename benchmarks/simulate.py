@@ -17,7 +17,7 @@ from pathlib import Path
 from benchmarks.scenarios import SCENARIOS
 from benchmarks.world import DIRECT, Result, World, run
 
-from vllm_router.policy.balance import POLICIES
+from vllm_router.scheduling.balance import POLICIES
 
 Results = dict[tuple[str, float, int], Result]
 

@@ -14,12 +14,14 @@ from functools import partial
 from random import Random
 from typing import Protocol
 
-from vllm_router.engines.changes import Listing
-from vllm_router.engines.engine import EngineId, EngineSpec
-from vllm_router.engines.fleet import Fleet
-from vllm_router.engines.registry import FleetSettings
-from vllm_router.engines.states import OUT
-from vllm_router.engines.work import (
+from vllm_router.scheduling.changes import Listing
+from vllm_router.scheduling.engine import EngineId, EngineSpec
+from vllm_router.scheduling.engine_metrics import EngineStats
+from vllm_router.scheduling.engine_states import OUT
+from vllm_router.scheduling.fleet import Fleet
+from vllm_router.scheduling.registry import FleetSettings
+from vllm_router.scheduling.service_curve import ServiceCurve
+from vllm_router.scheduling.work import (
     Charge,
     Outcome,
     OutcomeKind,
@@ -28,8 +30,6 @@ from vllm_router.engines.work import (
     Urgency,
     windows_of,
 )
-from vllm_router.policy.curve import ServiceCurve
-from vllm_router.wire.exposition import EngineStats
 
 
 class Clock:

@@ -7,7 +7,7 @@ from random import Random
 from benchmarks.mix import arrivals, mean_windows
 from benchmarks.virtual import Clock, DirectRouter, FleetRouter, Request, Router, SimEngine
 
-from vllm_router.engines.settings import FleetSettings
+from vllm_router.scheduling.fleet_settings import FleetSettings
 
 DIRECT = ("round robin", "fewest requests", "fewest windows")
 UNBOUNDED = FleetSettings(max_queue_audio_s=None, max_queue_wait_s=None)

@@ -26,7 +26,7 @@ import yaml
 from benchmarks.virtual import Clock, DirectRouter, FleetRouter, Request, SimEngine
 from benchmarks.world import UNBOUNDED
 
-from vllm_router.engines.work import OutcomeKind, windows_of
+from vllm_router.scheduling.work import OutcomeKind, windows_of
 
 FOLDER = Path(__file__).with_name("worlds")
 DOCS = FOLDER.parents[1] / "docs" / "balancing.md"

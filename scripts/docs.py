@@ -15,7 +15,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from vllm_router.app.build import build_router
 from vllm_router.cli import default_text, flag_of
-from vllm_router.engines.states import state_diagram
+from vllm_router.scheduling.engine_states import state_diagram
 from vllm_router.settings import Settings
 
 ROOT = Path(__file__).parent.parent

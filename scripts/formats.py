@@ -19,19 +19,19 @@ sys.path.insert(0, str(ROOT))
 from tests.audio_files import KINDS, make_kind  # noqa: E402
 from tests.file_cases import CASES  # noqa: E402
 
-from vllm_router.local.ask import ApiError  # noqa: E402
-from vllm_router.local.sound import RATE_HZ, decode  # noqa: E402
-from vllm_router.outbound.audio import memory_file  # noqa: E402
-from vllm_router.outbound.audio_samples import ByteRange, NotAudio, read_samples  # noqa: E402
-from vllm_router.wire.doubt import length_doubt  # noqa: E402
-from vllm_router.wire.duration import (  # noqa: E402
+from vllm_router.audio.decoding.decoder import memory_file  # noqa: E402
+from vllm_router.audio.decoding.samples import ByteRange, NotAudio, read_samples  # noqa: E402
+from vllm_router.audio.duration import (  # noqa: E402
     HEAD_BYTES,
     TAIL_BYTES,
     audio_seconds,
     container_kind,
     tail_offset,
 )
-from vllm_router.wire.trouble import audio_damage, is_whole_wav, plain_wav  # noqa: E402
+from vllm_router.audio.length_doubt import length_doubt  # noqa: E402
+from vllm_router.audio.upload_faults import audio_damage, is_whole_wav, plain_wav  # noqa: E402
+from vllm_router.local.ask import ApiError  # noqa: E402
+from vllm_router.local.sound import RATE_HZ, decode  # noqa: E402
 
 SECONDS = 7.5
 _BLOCK = re.compile(r"(<!-- files: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)

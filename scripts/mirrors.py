@@ -1,6 +1,6 @@
 """Check that each source file has its test file, and each test file its source.
 
-`src/vllm_router/wire/wav.py` is tested by `tests/wire/test_wav.py`. Exempt are files with nothing
+`src/vllm_router/audio/wav.py` is tested by `tests/audio/test_wav.py`. Exempt are files with nothing
 of their own to test: `__init__.py` without code and `__main__.py` (tested by starting the command).
 """
 

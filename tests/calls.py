@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from tests.proxy.parrots import Heard, Reply
+from tests.requests.parrots import Heard, Reply
 
 RATE_HZ = 16_000
 _FIRST_HZ, _STEP_HZ = 300, 40

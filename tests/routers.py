@@ -16,9 +16,9 @@ import httpx
 
 from vllm_router.app.build import Router, build_router
 from vllm_router.app.run import bind, running
+from vllm_router.audio.wav import silence
 from vllm_router.local.serving import SimulatedHandle
 from vllm_router.settings import Settings
-from vllm_router.wire.wav import silence
 
 MODEL = "openai/whisper-small"
 TRANSCRIPTIONS = "/v1/audio/transcriptions"

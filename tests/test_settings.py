@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from vllm_router.policy.capabilities import Capabilities
+from vllm_router.scheduling.capabilities import Capabilities
 from vllm_router.settings import Settings, WrongSetting
 
 NAMES = st.text(st.characters(exclude_characters=",", exclude_categories=("C", "Z")), min_size=1)

@@ -23,11 +23,11 @@ from typing import Any, cast
 import uvloop
 from benchmarks.chaos.uploads import MARK, foreign_bytes
 
+from vllm_router.audio.duration import audio_seconds
 from vllm_router.local.api import AUDIO_ROUTES, PlainBody
 from vllm_router.local.exchange import Body, Exchange
 from vllm_router.local.serving import KEEP_ALIVE_S, SimulatedHandle
 from vllm_router.local.simulated import SimulatedEngine
-from vllm_router.wire.duration import audio_seconds
 
 #: Smaller uploads fit into the kernel's buffers: there would be no back-pressure.
 EARLY_FROM_BYTES = 100_000

@@ -25,14 +25,14 @@ class Report:
         if verdict.why:
             self.whys[verdict.kind][verdict.why] += 1
         name = request.kind
-        wish = request.response_format + (f", {request.stream} stream" if request.stream else "")
-        for key in (name, wish):
+        options = request.response_format + (f", {request.stream} stream" if request.stream else "")
+        for key in (name, options):
             self.asked[key][verdict.kind] += 1
         if verdict.kind is Kind.RIGHT:
             self.seconds.append(seconds)
         if verdict.kind is Kind.BROKEN and len(self.examples) < 40:
             self.examples.append(
-                f"c{request.number} ({name}, {wish}, {seconds:.2f} s, {where}): {verdict.why}"
+                f"c{request.number} ({name}, {options}, {seconds:.2f} s, {where}): {verdict.why}"
             )
 
     @property

@@ -21,11 +21,11 @@ import av
 import numpy as np
 from benchmarks.chaos.nonsense import KEY
 
+from vllm_router.audio.levels import LevelDetector
+from vllm_router.audio.split import Cutter
+from vllm_router.audio.wav import pcm16_wav
 from vllm_router.local.madeup import WINDOW_S, window_text
-from vllm_router.proxy.fanout import LEADER_S
-from vllm_router.wire.levels import LevelDetector
-from vllm_router.wire.split import Cutter
-from vllm_router.wire.wav import pcm16_wav
+from vllm_router.requests.fanout import LEADER_S
 
 MODEL = "openai/whisper-small"
 RATE_HZ = 16_000
@@ -134,13 +134,21 @@ class Requests:
         pcm = self._pcm(number, seconds)
         audio = pcm16_wav(pcm)
         seconds = len(pcm) / 2 / RATE_HZ
-        wish = self._wish()
+        options = self._options()
         if seconds > SPLIT_S:
-            words = _words_in_pieces(pcm, is_stream=bool(wish[1]))
+            words = _words_in_pieces(pcm, is_stream=bool(options[1]))
         else:
             words = _words_of(audio, seconds)
         return self._request(
-            number, kind, audio, "a.wav", words, seconds, pace_s=pace_s, leaves=leaves, wish=wish
+            number,
+            kind,
+            audio,
+            "a.wav",
+            words,
+            seconds,
+            pace_s=pace_s,
+            leaves=leaves,
+            options=options,
         )
 
     def _marked(self, number: int) -> Request:
@@ -151,10 +159,10 @@ class Requests:
         seconds = (len(audio) - _WAV_HEAD_BYTES) / 2 / RATE_HZ
         words = _words_of(audio, seconds)
         # Half of them as streams: where these begin too early, they stay open for a while.
-        wish = ("json", "openai") if self._rng.random() < 0.5 else self._wish()
-        return self._request(number, "marked", audio, _MARKED_NAME, words, seconds, wish=wish)
+        options = ("json", "openai") if self._rng.random() < 0.5 else self._options()
+        return self._request(number, "marked", audio, _MARKED_NAME, words, seconds, options=options)
 
-    def _wish(self) -> tuple[str, str]:
+    def _options(self) -> tuple[str, str]:
         return self._rng.choices(_WISHES, _WEIGHTS)[0]
 
     def _compressed_request(self, number: int) -> Request:
@@ -181,10 +189,10 @@ class Requests:
         pace_s: float = 0.0,
         leaves: float | None = None,
         refusal: int = 0,
-        wish: tuple[str, str] | None = None,
+        options: tuple[str, str] | None = None,
     ) -> Request:
         rng = self._rng
-        response_format, stream = wish or self._wish()
+        response_format, stream = options or self._options()
         fields = [(b"model", b"nobody/has-this" if refusal == 404 else MODEL.encode())]
         fields.append((b"response_format", response_format.encode()))
         if stream:

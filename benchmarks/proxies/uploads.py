@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from vllm_router.wire.wav import pcm16_wav
+from vllm_router.audio.wav import pcm16_wav
 
 BOUNDARY = b"------------------------d74496d66958873e"
 MODEL = b"openai/whisper-small"

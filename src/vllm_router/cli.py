@@ -20,7 +20,7 @@ from pydantic.fields import FieldInfo
 
 from vllm_router import __version__
 from vllm_router.app.compiled import how_it_runs
-from vllm_router.outbound.regular_file import read_regular_file
+from vllm_router.discovery.regular_file import read_regular_file
 from vllm_router.settings import Settings, WrongSetting
 
 ENVIRONMENT_PREFIX = "VLLM_ROUTER_"

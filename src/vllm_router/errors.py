@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 
-from vllm_router.wire.engine_error import is_for_clients, read_engine_error
+from vllm_router.formats.engine_error import is_for_clients, read_engine_error
 
 
 class RouterError(Exception):

@@ -21,8 +21,8 @@ from pydantic import (
     model_validator,
 )
 
-from vllm_router.policy.capabilities import Capabilities
-from vllm_router.policy.stated_capabilities import read_items, read_mapping
+from vllm_router.scheduling.capabilities import Capabilities
+from vllm_router.scheduling.stated_capabilities import read_items, read_mapping
 
 
 class WrongSetting(ValueError):

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from vllm_router.app.build import Router, build_discovery, build_router
-from vllm_router.outbound.discover_dns import DnsDiscovery
-from vllm_router.outbound.discover_file import FileDiscovery
-from vllm_router.outbound.discover_kubernetes import KubernetesDiscovery
-from vllm_router.outbound.discover_static import StaticDiscovery
-from vllm_router.outbound.discovery import Discovery
+from vllm_router.discovery.dns import DnsDiscovery
+from vllm_router.discovery.file import FileDiscovery
+from vllm_router.discovery.kubernetes import KubernetesDiscovery
+from vllm_router.discovery.source import Discovery
+from vllm_router.discovery.static import StaticDiscovery
 from vllm_router.settings import Settings
 
 KUBECONFIG = """

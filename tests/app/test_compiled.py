@@ -1,5 +1,5 @@
 from vllm_router.app.compiled import how_it_runs
-from vllm_router.wire import multipart
+from vllm_router.spool import multipart
 
 
 def test_it_tells_how_the_hot_modules_run() -> None:

@@ -2,7 +2,7 @@ import json
 
 from vllm_router.app.openapi import with_uploads
 from vllm_router.errors import RouterError
-from vllm_router.wire.formats import ResponseFormat
+from vllm_router.formats.formats import ResponseFormat
 
 
 def test_both_uploads_are_described_with_their_form() -> None:

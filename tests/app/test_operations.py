@@ -7,17 +7,17 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
-from vllm_router.app.access import KeyRing
-from vllm_router.app.operations import MAX_SHOWN, Operations, Order, engine_view
+from vllm_router.app.operations import MAX_SHOWN, DrainOrder, Operations, engine_view
 from vllm_router.app.siblings import Siblings
-from vllm_router.engines.changes import Listing
-from vllm_router.engines.engine import EngineId, EngineSpec, Transition
-from vllm_router.engines.fleet import Fleet
-from vllm_router.engines.work import Ticket, Urgency
-from vllm_router.outbound.discovery import DiscoveryStatus
-from vllm_router.policy.capabilities import Capabilities
-from vllm_router.proxy.model_capabilities import ModelCapabilities
-from vllm_router.wire.exposition import read_engine_stats
+from vllm_router.discovery.source import DiscoveryStatus
+from vllm_router.requests.access import KeyRing
+from vllm_router.scheduling.capabilities import Capabilities
+from vllm_router.scheduling.changes import Listing
+from vllm_router.scheduling.engine import EngineId, EngineSpec, Transition
+from vllm_router.scheduling.engine_metrics import read_engine_stats
+from vllm_router.scheduling.fleet import Fleet
+from vllm_router.scheduling.work import Ticket, Urgency
+from vllm_router.upstream.model_capabilities import ModelCapabilities
 
 A = EngineId("http://a")
 
@@ -71,9 +71,9 @@ async def test_an_order_is_carried_out_and_told(
     operations: Operations, changes: list[Transition]
 ) -> None:
     [engine] = operations.fleet.engines()
-    await operations.give_order(Order.DRAIN, A)
+    await operations.give_order(DrainOrder.DRAIN, A)
     assert engine.state.value == "draining"
-    await operations.give_order(Order.RESUME, A)
+    await operations.give_order(DrainOrder.RESUME, A)
     assert engine.state.value == "probing"
     assert [change.after.value for change in changes] == ["draining", "probing"]
 

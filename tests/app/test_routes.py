@@ -8,14 +8,14 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry
 
-from vllm_router.app.access import Holder, KeyRing, digest
 from vllm_router.app.operations import Operations
 from vllm_router.app.routes import build_routes
-from vllm_router.engines.changes import Listing
-from vllm_router.engines.engine import EngineId, EngineSpec
-from vllm_router.engines.fleet import Fleet
-from vllm_router.outbound.discovery import DiscoveryStatus
-from vllm_router.proxy.model_capabilities import ModelCapabilities
+from vllm_router.discovery.source import DiscoveryStatus
+from vllm_router.requests.access import Holder, KeyRing, digest
+from vllm_router.scheduling.changes import Listing
+from vllm_router.scheduling.engine import EngineId, EngineSpec
+from vllm_router.scheduling.fleet import Fleet
+from vllm_router.upstream.model_capabilities import ModelCapabilities
 
 A = EngineId("http://a:8000/prefix")
 ADMIN = KeyRing([Holder("admin", digest("word"))])

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 from tests.routers import MODEL, RunningRouter, running_router, until
 
-from vllm_router.app.access import KeyFile, KeyRing
 from vllm_router.app.build import Router
 from vllm_router.app.run import CannotStart, bind, drain
-from vllm_router.app.stats import RequestStats
-from vllm_router.engines.changes import Change, Listing, Withdrawn
-from vllm_router.engines.engine import EngineId, EngineSpec
+from vllm_router.discovery.source import DiscoveryStatus
 from vllm_router.local.serving import serve_simulated
-from vllm_router.outbound.discovery import DiscoveryStatus
-from vllm_router.outbound.http1 import HttpClient
+from vllm_router.observability.stats_table import RequestStats
+from vllm_router.requests.access import KeyFile, KeyRing
+from vllm_router.scheduling.changes import Change, Listing, Withdrawn
+from vllm_router.scheduling.engine import EngineId, EngineSpec
+from vllm_router.upstream.http_client import HttpClient
 
 
 def test_port_0_is_a_free_one() -> None:

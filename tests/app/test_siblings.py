@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from tests.wire.test_kube_objects import JSON
+from tests.discovery.test_kube_objects import JSON
 
 from vllm_router.app.siblings import Siblings
 

@@ -14,7 +14,7 @@ from tests.end_to_end.engines import Engines, engines_beside
 from tests.end_to_end.processes import Process, router_process
 from tests.routers import MODEL, TRANSCRIPTIONS
 
-from vllm_router.wire.wav import silence
+from vllm_router.audio.wav import silence
 
 ADMIN = {"authorization": "Bearer admin"}
 

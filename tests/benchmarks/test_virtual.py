@@ -10,7 +10,7 @@ from benchmarks.world import UNBOUNDED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vllm_router.engines.work import OutcomeKind
+from vllm_router.scheduling.work import OutcomeKind
 
 
 @dataclass(slots=True)

@@ -9,12 +9,12 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from tests.outbound.raw_engine import Peer, raw_engine
 from tests.routers import MODEL, RunningRouter, running_router
 from tests.routers import field as text_field
 from tests.routers import file as audio_file
+from tests.upstream.raw_engine import Peer, raw_engine
 
-from vllm_router.wire.wav import silence
+from vllm_router.audio.wav import silence
 
 #: What an engine takes for an upload; a black hole refuses in no time.
 SERVICE_S: Final = 0.03

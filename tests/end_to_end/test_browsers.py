@@ -10,7 +10,6 @@ import httpx
 import pytest
 from tests.end_to_end.engines import engines_beside
 from tests.end_to_end.processes import router_process
-from tests.inbound.serving import client
 from tests.packaging.chromium import chromium
 from tests.routers import (
     MODEL,
@@ -21,9 +20,10 @@ from tests.routers import (
     request,
     running_router,
 )
+from tests.server.serving import client
 
+from vllm_router.audio.wav import silence
 from vllm_router.local.serving import SimulatedHandle, serve_simulated
-from vllm_router.wire.wav import silence
 
 PAGE = "https://app.example"
 ASKS = {

@@ -28,10 +28,10 @@ from tests.end_to_end.unlike_engines import (
     without_verbose_json,
     words,
 )
-from tests.proxy.parrots import Heard, Reply, parrot
+from tests.requests.parrots import Heard, Reply, parrot
 from tests.routers import MODEL, RunningRouter, field, file, running_router
 
-from vllm_router.wire.wav import silence
+from vllm_router.audio.wav import silence
 
 SETTINGS: dict[str, Any] = {"vad": "level", "verify": True, "split_longer_than_s": 30}
 #: An upload of any length goes to an engine whole, until the engine says otherwise.

@@ -13,7 +13,7 @@ import pysubs2
 import pytest
 from openai.types.audio import TranscriptionDiarized
 from tests.calls import Turn, call, listens, numbers_in, sentence, wav
-from tests.proxy.parrots import Heard, Reply, parrot
+from tests.requests.parrots import Heard, Reply, parrot
 from tests.routers import MODEL, TRANSLATIONS, RunningRouter, field, file, running_router
 
 #: They take turns, interrupt each other, and fall silent.

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 
 import pytest
 from tests.end_to_end.test_long import talk
-from tests.proxy.parrots import Dies, Heard, Reply, parrot, verbose
+from tests.requests.parrots import Dies, Heard, Reply, parrot, verbose
 from tests.routers import MODEL, file, running_router, until
 from tests.routers import field as text_field
 
-from vllm_router.wire.wav import silence
+from vllm_router.audio.wav import silence
 
 DEADLY = silence(1.25)
 

@@ -1,11 +1,11 @@
 """Engines that do not let the router in: it says so, and no client sees what they answered."""
 
 import pytest
-from tests.proxy.parrots import Heard, Reply, parrot, verbose
+from tests.requests.parrots import Heard, Reply, parrot, verbose
 from tests.routers import MODEL, running_router, until
 
-from vllm_router.engines.engine import EngineState
 from vllm_router.local.serving import serve_simulated
+from vllm_router.scheduling.engine import EngineState
 
 
 @pytest.mark.parametrize("by_transcribing", [False, True])

@@ -20,8 +20,8 @@ from tests.routers import (
     until,
 )
 
+from vllm_router.audio.wav import silence
 from vllm_router.local.serving import SimulatedHandle, serve_simulated
-from vllm_router.wire.wav import silence
 
 AUDIO = silence(1.0)
 GOOD = form(field("model", MODEL), file(AUDIO))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from tests.audio_files import KINDS, audio_folder
 from tests.file_cases import CASES, FileCase
-from tests.proxy.parrots import Heard, Reply, parrot
+from tests.requests.parrots import Heard, Reply, parrot
 from tests.routers import MODEL, RunningRouter, file, running_router
 from tests.routers import field as plain
 

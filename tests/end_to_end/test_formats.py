@@ -19,8 +19,8 @@ from tests.routers import (
     running_router,
 )
 
+from vllm_router.audio.wav import silence
 from vllm_router.local.serving import SimulatedHandle, serve_simulated
-from vllm_router.wire.wav import silence
 
 AUDIO = silence(10.0)
 PATHS = (TRANSCRIPTIONS, TRANSLATIONS)

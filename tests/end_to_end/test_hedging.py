@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 import pytest
 from tests.routers import MODEL, RunningRouter, field, file, running_router, until
 
+from vllm_router.audio.wav import silence
 from vllm_router.local.serving import SimulatedHandle, serve_simulated
-from vllm_router.wire.wav import silence
 
 
 @pytest.fixture

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import pytest
 from tests.routers import MODEL, RunningRouter, field, file, running_router, until
 
-from vllm_router.engines.engine import EngineState
+from vllm_router.audio.wav import silence
+from vllm_router.formats.sse import EventReader
 from vllm_router.local.serving import serve_simulated
-from vllm_router.proxy.dispatch import SILENCE_S
-from vllm_router.wire.sse import EventReader
-from vllm_router.wire.wav import silence
+from vllm_router.requests.attempts import SILENCE_S
+from vllm_router.scheduling.engine import EngineState
 
 #: What a clip may take besides the wait until it is overdue: the second engine's answer, and a
 #: loaded machine.

@@ -11,8 +11,8 @@ import pytest
 from tests.audio_files import make_kind
 from tests.routers import MODEL, TRANSCRIPTIONS, field, file, form, named, running_router
 
+from vllm_router.audio.wav import silence
 from vllm_router.local.serving import SimulatedHandle, serve_simulated
-from vllm_router.wire.wav import silence
 
 REQUESTS = 2000
 AT_A_TIME = 24

@@ -26,8 +26,8 @@ from tests.routers import (
     until,
 )
 
+from vllm_router.audio.wav import pcm16_wav, silence
 from vllm_router.local.serving import SimulatedHandle, serve_simulated
-from vllm_router.wire.wav import pcm16_wav, silence
 
 RATE_HZ = 16_000
 

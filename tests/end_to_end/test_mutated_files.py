@@ -15,12 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.audio_files import KINDS, audio_folder, make_kind
 from tests.end_to_end.test_files import SETTINGS, Engine
-from tests.proxy.parrots import parrot
+from tests.requests.parrots import parrot
 from tests.routers import MODEL, TRANSCRIPTIONS, field, file, form, named, running_router
 
+from vllm_router.audio.decoding.decoder import AudioDecoder, memory_file
 from vllm_router.errors import UnreadableAudio
 from vllm_router.local.ask import ApiError
-from vllm_router.outbound.audio import AudioDecoder, memory_file
 
 __all__ = ["audio_folder"]
 

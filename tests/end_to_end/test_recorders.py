@@ -13,7 +13,7 @@ import pytest
 from tests.audio_files import audio_folder, make
 from tests.end_to_end.test_files import SETTINGS, Engine, ask
 from tests.packaging.chromium import chromium
-from tests.proxy.parrots import parrot
+from tests.requests.parrots import parrot
 from tests.routers import running_router
 
 __all__ = ["audio_folder"]

@@ -16,9 +16,9 @@ from tests.routers import (
     until,
 )
 
+from vllm_router.audio.wav import silence
+from vllm_router.formats.sse import EventReader
 from vllm_router.local.serving import SimulatedHandle, serve_simulated
-from vllm_router.wire.sse import EventReader
-from vllm_router.wire.wav import silence
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from tests.end_to_end.engines import engines_beside
 from tests.end_to_end.processes import router_process
 from tests.routers import MODEL, TRANSCRIPTIONS
 
-from vllm_router.wire.wav import silence
+from vllm_router.audio.wav import silence
 
 OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
 CLIENTS = 6

@@ -17,8 +17,8 @@ from tests.routers import (
 )
 
 from vllm_router import __version__
+from vllm_router.audio.wav import silence
 from vllm_router.local.serving import SimulatedHandle, serve_simulated
-from vllm_router.wire.wav import silence
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ from tests.end_to_end.leftovers import (
 )
 from tests.routers import MODEL, field, file, form, request, until
 
+from vllm_router.audio.wav import silence
 from vllm_router.local.serving import serve_simulated
-from vllm_router.wire.wav import silence
 
 LARGE = request(form(file(random.Random(1).randbytes(9_000_000)), field("model", MODEL)))
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from tests.routers import MODEL, RunningRouter, field, file, form, request, running_router, until
 
+from vllm_router.audio.wav import silence
 from vllm_router.local.serving import SimulatedHandle, serve_simulated
-from vllm_router.wire.wav import silence
 
 LARGE = silence(55.0)
 

@@ -18,8 +18,8 @@ from tests.routers import MODEL, TRANSCRIPTIONS
 
 from vllm_router import __version__
 from vllm_router.app.compiled import how_it_runs
+from vllm_router.audio.wav import silence
 from vllm_router.cli import main
-from vllm_router.wire.wav import silence
 
 BACKEND = ("--static-backends", "http://127.0.0.1:9")
 K8S = ("--service-discovery", "k8s", "--k8s-label-selector", "app=whisper")

@@ -11,7 +11,7 @@ from tests.end_to_end.engines import engines_beside
 from tests.end_to_end.processes import Process, router_process
 from tests.routers import MODEL, TRANSCRIPTIONS
 
-from vllm_router.wire.wav import silence
+from vllm_router.audio.wav import silence
 
 QUICK = ("--host", "127.0.0.1", "--port", "0", "--engine-stats-interval", "0.2")
 

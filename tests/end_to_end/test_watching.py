@@ -6,9 +6,9 @@ import hashlib
 import pytest
 from tests.routers import MODEL, running_router, until
 
+from vllm_router.audio.wav import silence
 from vllm_router.local.requestlog import LoggedRequest
 from vllm_router.local.serving import SimulatedHandle, serve_simulated
-from vllm_router.wire.wav import silence
 
 BY_TRANSCRIBING = {"static_backend_health_checks": True}
 

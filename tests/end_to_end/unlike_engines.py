@@ -11,7 +11,7 @@ import wave
 from collections.abc import Callable
 
 import numpy as np
-from tests.proxy.parrots import Heard, Reply
+from tests.requests.parrots import Heard, Reply
 
 #: A burst, and from one to the next, in seconds: one fits into the piece that begins a stream.
 BURST_S = 5.0

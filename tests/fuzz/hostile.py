@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from tests.fuzz.targets import mutated
-from tests.inbound.test_head import REQUEST_LINES, SMUGGLED
 from tests.routers import MODEL, file, form, request
 from tests.routers import field as plain
+from tests.server.test_head import REQUEST_LINES, SMUGGLED
 
-from vllm_router.wire.wav import silence
+from vllm_router.audio.wav import silence
 
 #: Whatever takes longer hangs.
 PATIENCE_S = 30.0

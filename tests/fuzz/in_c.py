@@ -21,8 +21,8 @@ from urllib.parse import unquote
 
 import httptools
 
-from vllm_router.inbound.head import RequestHead, read_head
-from vllm_router.wire import multipart, quick
+from vllm_router.formats import multipart, quick
+from vllm_router.server.head import RequestHead, read_head
 
 SOURCE = Path(quick.__file__).with_name("quick.c")
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g")

@@ -13,28 +13,28 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from vllm_router.inbound.head import BadHead, read_head
-from vllm_router.outbound.call import (
+from vllm_router.audio.duration import audio_seconds, container_kind
+from vllm_router.audio.length_doubt import length_doubt
+from vllm_router.audio.upload_faults import audio_damage, audio_refusal
+from vllm_router.audio.wav import WavError, pcm16_wav, read_wav_header
+from vllm_router.formats.engine_error import read_engine_error
+from vllm_router.formats.sse import EventReader, EventTooLarge
+from vllm_router.formats.stream_events import ChunkTranslator
+from vllm_router.formats.transcript import BadTranscript, read_transcript
+from vllm_router.scheduling.engine_metrics import BadExposition, read_engine_stats
+from vllm_router.server.chunked import BadChunk, ChunkedReader
+from vllm_router.server.head import BadHead, read_head
+from vllm_router.spool.multipart import BadForm, FormReader, boundary_of
+from vllm_router.upstream.call import (
     BytesBody,
     CallFailed,
     Deadlines,
 )
-from vllm_router.outbound.engine_connection import EngineConnection
-from vllm_router.outbound.http1 import HttpClient
-from vllm_router.outbound.origin import Origin
-from vllm_router.outbound.probe import read_models
-from vllm_router.wire.chunked import BadChunk, ChunkedReader
-from vllm_router.wire.doubt import length_doubt
-from vllm_router.wire.duration import audio_seconds, container_kind
-from vllm_router.wire.engine_error import read_engine_error
-from vllm_router.wire.exposition import BadExposition, read_engine_stats
-from vllm_router.wire.multipart import BadForm, FormReader, boundary_of
-from vllm_router.wire.refusal import read_refusal
-from vllm_router.wire.sse import EventReader, EventTooLarge
-from vllm_router.wire.stream_events import ChunkTranslator
-from vllm_router.wire.transcript import BadTranscript, read_transcript
-from vllm_router.wire.trouble import audio_damage, audio_refusal
-from vllm_router.wire.wav import WavError, pcm16_wav, read_wav_header
+from vllm_router.upstream.engine_connection import EngineConnection
+from vllm_router.upstream.http_client import HttpClient
+from vllm_router.upstream.origin import Origin
+from vllm_router.upstream.probe import read_models
+from vllm_router.upstream.refusal import read_refusal
 
 
 def pieces(data: bytes) -> Iterable[bytes]:

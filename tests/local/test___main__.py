@@ -13,8 +13,8 @@ import httpx
 import pytest
 from tests.local.recordings import SPEECH_MODEL, samples, word_errors
 
+from vllm_router.audio.wav import silence
 from vllm_router.local.__main__ import main
-from vllm_router.wire.wav import silence
 
 PATH = "/v1/audio/transcriptions"
 

@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator, Sequence
 import httpx
 import pytest
 
+from vllm_router.audio.wav import silence
 from vllm_router.local.answers import Chunk
 from vllm_router.local.api import Api, Listener
 from vllm_router.local.ask import Ask
 from vllm_router.local.serving import Port, serve_simulated
-from vllm_router.wire.wav import silence
 
 PATH = "/v1/audio/transcriptions"
 UPLOAD = {"file": ("a.wav", silence(1.0), "audio/wav")}

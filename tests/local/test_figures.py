@@ -2,7 +2,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from vllm_router.local.figures import Figures, metrics_page, shares
-from vllm_router.wire.exposition import read_engine_stats
+from vllm_router.scheduling.engine_metrics import read_engine_stats
 
 
 def sums(page: bytes) -> dict[str, float]:

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
+from vllm_router.audio.wav import silence
 from vllm_router.local.madeup import window_text
 from vllm_router.local.serving import SimulatedHandle, serve_simulated
-from vllm_router.wire.wav import silence
 
 PATH = "/v1/audio/transcriptions"
 

@@ -12,12 +12,12 @@ from tests.local.recordings import SPEECH_MODEL, samples, word_errors
 from tests.speech import people
 from tests.speech.weights import model_folder
 
+from vllm_router.audio.wav import pcm16_wav
 from vllm_router.local.api import Api
 from vllm_router.local.real import RealListener
 from vllm_router.local.serving import Port
 from vllm_router.local.sound import decode
 from vllm_router.local.whisper import Whisper, find_model
-from vllm_router.wire.wav import pcm16_wav
 
 PATH = "/v1/audio/transcriptions"
 

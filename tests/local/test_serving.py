@@ -6,9 +6,9 @@ import hashlib
 import httpx
 import pytest
 
+from vllm_router.audio.wav import silence
 from vllm_router.local.faults import Faults, FaultsError
 from vllm_router.local.serving import SimulatedHandle, serve_simulated
-from vllm_router.wire.wav import silence
 
 PATH = "/v1/audio/transcriptions"
 

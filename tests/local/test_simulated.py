@@ -9,9 +9,9 @@ import httpx
 import pytest
 from tests.local.forms import file, form, request
 
+from vllm_router.audio.wav import silence
 from vllm_router.local.faults import Faults
 from vllm_router.local.serving import SimulatedHandle, serve_simulated
-from vllm_router.wire.wav import silence
 
 PATH = "/v1/audio/transcriptions"
 

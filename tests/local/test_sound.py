@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vllm_router.audio.wav import silence
 from vllm_router.local.ask import ApiError
 from vllm_router.local.sound import (
     CHUNK_S,
@@ -23,7 +24,6 @@ from vllm_router.local.sound import (
     mel_filters,
     quietest,
 )
-from vllm_router.wire.wav import silence
 
 
 def tone(seconds: float, rate_hz: int = RATE_HZ, channels: int = 1) -> bytes:

@@ -27,10 +27,10 @@ from tests.routers import (
     until,
 )
 
+from vllm_router.audio.wav import silence
 from vllm_router.cli import flag_of, read_settings
 from vllm_router.local.serving import serve_simulated
 from vllm_router.settings import Settings
-from vllm_router.wire.wav import silence
 
 TEXT = (ROOT / "docs" / "operations.md").read_text()
 #: Flags of others that the text names.

@@ -8,7 +8,7 @@ from tests.end_to_end.processes import router_process
 from tests.packaging.chromium import Page, chromium
 from tests.routers import MODEL
 
-from vllm_router.wire.wav import silence
+from vllm_router.audio.wav import silence
 
 FORM = "[data-property-name='{}'] {}"
 EXECUTE = "document.querySelector('.btn.execute')"

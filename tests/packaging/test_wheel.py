@@ -70,7 +70,7 @@ def test_compiled_the_wheel_holds_extension_modules_beside_the_same_sources(
     names = set(zipfile.ZipFile(compiled).namelist())
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
     more = {name.removesuffix(suffix) for name in names if name.endswith(".so")}
-    assert {"vllm_router__mypyc", "vllm_router/wire/multipart"} <= more
+    assert {"vllm_router__mypyc", "vllm_router/spool/multipart"} <= more
     sources = {name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".py")}
     assert sources <= names
     for name in sources:

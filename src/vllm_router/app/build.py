@@ -14,57 +14,57 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
 
-from vllm_router.app.access import Holder, KeyFile, KeyRing, digest
-from vllm_router.app.access_log import AccessLog
-from vllm_router.app.background import Background, Loop
-from vllm_router.app.cors import Cors
-from vllm_router.app.gauges import StateCollector
-from vllm_router.app.memory import memory_bytes, spool_memory_mib
-from vllm_router.app.metrics import RouterMetrics
 from vllm_router.app.operations import Operations
 from vllm_router.app.routes import build_routes
-from vllm_router.app.service import FleetObserver, Limits, RouterService
-from vllm_router.app.stats import RequestStats
-from vllm_router.app.watch import EngineWatch, WatchSettings
-from vllm_router.engines.engine import EngineId, EngineState, Transition
-from vllm_router.engines.fleet import Fleet
-from vllm_router.engines.registry import FleetSettings
-from vllm_router.inbound.listener import Listener, Patience
-from vllm_router.outbound.audio import AudioDecoder
-from vllm_router.outbound.block_pool import BLOCK_BYTES
-from vllm_router.outbound.call import Deadlines
-from vllm_router.outbound.discover_dns import DnsDiscovery
-from vllm_router.outbound.discover_file import FileDiscovery
-from vllm_router.outbound.discover_kubernetes import KubernetesDiscovery
-from vllm_router.outbound.discover_static import StaticDiscovery, static_specs
-from vllm_router.outbound.discovery import Discovery
-from vllm_router.outbound.http1 import HttpClient
-from vllm_router.outbound.kube_access import find_access
-from vllm_router.outbound.probe import EngineInquiry
-from vllm_router.outbound.upload import Spool
-from vllm_router.policy.quota import QuotaRules, Quotas
-from vllm_router.proxy.dispatch import Dispatcher
-from vllm_router.proxy.engine_wait import EngineWait
-from vllm_router.proxy.fanout import Fanout
-from vllm_router.proxy.language_votes import LanguageFinder
-from vllm_router.proxy.lengths import Lengths
-from vllm_router.proxy.means import Means, TranscriptionRules
-from vllm_router.proxy.model_capabilities import ModelCapabilities
-from vllm_router.proxy.piece_call import PieceCaller
-from vllm_router.proxy.piece_transcriber import PieceTranscriber
-from vllm_router.proxy.relay import Relay
-from vllm_router.proxy.transcribe import Transcriber
-from vllm_router.proxy.wish import StreamFormat
-from vllm_router.proxy.word_counts import WordCounts
+from vllm_router.audio.channels import Channels
+from vllm_router.audio.decoding.decoder import AudioDecoder
+from vllm_router.audio.length import MeasuredSeconds
+from vllm_router.background import Background, BackgroundLoop
+from vllm_router.discovery.dns import DnsDiscovery
+from vllm_router.discovery.file import FileDiscovery
+from vllm_router.discovery.kube_access import find_access
+from vllm_router.discovery.kube_objects import parse_port
+from vllm_router.discovery.kubernetes import KubernetesDiscovery
+from vllm_router.discovery.source import Discovery
+from vllm_router.discovery.static import StaticDiscovery, static_specs
+from vllm_router.formats.subtitles import SubtitleStyle
+from vllm_router.observability.access_log import AccessLog
+from vllm_router.observability.gauges import StateCollector
+from vllm_router.observability.metrics import RouterMetrics
+from vllm_router.observability.stats_table import RequestStats
+from vllm_router.requests.access import Holder, KeyFile, KeyRing, digest
+from vllm_router.requests.attempts import AttemptRunner
+from vllm_router.requests.engine_wait import EngineWait
+from vllm_router.requests.fanout import Fanout
+from vllm_router.requests.handler import FleetObserver, RouterService, UploadLimits
+from vllm_router.requests.language_votes import LanguageFinder
+from vllm_router.requests.measured_length import Lengths
+from vllm_router.requests.options import StreamFormat
+from vllm_router.requests.piece_call import PieceCaller
+from vllm_router.requests.piece_transcriber import PieceTranscriber
+from vllm_router.requests.relay import Relay
+from vllm_router.requests.services import Services, TranscriptionRules
+from vllm_router.requests.transcribe import Transcriber
+from vllm_router.requests.word_counts import WordCounts
+from vllm_router.scheduling.engine import EngineId, EngineState, Transition
+from vllm_router.scheduling.fleet import Fleet
+from vllm_router.scheduling.quota import QuotaRules, Quotas
+from vllm_router.scheduling.registry import FleetSettings
+from vllm_router.server.cors import Cors
+from vllm_router.server.listener import Listener, Patience
 from vllm_router.settings import Settings
-from vllm_router.wire.channels import Channels
-from vllm_router.wire.kube_objects import parse_port
-from vllm_router.wire.length import MeasuredSeconds
-from vllm_router.wire.subtitles import SubtitleStyle
+from vllm_router.spool.block_pool import BLOCK_BYTES
+from vllm_router.spool.memory_budget import memory_bytes, spool_memory_mib
+from vllm_router.spool.upload import Spool
+from vllm_router.upstream.call import Deadlines
+from vllm_router.upstream.engine_watch import EngineWatch, WatchSettings
+from vllm_router.upstream.http_client import HttpClient
+from vllm_router.upstream.model_capabilities import ModelCapabilities
+from vllm_router.upstream.probe import EngineInquiry
 
 if TYPE_CHECKING:
     # Not otherwise: it needs an extra.
-    from vllm_router.app.tracing import Tracing
+    from vllm_router.observability.tracing import Tracing
 
 MIB = 2**20
 #: Memory for pieces of long audio that wait; what is more goes to the disk.
@@ -97,7 +97,7 @@ class Router:
 
     listener: Listener
     service: RouterService
-    dispatcher: Dispatcher
+    dispatcher: AttemptRunner
     discovery: Discovery
     watch: EngineWatch
     stats: RequestStats
@@ -182,13 +182,13 @@ def build_tracing(
         return None
     try:
         # Not before it is asked for: it takes an extra and a quarter of a second.
-        from vllm_router.app import tracing
+        from vllm_router.observability import tracing
     except ImportError as e:
         raise ValueError(
             "--otel-endpoint needs OpenTelemetry; install it with "
             "`pip install 'vllm-whisper-router[otel]'`."
         ) from e
-    failed = partial(background.failed, Loop.TRACES)
+    failed = partial(background.failed, BackgroundLoop.TRACES)
     return tracing.build_tracing(settings.otel_endpoint, settings.otel_sample_ratio, now, failed)
 
 
@@ -260,7 +260,7 @@ def build_router(
 
     observer = FleetObserver(metrics, stats, models_of, on_change, on_suspicion)
     engine_wait = EngineWait(fleet, now, settings.engine_wait_s)
-    dispatcher = Dispatcher(fleet, now, observer, settings.max_attempts, engine_wait)
+    dispatcher = AttemptRunner(fleet, now, observer, settings.max_attempts, engine_wait)
     engine_key = settings.engine_api_key
     key = engine_key.get_secret_value() if engine_key is not None else None
     tls = None
@@ -359,7 +359,7 @@ def build_router(
 
     fanout = Fanout(PieceTranscriber(caller, languages, counts), decoder, pieces, count_piece)
     transcriber = Transcriber(
-        Means(
+        Services(
             dispatcher,
             relay,
             fanout,
@@ -384,7 +384,7 @@ def build_router(
     )
     access_log = None
     if settings.access_log and settings.log_level in ("debug", "info"):
-        lost = partial(metrics.loop_failed, Loop.ACCESS_LOG.value)
+        lost = partial(metrics.loop_failed, BackgroundLoop.ACCESS_LOG.value)
         access_log = AccessLog(settings.log_format, sys.stderr, lost=lost)
     disk_bytes = int(settings.spool_max_mb * MIB * share)
     cors = Cors(settings.cors_origins)
@@ -394,7 +394,7 @@ def build_router(
         fleet=fleet,
         transcriber=transcriber,
         spool=spool,
-        limits=Limits(int(settings.max_upload_mb * MIB), disk_bytes),
+        limits=UploadLimits(int(settings.max_upload_mb * MIB), disk_bytes),
         aliases=dict(settings.static_aliases),
         keys=keys,
         cors=cors,

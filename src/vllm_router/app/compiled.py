@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vllm_router.wire import multipart
+from vllm_router.spool import multipart
 
 
 def how_it_runs() -> str:

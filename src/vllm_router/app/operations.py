@@ -18,14 +18,14 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 
-from vllm_router.app.access import KeyRing
-from vllm_router.app.exposition import merge_expositions
-from vllm_router.app.legacy import Legacy
 from vllm_router.app.siblings import Siblings
-from vllm_router.engines.engine import Engine, EngineId, Transition
-from vllm_router.engines.fleet import Fleet
-from vllm_router.outbound.discovery import DiscoveryStatus
-from vllm_router.proxy.model_capabilities import ModelCapabilities
+from vllm_router.discovery.source import DiscoveryStatus
+from vllm_router.observability.exposition import merge_expositions
+from vllm_router.observability.inherited_counts import InheritedCounts
+from vllm_router.requests.access import KeyRing
+from vllm_router.scheduling.engine import Engine, EngineId, Transition
+from vllm_router.scheduling.fleet import Fleet
+from vllm_router.upstream.model_capabilities import ModelCapabilities
 
 log = logging.getLogger("vllm_router")
 
@@ -33,7 +33,7 @@ log = logging.getLogger("vllm_router")
 MAX_SHOWN = 32
 
 
-class Order(StrEnum):
+class DrainOrder(StrEnum):
     """What an operator may tell an engine."""
 
     DRAIN = "drain"
@@ -72,7 +72,7 @@ class Operations:
     changed: Callable[[tuple[Transition, ...]], None]
     started_at: float
     siblings: Siblings | None = None
-    legacy: Legacy | None = None
+    legacy: InheritedCounts | None = None
 
     async def answer_sibling(self, question: dict[str, Any]) -> bytes:
         """Answer another worker's question."""
@@ -85,7 +85,7 @@ class Operations:
                 engine_id = question.get("engine_id")
                 if not isinstance(engine_id, str):
                     raise ValueError("an order names no engine")
-                self._obey(Order(str(question.get("order"))), EngineId(engine_id))
+                self._obey(DrainOrder(str(question.get("order"))), EngineId(engine_id))
         return b""
 
     def _own_views(self) -> list[dict[str, Any]]:
@@ -105,11 +105,11 @@ class Operations:
             )
         return views
 
-    def _obey(self, order: Order, engine_id: EngineId) -> None:
-        act = self.fleet.drain if order is Order.DRAIN else self.fleet.resume
+    def _obey(self, order: DrainOrder, engine_id: EngineId) -> None:
+        act = self.fleet.drain if order is DrainOrder.DRAIN else self.fleet.resume
         self.changed(act(engine_id, self.now()))
 
-    async def give_order(self, order: Order, engine_id: EngineId) -> None:
+    async def give_order(self, order: DrainOrder, engine_id: EngineId) -> None:
         """Drain or resume an engine, in every worker."""
         self._obey(order, engine_id)
         if self.siblings is not None:

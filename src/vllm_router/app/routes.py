@@ -13,12 +13,12 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, choose_encoder
 from starlette.exceptions import HTTPException
 
 from vllm_router import __version__
-from vllm_router.app.access import KeyRing
 from vllm_router.app.docs_page import docs_page
 from vllm_router.app.openapi import with_uploads
-from vllm_router.app.operations import Operations, Order, engine_view
-from vllm_router.engines.engine import EngineId
+from vllm_router.app.operations import DrainOrder, Operations, engine_view
 from vllm_router.errors import Forbidden, MethodNotAllowed, NotFound, RouterError, WrongKey
+from vllm_router.requests.access import KeyRing
+from vllm_router.scheduling.engine import EngineId
 
 #: Where Swagger UI's own files are served.
 STATIC_URL = "/static-offline-docs"
@@ -174,7 +174,7 @@ def _add_engines(app: FastAPI, operations: Operations) -> None:
     async def engines() -> Response:
         return JSONResponse(await operations.engine_views())
 
-    async def change(engine_id: str, request: Request, order: Order) -> Response:
+    async def change(engine_id: str, request: Request, order: DrainOrder) -> Response:
         if operations.admin.is_open:
             raise Forbidden("This route is closed; start the router with --admin-key to open it.")
         _require(operations.admin, request)
@@ -187,8 +187,8 @@ def _add_engines(app: FastAPI, operations: Operations) -> None:
     # An engine's id is often a URL, with slashes of its own.
     @app.post("/engines/{engine_id:path}/drain", tags=["operations"], summary="Give no new work")
     async def drain(engine_id: str, request: Request) -> Response:
-        return await change(engine_id, request, Order.DRAIN)
+        return await change(engine_id, request, DrainOrder.DRAIN)
 
     @app.post("/engines/{engine_id:path}/resume", tags=["operations"], summary="Give work again")
     async def resume(engine_id: str, request: Request) -> Response:
-        return await change(engine_id, request, Order.RESUME)
+        return await change(engine_id, request, DrainOrder.RESUME)

@@ -29,15 +29,15 @@ import uvloop
 from prometheus_client import disable_created_metrics
 
 from vllm_router import __version__
-from vllm_router.app.background import Loop
 from vllm_router.app.build import Router, build_router
 from vllm_router.app.compiled import how_it_runs
-from vllm_router.app.handover import BACKLOG, Board, FairListener
-from vllm_router.app.legacy import Legacy
-from vllm_router.app.logs import set_up_logging
 from vllm_router.app.siblings import Siblings
-from vllm_router.app.stats import stats_table
-from vllm_router.engines.heartbeat import BEAT_S
+from vllm_router.background import BackgroundLoop
+from vllm_router.observability.inherited_counts import InheritedCounts
+from vllm_router.observability.logs import set_up_logging
+from vllm_router.observability.stats_table import stats_table
+from vllm_router.scheduling.heartbeat import BEAT_S
+from vllm_router.server.fair_listener import BACKLOG, ConnectionBoard, FairListener
 from vllm_router.settings import Settings
 
 log = logging.getLogger("vllm_router")
@@ -96,9 +96,9 @@ def run(settings: Settings, worker: Worker | None = None) -> None:
             worker.folder,
             worker.index,
             worker.count,
-            partial(router.background.failed, Loop.SIBLINGS),
+            partial(router.background.failed, BackgroundLoop.SIBLINGS),
         )
-        router.operations.legacy = Legacy(worker.folder, worker.index)
+        router.operations.legacy = InheritedCounts(worker.folder, worker.index)
     # What is there now stays: the collector need not walk through it again, 40 ms each time.
     gc.freeze()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -202,11 +202,11 @@ def _fair_listener(router: Router, listening: socket.socket, worker: Worker) -> 
         listening,
         router.listener,
         lambda: len(router.listener.connections),
-        Board(worker.folder, worker.index, worker.count),
+        ConnectionBoard(worker.folder, worker.index, worker.count),
         worker.folder,
         worker.index,
         router.listener.max_connections,
-        partial(router.background.failed, Loop.HANDOVER),
+        partial(router.background.failed, BackgroundLoop.HANDOVER),
     )
 
 
@@ -261,15 +261,17 @@ async def running(
             router.operations.siblings = siblings
             await stack.enter_async_context(siblings.listening(router.operations.answer_sibling))
         router.watch.start(group)
-        loops: dict[Loop, Callable[[], Awaitable[None]]] = {
-            Loop.DISCOVERY: partial(_discover, router),
-            Loop.SWEEP: partial(_sweep, router),
-            Loop.HEARTBEAT: partial(_beat, router),
+        loops: dict[BackgroundLoop, Callable[[], Awaitable[None]]] = {
+            BackgroundLoop.DISCOVERY: partial(_discover, router),
+            BackgroundLoop.SWEEP: partial(_sweep, router),
+            BackgroundLoop.HEARTBEAT: partial(_beat, router),
         }
         if router.key_file is not None:
-            loops[Loop.KEY_FILE] = router.key_file.follow
+            loops[BackgroundLoop.KEY_FILE] = router.key_file.follow
         if settings.log_stats:
-            loops[Loop.STATS_TABLE] = partial(_print_stats, router, settings.log_stats_interval)
+            loops[BackgroundLoop.STATS_TABLE] = partial(
+                _print_stats, router, settings.log_stats_interval
+            )
         keep = router.background.keep
         tasks = [group.create_task(keep(name, run)) for name, run in loops.items()]
         try:

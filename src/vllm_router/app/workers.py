@@ -18,9 +18,9 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from random import Random
 
-from vllm_router.app.logs import set_up_logging
 from vllm_router.app.run import CannotStart, Worker, bind, run_worker
-from vllm_router.outbound.backoff import full_jitter
+from vllm_router.backoff import full_jitter
+from vllm_router.observability.logs import set_up_logging
 from vllm_router.settings import Settings
 
 log = logging.getLogger("vllm_router")

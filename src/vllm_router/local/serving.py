@@ -11,6 +11,7 @@ import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
+from vllm_router.audio.duration import audio_seconds
 from vllm_router.local.api import MAX_AUDIO_S
 from vllm_router.local.curve import CurveShape
 from vllm_router.local.exchange import Service
@@ -18,7 +19,6 @@ from vllm_router.local.faults import Faults, read_faults
 from vllm_router.local.http1 import Connection
 from vllm_router.local.requestlog import RequestLog
 from vllm_router.local.simulated import SimulatedEngine
-from vllm_router.wire.duration import audio_seconds
 
 # As many as the kernel lets wait; load tests open hundreds at once.
 BACKLOG = 4096

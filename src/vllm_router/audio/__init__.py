@@ -1,0 +1,2 @@
+"""Audio as values:
+container hints, WAV, levels, speech spans, splitting. Pure, except for `decoding`."""

@@ -1,0 +1,1 @@
+"""Decoder processes: any container to samples, speech detection, pieces."""

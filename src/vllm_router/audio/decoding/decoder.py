@@ -1,0 +1,448 @@
+"""Long audio in pieces, decoded by worker processes while the event loop goes on.
+
+Promises: memory that does not depend on the audio's length, for a piece is decoded only when the
+one before has been taken; at most `max_workers` processes, started when first needed and used
+again; a stream that is left kills its worker at once. Broken files are `UnreadableAudio`, whatever
+they did to the decoder. Refuses to know: engines, requests, formats of answers.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import vllm_router
+from vllm_router.audio.channels import Channels
+from vllm_router.audio.decoding.worker import (
+    ANSWER,
+    ERROR,
+    GOES_ON,
+    OFF,
+    PIECE,
+    SILERO,
+    UNKNOWN,
+    Job,
+)
+from vllm_router.audio.length import MeasuredSeconds
+from vllm_router.audio.piece import Piece
+from vllm_router.errors import RouterError, UnknownAudioFormat, UnreadableAudio
+
+__all__ = ["AudioDecoder", "DecoderUnavailable", "Piece", "PieceStream", "memory_file"]
+
+MEMORY_LIMIT_BYTES: Final = 2 * 1024**3
+"""Address space of a worker: its libraries map 0.5 GB, an honest file needs 0.05 GB more."""
+MOST_ANSWER_BYTES: Final = 16 * 1024**2
+"""Samples or JSON in one message: a piece of 30 s is 0.96 MB. Whatever a file made of a decoder,
+it must not have the router wait for gigabytes."""
+START_TIMEOUT_S: Final = 60.0
+_CONSTANT_ENVIRONMENT: Final = {
+    # Threads for linear algebra that nobody does would cost memory each.
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+}
+
+
+class DecoderUnavailable(RouterError):
+    """No worker process could be started: the machine is out of processes or memory."""
+
+    status = 503
+    code = "decoder_unavailable"
+
+
+class AudioDecoder:
+    """Owner of the worker processes that decode and cut audio.
+
+    Used as a context: leaving it ends every process. A stream of pieces holds one process until
+    it ends or is closed; further streams wait their turn, first come first served.
+
+    Args:
+        max_workers: Processes at most; each decodes one audio, on one core, in about 100 MB.
+        max_audio_s: Longer audio is refused, in seconds.
+        piece_timeout_s: Decoding that takes longer than this for one piece, or for ten minutes in
+            which nobody speaks, is given up.
+        memory_bytes: Address space a worker may take.
+        keeps_one_ready: Whether a process is started ahead of need, which spares an audio the
+            second or so that a start takes on a busy machine.
+        vad: What tells speech from other sound: "silero", a neural network; "level", loudness
+            alone; "off", nothing: all sound is in the pieces.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_workers: int = 4,
+        max_audio_s: float = 86_400.0,
+        piece_timeout_s: float = 60.0,
+        memory_bytes: int = MEMORY_LIMIT_BYTES,
+        keeps_one_ready: bool = False,
+        vad: str = SILERO,
+    ) -> None:
+        self._slots = asyncio.Semaphore(max_workers)
+        self._max_audio_s = max_audio_s
+        self._piece_timeout_s = piece_timeout_s
+        self._memory_bytes = memory_bytes
+        self._idle: list[_Worker] = []
+        self._workers: set[_Worker] = set()
+        self._keeps_one_ready = keeps_one_ready
+        self._vad = vad
+        self._preparing: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        running = sum(worker.is_alive for worker in self._workers)
+        return f"<AudioDecoder {running} processes, {len(self._idle)} idle>"
+
+    async def __aenter__(self) -> Self:
+        self._prepare()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._keeps_one_ready = False
+        if self._preparing is not None:
+            self._preparing.cancel()
+            await asyncio.wait([self._preparing])
+        self._idle.clear()
+        for worker in list(self._workers):
+            worker.kill()
+        for worker in list(self._workers):
+            await self._gone(worker)
+
+    def pieces(
+        self,
+        source: int | Path,
+        *,
+        offset: int = 0,
+        size_bytes: int | None = None,
+        max_piece_s: float = 30.0,
+        first_s: tuple[float, ...] = (),
+        keeps_silence: bool = False,
+        only_length: bool = False,
+        channels: Channels = Channels.MIX,
+    ) -> "PieceStream":
+        """Return the pieces of an audio, decoded as they are asked for.
+
+        Args:
+            source: A path, or the descriptor of an open regular file (unlinked or in memory is
+                fine); it stays the caller's and must stay open until the stream has ended.
+            offset: Where the audio starts in the file.
+            size_bytes: How long it is there; up to the file's end by default.
+            max_piece_s: Longest piece, in seconds.
+            first_s: Longest first, second, … piece, where these should be shorter.
+            keeps_silence: Whether what is no speech stays in the pieces.
+            only_length: Whether there are no pieces at all, but the length at the end.
+            channels: Which are cut; of each, pieces come in the order in which they are decided.
+        """
+
+        def job(file_bytes: int) -> Job:
+            rest = file_bytes - offset
+            return Job(
+                offset=offset,
+                size_bytes=rest if size_bytes is None else size_bytes,
+                max_audio_s=self._max_audio_s,
+                max_piece_s=max_piece_s,
+                first_s=first_s,
+                keeps_silence=keeps_silence or self._vad == OFF,
+                vad=self._vad,
+                only_length=only_length,
+                channels=channels.value,
+            )
+
+        return PieceStream(self, source, job)
+
+    async def warm(self) -> None:
+        """Start a worker ahead of need, if none is idle.
+
+        Raises:
+            DecoderUnavailable: It did not start.
+        """
+        async with self._slots:
+            if not self._idle:
+                self._idle.append(await self._start())
+
+    def _prepare(self) -> None:
+        is_preparing = self._preparing is not None and not self._preparing.done()
+        if self._keeps_one_ready and not self._idle and not is_preparing:
+            self._preparing = asyncio.get_running_loop().create_task(self._start_ahead())
+
+    async def _start_ahead(self) -> None:
+        # Whoever needs a process will be told why there is none.
+        with contextlib.suppress(DecoderUnavailable, TimeoutError):
+            await self.warm()
+
+    async def _take(self) -> "_Worker":
+        if self._preparing is not None and not self._preparing.done():
+            # It is there sooner than one that would be started now.
+            await asyncio.wait([self._preparing])
+        await self._slots.acquire()
+        try:
+            while self._idle:
+                worker = self._idle.pop()
+                if worker.is_alive:
+                    return worker
+                worker.kill()
+                await self._gone(worker)
+            return await self._start()
+        except BaseException:
+            self._slots.release()
+            raise
+
+    def _give_back(self, worker: "_Worker") -> None:
+        # One is kept for the next audio; a burst's others would hold memory for nothing.
+        if self._idle or not worker.is_alive:
+            worker.kill()
+        else:
+            self._idle.append(worker)
+        self._slots.release()
+
+    def _abandon(self, worker: "_Worker") -> None:
+        worker.kill()
+        self._slots.release()
+        self._prepare()
+
+    async def _gone(self, worker: "_Worker") -> None:
+        await worker.process.wait()
+        self._workers.discard(worker)
+
+    async def _start(self) -> "_Worker":
+        for gone in [worker for worker in self._workers if not worker.is_alive]:
+            self._workers.discard(gone)
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    *("-P", "-m", "vllm_router.audio.decoding.worker"),
+                    *(str(theirs.fileno()), str(self._memory_bytes), self._vad),
+                    pass_fds=(theirs.fileno(),),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=asyncio.subprocess.DEVNULL,
+                    stderr=asyncio.subprocess.DEVNULL,
+                    env=_environment(),
+                )
+        except OSError as error:
+            ours.close()
+            raise DecoderUnavailable(
+                f"No process to decode audio could be started: {error.strerror}."
+            ) from error
+        except BaseException:
+            ours.close()
+            raise
+        ours.setblocking(False)
+        worker = _Worker(process, ours)
+        self._workers.add(worker)
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                await worker.answer()  # READY: it is up and within its bounds
+        except (OSError, EOFError) as error:
+            worker.kill()
+            raise DecoderUnavailable("The process to decode audio did not start.") from error
+        except BaseException:
+            worker.kill()
+            raise
+        return worker
+
+
+class PieceStream:
+    """The pieces of one audio, as an asynchronous iterator.
+
+    Close it, or use it as a context, however it ends: an iterator left half-way holds its
+    process. Closing twice is harmless.
+
+    Attributes:
+        length_s: The length of the audio, as it was decoded; None before the last piece has been
+            taken.
+        speech_s: How long somebody speaks in it; None before that.
+        damage: How the file is damaged, in sentences; empty before that.
+
+    Raises, from iterating:
+        UnreadableAudio: The file cannot be decoded, is too long or too slow to decode; perhaps
+            after some pieces.
+        UnknownAudioFormat: None of the formats that are decoded here; before any piece.
+        DecoderUnavailable: No process could be started.
+        OSError: The path could not be opened.
+    """
+
+    def __init__(
+        self,
+        decoder: AudioDecoder,
+        source: int | Path,
+        job: Callable[[int], Job],
+    ) -> None:
+        self._decoder = decoder
+        self._source = source
+        self._job = job
+        self._worker: _Worker | None = None
+        self._killed: _Worker | None = None
+        self._has_ended = False
+        self.length_s: MeasuredSeconds | None = None
+        self.speech_s: float | None = None
+        self.damage: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        state = "ended" if self._has_ended else "running" if self._worker else "waiting"
+        return f"<PieceStream {state}>"
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def __anext__(self) -> Piece:
+        if self._has_ended:
+            raise StopAsyncIteration
+        try:
+            worker = self._worker or await self._begin()
+            kind = GOES_ON
+            while kind == GOES_ON:
+                async with asyncio.timeout(self._decoder._piece_timeout_s):
+                    kind, meta, pcm = await worker.answer()
+        except TimeoutError as error:
+            self._leave()
+            raise UnreadableAudio("The audio takes too long to decode.", param="file") from error
+        except (EOFError, ConnectionError) as error:
+            self._leave()
+            raise UnreadableAudio(
+                "The audio file is damaged: the decoder broke on it.", param="file"
+            ) from error
+        except BaseException:
+            self._leave()
+            raise
+        if kind == PIECE:
+            index, start_s, end_s, speech, stretches, channel, frontier_s = json.loads(meta)
+            return Piece(
+                index,
+                start_s,
+                end_s,
+                pcm,
+                tuple((a, b) for a, b in speech),
+                tuple((own, a, length) for own, a, length in stretches),
+                channel,
+                frontier_s,
+            )
+        self._has_ended = True
+        self._worker = None
+        self._decoder._give_back(worker)
+        if kind == UNKNOWN:
+            raise UnknownAudioFormat(meta.decode(), param="file")
+        if kind == ERROR:
+            raise UnreadableAudio(meta.decode(), param="file")
+        length_s, self.speech_s, damage = json.loads(meta)
+        self.length_s = MeasuredSeconds(length_s)
+        self.damage = tuple(damage)
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        """Stop decoding at once, and wait until the process has gone."""
+        self._leave()
+        killed, self._killed = self._killed, None
+        if killed is not None:
+            await self._decoder._gone(killed)
+
+    def _leave(self) -> None:
+        self._has_ended = True
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            self._killed = worker
+            self._decoder._abandon(worker)
+
+    async def _begin(self) -> "_Worker":
+        worker = self._worker = await self._decoder._take()
+        with _opened(self._source) as fd:
+            worker.send(self._job(os.fstat(fd).st_size).encode(), fd)
+        return worker
+
+
+class _Worker:
+    """One process and the socket to it."""
+
+    def __init__(self, process: asyncio.subprocess.Process, sock: socket.socket) -> None:
+        self.process = process
+        self._socket = sock
+
+    @property
+    def is_alive(self) -> bool:
+        return self.process.returncode is None and self._socket.fileno() >= 0
+
+    def kill(self) -> None:
+        self._socket.close()
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
+
+    def send(self, message: bytes, fd: int) -> None:
+        # A few hundred bytes into an empty socket: it takes them whole, without waiting.
+        socket.send_fds(self._socket, [message], [fd])
+
+    async def answer(self) -> tuple[bytes, bytes, bytes]:
+        """Return (kind, JSON, samples).
+
+        Raises:
+            EOFError: The process has ended, or sends what no decoder of ours does.
+        """
+        kind, meta_bytes, pcm_bytes = ANSWER.unpack(await self._exactly(ANSWER.size))
+        if max(meta_bytes, pcm_bytes) > MOST_ANSWER_BYTES:
+            raise EOFError
+        meta = await self._exactly(meta_bytes)
+        return kind, bytes(meta), bytes(await self._exactly(pcm_bytes))
+
+    async def _exactly(self, count: int) -> bytearray:
+        loop = asyncio.get_running_loop()
+        data = bytearray(count)
+        view = memoryview(data)
+        while view:
+            got = await loop.sock_recv_into(self._socket, view)
+            if not got:
+                raise EOFError
+            view = view[got:]
+        return data
+
+
+def memory_file(data: bytes | bytearray | memoryview) -> int:
+    """Return the descriptor of a file in memory that holds `data`; the caller closes it."""
+    fd = os.memfd_create("audio", os.MFD_CLOEXEC)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+@contextlib.contextmanager
+def _opened(source: int | Path) -> Iterator[int]:
+    if isinstance(source, int):
+        yield source
+        return
+    fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _environment() -> dict[str, str]:
+    """Return what a worker is told: where the code is, and none of the router's secrets."""
+    source = str(Path(vllm_router.__file__).parents[1])
+    path = os.pathsep.join(p for p in (source, os.environ.get("PYTHONPATH", "")) if p)
+    kept = {name: os.environ[name] for name in ("LANG", "LD_LIBRARY_PATH") if name in os.environ}
+    return {**kept, **_CONSTANT_ENVIRONMENT, "PYTHONPATH": path}

@@ -1,0 +1,208 @@
+"""The process that decodes and cuts: one audio after the other, from one socket.
+
+Promises: it ends when its socket does, takes no more memory than it is given, and knows nothing
+of the router but what comes with a job: no keys, no settings. It sends a piece only when there is
+room for it, so that the router's pace is its own.
+
+A job is a length, JSON, and the file's descriptor beside them. Each answer is a kind, two lengths,
+JSON, and samples: any number of "piece", then "end" with the audio's length and how the file is
+damaged, or "error" or "unknown format" with a sentence. "Goes on" tells that decoding does, where
+for long nobody speaks.
+"""
+
+import contextlib
+import json
+import os
+import resource
+import socket
+import struct
+import sys
+from dataclasses import asdict, dataclass
+from typing import Final
+
+from vllm_router.audio.channels import Channels
+from vllm_router.audio.decoding.channel_pieces import MAX_LAG_S, ChannelCutter, channel_blocks
+from vllm_router.audio.decoding.samples import (
+    ByteRange,
+    NotAudio,
+    UnknownFormat,
+    read_samples,
+)
+from vllm_router.audio.decoding.voice_activity import Voice, VoiceDetector
+from vllm_router.audio.levels import RATE_HZ, LevelDetector
+from vllm_router.audio.split import Cutter, Detector, Piece
+
+JOB_LENGTH: Final = struct.Struct("!I")
+ANSWER: Final = struct.Struct("!cII")
+PIECE: Final = b"p"
+END: Final = b"e"
+ERROR: Final = b"x"
+UNKNOWN: Final = b"u"
+GOES_ON: Final = b"g"
+READY: Final = b"r"
+SILERO: Final = "silero"
+LEVEL: Final = "level"
+OFF: Final = "off"
+# Ten minutes of audio, which take seconds: the router waits for a minute before it gives up.
+_SILENT_BYTES: Final = 600 * 2 * RATE_HZ
+_NICE: Final = 5
+"""The event loop, which all requests share, goes before decoding, which a few wait for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What to decode: a stretch of the file that comes with it, and how to cut it."""
+
+    offset: int
+    size_bytes: int
+    max_audio_s: float
+    max_piece_s: float
+    first_s: tuple[float, ...]
+    keeps_silence: bool
+    vad: str
+    channels: str = Channels.MIX
+    only_length: bool = False
+
+    def encode(self) -> bytes:
+        """Return the job as it goes over the socket."""
+        body = json.dumps(asdict(self)).encode()
+        return JOB_LENGTH.pack(len(body)) + body
+
+
+class Detectors:
+    """Makes a detector for each audio; the neural network is loaded once, when first needed."""
+
+    def __init__(self) -> None:
+        self._voice: Voice | None = None
+
+    def __repr__(self) -> str:
+        return f"<Detectors {self._voice}>"
+
+    def prepare(self, vad: str) -> None:
+        """Load what the kind of detection takes."""
+        if vad == SILERO and self._voice is None:
+            self._voice = Voice()
+
+    def make(self, vad: str) -> Detector:
+        """Return a detector for one audio.
+
+        Raises:
+            MemoryError: There is no room to load the network.
+        """
+        self.prepare(vad)
+        return (
+            LevelDetector() if self._voice is None or vad != SILERO else VoiceDetector(self._voice)
+        )
+
+
+def serve(sock: socket.socket, vad: str = LEVEL) -> None:
+    """Do the jobs that come over `sock` until its other end is closed.
+
+    Args:
+        sock: Where jobs come from.
+        vad: The detector to have ready for the first job.
+    """
+    detectors = Detectors()
+    sock.sendall(ANSWER.pack(READY, 0, 0))
+    # Nobody waits for it: it is done by the time that an upload has arrived.
+    with contextlib.suppress(MemoryError):
+        detectors.prepare(vad)
+    while (received := _next_job(sock)) is not None:
+        job, fd = received
+        try:
+            _decode(sock, job, fd, detectors)
+        finally:
+            os.close(fd)
+
+
+def _next_job(sock: socket.socket) -> tuple[Job, int] | None:
+    data, fds, _, _ = socket.recv_fds(sock, JOB_LENGTH.size, 1)
+    while data and len(data) < JOB_LENGTH.size:
+        data += sock.recv(JOB_LENGTH.size - len(data))
+    if not data:
+        return None
+    (length,) = JOB_LENGTH.unpack(data)
+    fields = json.loads(sock.recv(length, socket.MSG_WAITALL))
+    fields["first_s"] = tuple(fields["first_s"])
+    return Job(**fields), fds[0]
+
+
+def _decode(sock: socket.socket, job: Job, fd: int, detectors: Detectors) -> None:
+    notes: list[str] = []
+    try:
+        if job.only_length:
+            _send(sock, END, json.dumps([_length_s(job, fd, notes), 0.0, notes]).encode())
+            return
+        cutter: ChannelCutter | None = None
+        file = ByteRange(fd, job.offset, job.size_bytes)
+        silent = 0
+        for blocks in channel_blocks(file, job.max_audio_s, Channels(job.channels), notes.append):
+            silent += max(map(len, blocks))
+            if silent > _SILENT_BYTES:
+                _send(sock, GOES_ON, b"")
+                silent = 0
+            if cutter is None:
+                cutter = ChannelCutter([_cutter(job, detectors, len(blocks)) for _ in blocks])
+            for piece in cutter.feed(blocks):
+                silent = 0
+                _send(sock, PIECE, _described(piece), piece.pcm)
+        assert cutter is not None, "what holds no sound is no audio"
+        for piece in cutter.flush():
+            _send(sock, PIECE, _described(piece), piece.pcm)
+        _send(sock, END, json.dumps([cutter.length_s, cutter.speech_s, notes]).encode())
+    except UnknownFormat as error:
+        _send(sock, UNKNOWN, str(error).encode())
+    except NotAudio as error:
+        _send(sock, ERROR, str(error).encode())
+    except MemoryError:
+        _send(sock, ERROR, b"The audio file needs too much memory to decode.")
+
+
+def _cutter(job: Job, detectors: Detectors, channels: int) -> Cutter:
+    return Cutter(
+        detectors.make(job.vad),
+        max_s=job.max_piece_s,
+        first_s=job.first_s,
+        keeps_silence=job.keeps_silence,
+        max_lag_s=MAX_LAG_S if channels > 1 else None,
+    )
+
+
+def _length_s(job: Job, fd: int, notes: list[str]) -> float:
+    file = ByteRange(fd, job.offset, job.size_bytes)
+    blocks = read_samples(file, job.max_audio_s, note=notes.append)
+    return sum(map(len, blocks)) / 2 / RATE_HZ
+
+
+def _described(piece: Piece) -> bytes:
+    fields = [piece.index, piece.start_s, piece.end_s, piece.speech, piece.stretches]
+    return json.dumps([*fields, piece.channel, piece.frontier_s]).encode()
+
+
+def _send(sock: socket.socket, kind: bytes, meta: bytes, pcm: bytes = b"") -> None:
+    sock.sendall(ANSWER.pack(kind, len(meta), len(pcm)) + meta)
+    if pcm:
+        sock.sendall(pcm)
+
+
+def confine(memory_bytes: int) -> None:  # pragma: no cover - would bind the tests themselves
+    """Give this process its bounds: memory, no core dumps, no writing, a lower priority."""
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    os.nice(_NICE)
+
+
+def main() -> None:  # pragma: no cover - runs in a process of its own
+    """Serve the socket of the first argument's descriptor, within the second's bytes.
+
+    The third names the detector to have ready.
+    """
+    confine(int(sys.argv[2]))
+    # A closed socket means that the router has gone or wants no more: nothing is left to say.
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[3])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Sources of engines: flags, a file, DNS, Kubernetes. Each is a stream of changes."""

@@ -1,0 +1,1 @@
+"""Transcripts and event streams, read and written. Pure: bytes in, values out."""

@@ -1,0 +1,51 @@
+"""The seconds in an engine's usage, as OpenAI counts them: whole, rounded up.
+
+Promises: nothing else changes in an answer; what is a whole number already stays. Refuses to know:
+whether the engine is right.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from vllm_router.formats.json_text import JsonObject
+
+_SECONDS: Final = re.compile(rb'("seconds"\s*:\s*)([0-9]{1,9}\.[0-9]{1,18})(?=\s*[,}])')
+_MILLISECONDS: Final = 3
+
+
+def whole_seconds(seconds: float) -> int:
+    """Return seconds rounded up; to the millisecond first, for 3.0000000001 s are no fourth."""
+    return math.ceil(round(seconds, _MILLISECONDS))
+
+
+def with_whole_seconds(body: bytes) -> bytes:
+    """Return a JSON answer with the seconds of its usage rounded up.
+
+    Args:
+        body: The whole answer; the usage stands at its end. Bytes that are no JSON come back
+            unharmed.
+    """
+    at = body.rfind(b'"seconds"')
+    if at < 0 or body.find(b".", at) < 0:
+        return body
+    return body[:at] + _SECONDS.sub(_rounded, body[at:], count=1)
+
+
+def _rounded(found: re.Match[bytes]) -> bytes:
+    return found[1] + b"%d" % whole_seconds(float(found[2]))
+
+
+def rounded_usage(usage: JsonObject) -> JsonObject:
+    """Return a usage object with its seconds rounded up, if it has any."""
+    seconds = usage.get("seconds")
+    if isinstance(seconds, float) and math.isfinite(seconds) and seconds >= 0:
+        return {**usage, "seconds": whole_seconds(seconds)}
+    return usage
+
+
+def usage_in(fields: JsonObject) -> JsonObject | None:
+    """Return the usage of an answer or event, its seconds rounded up; None: it has none."""
+    usage = fields.get("usage")
+    return rounded_usage(usage) if isinstance(usage, Mapping) else None

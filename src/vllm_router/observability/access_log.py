@@ -1,0 +1,167 @@
+"""One line for each finished upload, written straight to the log's stream.
+
+In the form of all other lines (see `logs`) but not by way of `logging`, whose records, look-ups of
+the caller and formatters cost more than all else that is done for a small upload. Lines wait for
+each other for a moment: to write a line by itself costs as much as to make it. Never audio,
+prompts, words or keys.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from typing import Any, Final, TextIO
+
+from vllm_router.formats.quick import log_line
+from vllm_router.observability.request_record import RequestRecord
+from vllm_router.server.exchange import Exchange
+
+#: How long a line may wait: too short for whoever reads along to notice.
+FLUSH_S: Final = 0.05
+#: What is written at once, when that many bytes wait: of a pipe that several workers share the
+#: kernel keeps so much in one piece (PIPE_BUF), and no line is torn.
+MOST_BYTES: Final = 4096
+
+
+def _on_the_loop(seconds: float, flush: Callable[[], None]) -> None:
+    asyncio.get_running_loop().call_later(seconds, flush)
+
+
+class AccessLog:
+    """Writes the lines. Flush it before the end.
+
+    Args:
+        kind: "text" or "json".
+        stream: Where they go.
+        wall_clock: Unix seconds.
+        later: Calls something after so many seconds.
+        lost: Called when lines could not be written.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        stream: TextIO,
+        wall_clock: Callable[[], float] = time.time,
+        later: Callable[[float, Callable[[], None]], Any] = _on_the_loop,
+        lost: Callable[[], None] | None = None,
+    ) -> None:
+        self._stream = stream
+        self._wall_clock = wall_clock
+        self._later = later
+        self._lost = lost
+        self._waiting: list[str] = []
+        self._waiting_bytes = 0
+        self._is_due = False
+        self._is_json = kind == "json"
+        self._encode = json.JSONEncoder(ensure_ascii=False).encode
+        self._second = -1
+        self._moment = ""
+
+    def write(self, exchange: Exchange, record: RequestRecord, status: int, total_s: float) -> None:
+        """Write the line of a request that has ended."""
+        if self._is_json:
+            line = self._json(exchange, record, status, total_s)
+        else:
+            line = self._text(exchange, record, status, total_s)
+        count = len(line) if line.isascii() else len(line.encode("utf-8", "replace"))
+        if self._waiting_bytes + count > MOST_BYTES:
+            self.flush()
+        self._waiting.append(line)
+        self._waiting_bytes += count
+        if not self._is_due:
+            self._is_due = True
+            self._later(FLUSH_S, self._flush_due)
+
+    def _flush_due(self) -> None:
+        self._is_due = False
+        self.flush()
+
+    def flush(self) -> None:
+        """Write the lines that wait."""
+        if not self._waiting:
+            return
+        lines = "".join(self._waiting)
+        self._waiting.clear()
+        self._waiting_bytes = 0
+        try:
+            self._stream.write(lines)
+            self._stream.flush()
+        except (OSError, ValueError):
+            # A log that cannot be written is no reason to fail a request; and there is no other to
+            # say so.
+            if self._lost is not None:
+                self._lost()
+
+    def _text(self, exchange: Exchange, record: RequestRecord, status: int, total_s: float) -> str:
+        now = int(self._wall_clock())
+        if now != self._second:
+            self._second = now
+            moment = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now))
+            self._moment = f"{moment} INFO    request"
+        first_at = exchange.first_byte_at
+        fields: tuple[object, ...] = (
+            "request_id", record.request_id,
+            "route", record.task,
+            "status", status,
+            "bytes", exchange.received_bytes,
+            "queue_s", record.queue_s,
+            "total_s", total_s,
+            "client", exchange.client,
+            "model", record.model or None,
+            "audio_s", record.audio_s,
+            "engines", ",".join(record.engines) or None,
+            "first_byte_s", None if first_at is None else first_at - exchange.started_at,
+            "error", record.error,
+            "windows", record.windows or None,
+        )  # fmt: skip
+        is_plain = not (record.pieces or record.speech_s or record.is_verified or record.damage)
+        if not is_plain or record.holder is not None or record.trace is not None:
+            fields += (
+                "pieces", record.pieces or None,
+                "channels", record.channels if record.channels > 1 else None,
+                "speech_s", record.speech_s or None,
+                "covered_s", record.covered_s if record.is_verified else None,
+                "key", record.holder,
+                "warning", " ".join(record.damage) or None,
+                "trace_id", None if record.trace is None else record.trace.trace_id,
+            )  # fmt: skip
+        return log_line(self._moment, fields)
+
+    def _json(self, exchange: Exchange, record: RequestRecord, status: int, total_s: float) -> str:
+        at = self._wall_clock()
+        second = int(at)
+        if second != self._second:
+            self._second = second
+            self._moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        first_at, audio_s = exchange.first_byte_at, record.audio_s
+        line = {
+            "time": f"{self._moment}.{int((at - second) * 1000):03d}Z",
+            "level": "info",
+            "logger": "vllm_router.access",
+            "message": "request",
+            "request_id": record.request_id,
+            "route": record.task.value,
+            "status": status,
+            "model": record.model or None,
+            "audio_s": None if audio_s is None else round(audio_s, 3),
+            "bytes": exchange.received_bytes,
+            "engines": record.engines,
+            "queue_s": round(record.queue_s, 4),
+            "first_byte_s": None if first_at is None else round(first_at - exchange.started_at, 4),
+            "total_s": round(total_s, 4),
+            "error": record.error,
+            "pieces": record.pieces or None,
+            "channels": record.channels if record.channels > 1 else None,
+            "windows": record.windows or None,
+            "speech_s": round(record.speech_s, 3) if record.speech_s else None,
+            "covered_s": round(record.covered_s, 3) if record.is_verified else None,
+            "key": record.holder,
+            "warning": " ".join(record.damage) or None,
+            "client": exchange.client,
+        }
+        if record.trace is not None:
+            line["trace_id"] = record.trace.trace_id
+        return f"{self._encode(line)}\n"

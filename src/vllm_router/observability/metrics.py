@@ -1,0 +1,230 @@
+"""What the router counts for Prometheus, in a registry of its own, with names of its own.
+
+Counters and histograms are written as requests end; what is known anyway is read by `gauges` when
+it is scraped. Label sets are bounded: a model that no engine serves is no label, and an engine's
+series go when the engine goes. What an alert or a rate needs is there from the start with 0: a
+series that first appears with a 1 shows no increase.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
+
+from vllm_router.background import BackgroundLoop
+from vllm_router.observability.counters import Counter, Histogram
+from vllm_router.requests.transcription_request import Task
+from vllm_router.scheduling.engine import EngineId
+from vllm_router.scheduling.work import OutcomeKind, Urgency
+
+#: From a short clip's third of a second to an hour-long file's hour.
+REQUEST_BUCKETS: Final = (
+    0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 5, 7.5, 10, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600,
+)  # fmt: skip
+WAIT_BUCKETS: Final = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600)
+#: Seconds of waiting per second of audio: 0.01 is RTFx 100.
+RATIO_BUCKETS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+PROBE_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+LAG_BUCKETS: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
+
+#: Statuses that every model can be expected to answer with at some time.
+STATUSES: Final = ("200", "429", "499", "502", "503", "504")
+PIECE_OUTCOMES: Final = ("heard", "missing")
+#: Why audio is asked for again, and why words are dropped.
+REHEARD_REASONS: Final = ("thin", "too_much", "empty", "language")
+DROPPED_REASONS: Final = ("unspoken",)
+#: Of a hedged upload: the engine that it was sent to first, or second.
+HEDGE_WINNERS: Final = ("first", "second")
+
+
+def length_label(audio_s: float) -> str:
+    """Return the label of an audio's length: the least bound that holds it."""
+    if audio_s <= 30.0:
+        return "30s"
+    if audio_s <= 300.0:
+        return "5m"
+    return "30m" if audio_s <= 1800.0 else "inf"
+
+
+class RouterMetrics:
+    """Everything that is counted as it happens."""
+
+    def __init__(self) -> None:
+        registry = self.registry = CollectorRegistry(auto_describe=True)
+        self.requests = Counter(
+            "vllm_router_requests",
+            "Requests answered; status 499: the client left.",
+            ["model", "route", "status"],
+            registry=registry,
+        )
+        self.request_seconds = Histogram(
+            "vllm_router_request_seconds",
+            "From a request's head to the end of its answer.",
+            ["model", "length"],
+            buckets=REQUEST_BUCKETS,
+            registry=registry,
+        )
+        self.first_byte_seconds = Histogram(
+            "vllm_router_first_byte_seconds",
+            "From an upload's last byte to the answer's first.",
+            ["model"],
+            buckets=REQUEST_BUCKETS,
+            registry=registry,
+        )
+        self.seconds_per_audio_second = Histogram(
+            "vllm_router_seconds_per_audio_second",
+            "A request's seconds after its upload came whole, for each second of its audio.",
+            ["model"],
+            buckets=RATIO_BUCKETS,
+            registry=registry,
+        )
+        self.audio_seconds = Counter(
+            "vllm_router_audio_seconds",
+            "Seconds of audio transcribed or translated; its rate is the fleet's RTFx.",
+            ["model"],
+            registry=registry,
+        )
+        self.engine_audio_seconds = Counter(
+            "vllm_router_engine_audio_seconds",
+            "Seconds of audio done by an engine; its rate is the engine's RTFx.",
+            ["engine"],
+            registry=registry,
+        )
+        self.engine_windows = Counter(
+            "vllm_router_engine_windows",
+            "Windows of 30 s done by an engine: what audio costs it, however short.",
+            ["engine"],
+            registry=registry,
+        )
+        self.upload_bytes = Counter(
+            "vllm_router_upload_bytes", "Bytes of uploads received.", registry=registry
+        )
+        self.attempts = Counter(
+            "vllm_router_attempts",
+            "Uploads and pieces given to an engine, by how it went.",
+            ["engine", "outcome"],
+            registry=registry,
+        )
+        self.retries = Counter(
+            "vllm_router_retries", "Attempts repeated on another engine.", registry=registry
+        )
+        self.hedges = Counter(
+            "vllm_router_hedges",
+            "Work given to a second engine too, for taking long, by which answered first.",
+            ["winner"],
+            registry=registry,
+        )
+        self.ejections = Counter(
+            "vllm_router_ejections",
+            "Times an engine was taken out for failing, by its answers or its probes.",
+            ["engine"],
+            registry=registry,
+        )
+        self.pieces = Counter(
+            "vllm_router_pieces",
+            "Pieces of long audio, by what became of them.",
+            ["outcome"],
+            registry=registry,
+        )
+        self.reheard_seconds = Counter(
+            "vllm_router_reheard_seconds",
+            "Seconds of audio that were asked for again, by what was wrong with the first answer.",
+            ["model", "reason"],
+            registry=registry,
+        )
+        self.dropped_words = Counter(
+            "vllm_router_dropped_words",
+            "Words of engines that were left out because nobody said them.",
+            ["reason"],
+            registry=registry,
+        )
+        self.empty_transcripts = Counter(
+            "vllm_router_empty_transcripts",
+            "Answers without a word to audio with speech in it.",
+            ["model"],
+            registry=registry,
+        )
+        self.key_requests = Counter(
+            "vllm_router_key_requests",
+            "Requests answered, by the name of the key presented.",
+            ["key", "status"],
+            registry=registry,
+        )
+        self.key_audio_seconds = Counter(
+            "vllm_router_key_audio_seconds",
+            "Seconds of audio sent, by the name of the key presented.",
+            ["key"],
+            registry=registry,
+        )
+        self.queue_wait_seconds = Histogram(
+            "vllm_router_queue_wait_seconds",
+            "Seconds that uploads and pieces waited for an engine.",
+            ["model", "urgency"],
+            buckets=WAIT_BUCKETS,
+            registry=registry,
+        )
+        self.probe_seconds = Histogram(
+            "vllm_router_probe_seconds",
+            "Seconds that probes of an engine took.",
+            ["engine"],
+            buckets=PROBE_BUCKETS,
+            registry=registry,
+        )
+        self.loop_lag_seconds = Histogram(
+            "vllm_router_event_loop_lag_seconds",
+            "How much later than asked the event loop woke a timer.",
+            buckets=LAG_BUCKETS,
+            registry=registry,
+        )
+        self.loop_failures = Counter(
+            "vllm_router_loop_failures",
+            "Failures of what runs in the background, by loop; it goes on after each.",
+            ["loop"],
+            registry=registry,
+        )
+        self.is_draining = Gauge(
+            "vllm_router_draining", "1 while the router is shutting down.", registry=registry
+        )
+        for outcome in PIECE_OUTCOMES:
+            self.pieces.labels(outcome)
+        for reason in DROPPED_REASONS:
+            self.dropped_words.labels(reason)
+        for winner in HEDGE_WINNERS:
+            self.hedges.labels(winner)
+        for loop in BackgroundLoop:
+            self.loop_failures.labels(loop.value)
+        ProcessCollector(registry=registry)
+
+    def loop_failed(self, loop: str) -> None:
+        """Count a failure of a background loop."""
+        self.loop_failures.labels(loop).inc()
+
+    def expect(self, engine_id: EngineId, models: Iterable[str]) -> None:
+        """Start the series of an engine that is ready, and of the models that it serves."""
+        for family in (self.engine_audio_seconds, self.engine_windows, self.ejections):
+            family.labels(engine_id)
+        for kind in OutcomeKind:
+            self.attempts.labels(engine_id, kind.value)
+        for model in models:
+            self.audio_seconds.labels(model)
+            self.empty_transcripts.labels(model)
+            for reason in REHEARD_REASONS:
+                self.reheard_seconds.labels(model, reason)
+            for task in Task:
+                for status in STATUSES:
+                    self.requests.labels(model, task.value, status)
+            for urgency in Urgency:
+                self.queue_wait_seconds.labels(model, urgency.value)
+
+    def forget(self, engine_id: EngineId) -> None:
+        """Drop the series of an engine that is gone."""
+        for family in (
+            self.attempts,
+            self.engine_audio_seconds,
+            self.engine_windows,
+            self.ejections,
+            self.probe_seconds,
+        ):
+            family.remove_by_labels({"engine": engine_id})

@@ -1,1 +1,0 @@
-"""Every await on the outside world: engines, discovery, disk, worker processes."""

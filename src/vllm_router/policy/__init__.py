@@ -1,1 +1,0 @@
-"""Pure decisions: state, clock and randomness are arguments."""

@@ -1,0 +1,1 @@
+"""The course of one request: receive, read options, get a slot, send, respond, release."""

@@ -1,0 +1,185 @@
+"""What a client asked for: the format, whether streamed, how events shall look. Pure.
+
+What an engine may know better is left to it: an unknown `response_format` is passed on as it is.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+from vllm_router.audio.channels import MAX_CHANNELS, Channels
+from vllm_router.audio.upload_faults import plain_wav
+from vllm_router.errors import UnsupportedValue
+from vllm_router.formats.formats import ResponseFormat
+from vllm_router.requests.transcription_request import WAV_HEAD_BYTES, TranscriptionRequest
+from vllm_router.spool.upload import Upload
+
+#: vLLM takes both; OpenAI's own clients send the first.
+_GRANULARITIES: Final = ("timestamp_granularities[]", "timestamp_granularities")
+
+
+#: Of audio whose channels are wanted separately, before it is decoded.
+_USUAL_CHANNELS: Final = 2
+
+
+class StreamFormat(StrEnum):
+    """How the events of a streamed answer look."""
+
+    OPENAI = "openai"
+    VLLM = "vllm"
+
+
+class ResponseOptions(NamedTuple):
+    """What shall be answered.
+
+    Attributes:
+        format: None when it is one that only the engine may know.
+        is_stream: Whether as events.
+        stream_format: How the events look.
+        wants_words: Whether times of single words are asked for.
+        wants_segments: Whether segments are asked for beside the text.
+        language: As the client gave it; None: it is to be found.
+        is_batch: Whether others may go first.
+        channels: Which channels are transcribed.
+        names: Of the speakers, in the order of channels.
+        is_diarized: Whether the engine is to tell speakers apart, who are not by channel; the
+            format then is the engine's.
+    """
+
+    format: ResponseFormat | None
+    is_stream: bool
+    stream_format: StreamFormat
+    wants_words: bool
+    wants_segments: bool
+    language: str | None
+    is_batch: bool
+    channels: Channels = Channels.MIX
+    names: tuple[str, ...] = ()
+    is_diarized: bool = False
+
+    @property
+    def needs_times(self) -> bool:
+        """Whether the answer needs to know when each segment was said."""
+        is_timed = self.format in (
+            ResponseFormat.SRT,
+            ResponseFormat.VTT,
+            ResponseFormat.VERBOSE_JSON,
+            ResponseFormat.DIARIZED_JSON,
+        )
+        return is_timed or self.wants_words or (self.is_stream and self.wants_segments)
+
+
+def read_response_options(
+    request: TranscriptionRequest,
+    default_stream_format: StreamFormat,
+    stream_format: bytes | None,
+    priority: bytes | None,
+    default_channels: Channels = Channels.MIX,
+) -> ResponseOptions:
+    """Return what a request asks for.
+
+    Args:
+        facts: With the form.
+        default_stream_format: When the request names none.
+        stream_format: Its X-Stream-Format header.
+        priority: Its X-Priority header.
+        default_channels: When the request names none.
+
+    Raises:
+        UnsupportedValue: It asks for something that does not exist.
+    """
+    name = request.text("response_format")
+    try:
+        kind = ResponseFormat(name) if name is not None else ResponseFormat.JSON
+    except ValueError:
+        kind = None
+    channels = _channels(request.text("channels"), default_channels)
+    is_diarized = kind is ResponseFormat.DIARIZED_JSON and channels is not Channels.EACH
+    if is_diarized:
+        kind = None
+    granularities: set[str] = set()
+    for part in request.form.parts:
+        if part.name in _GRANULARITIES and part.value:
+            granularities.add(part.value.decode("utf-8", "replace").strip())
+    if granularities and granularities - {"", "word", "segment"}:
+        raise UnsupportedValue(
+            "'timestamp_granularities[]' may be 'segment' or 'word'.",
+            param="timestamp_granularities[]",
+        )
+    return ResponseOptions(
+        format=kind,
+        is_stream=request.is_true("stream"),
+        stream_format=_stream_format(default_stream_format, stream_format),
+        wants_words="word" in granularities,
+        wants_segments="segment" in granularities,
+        language=request.text("language"),
+        is_batch=_is_batch(priority),
+        channels=channels,
+        names=_names(request) if kind is ResponseFormat.DIARIZED_JSON else (),
+        is_diarized=is_diarized,
+    )
+
+
+def told_channels(request: TranscriptionRequest, upload: Upload) -> int | None:
+    """Return how many channels an upload has, if it is a plain WAV; None: decoding will tell."""
+    size_bytes = request.file.end - request.file.start
+    header = plain_wav(upload.read(request.file.start, min(size_bytes, WAV_HEAD_BYTES)), size_bytes)
+    return None if header is None else header.channels
+
+
+def must_choose(request: TranscriptionRequest, options: ResponseOptions, upload: Upload) -> bool:
+    """Return whether an upload must be decoded to have its channels chosen, or told apart.
+
+    Engines mix them. What has one channel goes the way of all other uploads, unless its speaker is
+    to be named.
+    """
+    if options.channels is Channels.MIX:
+        return False
+    is_diarized = options.format is ResponseFormat.DIARIZED_JSON
+    return is_diarized or told_channels(request, upload) != 1
+
+
+def most_channels(request: TranscriptionRequest, options: ResponseOptions, upload: Upload) -> int:
+    """Return by how many times its length an upload is work at the most, as far as is known."""
+    if options.channels is not Channels.EACH:
+        return 1
+    return min(told_channels(request, upload) or _USUAL_CHANNELS, MAX_CHANNELS)
+
+
+def _channels(value: str | None, default: Channels) -> Channels:
+    if value is None:
+        return default
+    try:
+        return Channels(value.lower())
+    except ValueError as e:
+        raise UnsupportedValue(
+            "'channels' may be 'mix', 'left', 'right' or 'each'.", param="channels"
+        ) from e
+
+
+def _names(request: TranscriptionRequest) -> tuple[str, ...]:
+    names = request.form.values("known_speaker_names[]") or request.form.values(
+        "known_speaker_names"
+    )
+    return tuple(name.decode("utf-8", "replace").strip() for name in names)
+
+
+def _stream_format(default: StreamFormat, header: bytes | None) -> StreamFormat:
+    if header is None:
+        return default
+    try:
+        return StreamFormat(header.decode("latin-1").strip().lower())
+    except ValueError as e:
+        raise UnsupportedValue(
+            "'X-Stream-Format' may be 'openai' or 'vllm'.", param="X-Stream-Format"
+        ) from e
+
+
+def _is_batch(header: bytes | None) -> bool:
+    if header is None:
+        return False
+    word = header.decode("latin-1").strip().lower()
+    if word not in ("batch", "normal", "interactive"):
+        raise UnsupportedValue("'X-Priority' may be 'batch' or 'normal'.", param="X-Priority")
+    return word == "batch"

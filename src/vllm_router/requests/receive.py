@@ -1,0 +1,125 @@
+"""Where an upload goes while it arrives: its bytes to the spool, its form read along the way.
+
+Refuses as early as it is known what cannot be served: too large, no form, a broken form, no disk.
+"""
+
+from __future__ import annotations
+
+from vllm_router.errors import BadRequest, SpoolFull, TooLarge
+from vllm_router.spool.multipart import BadForm, Form, FormReader, boundary_of
+from vllm_router.spool.upload import Spool, SpoolFailed, Upload
+
+
+class UploadReceiver:
+    """Takes one upload's bytes and knows its form at the end.
+
+    Args:
+        spool: Makes the upload.
+        content_type: The request's Content-Type.
+        declared_bytes: The request's Content-Length, None if it comes in chunks.
+        max_bytes: Largest upload taken.
+        max_disk_bytes: What all uploads together may have on disk.
+
+    Raises:
+        BadRequest: It is not a multipart form.
+        TooLarge: It declares more than is taken.
+    """
+
+    __slots__ = ("_max_bytes", "_max_disk_bytes", "_reader", "_spool", "upload")
+
+    def __init__(
+        self,
+        spool: Spool,
+        content_type: bytes,
+        declared_bytes: int | None,
+        max_bytes: int,
+        max_disk_bytes: int,
+    ) -> None:
+        try:
+            boundary = boundary_of(content_type)
+        except BadForm as e:
+            raise BadRequest(f"The form cannot be read: {e}.") from e
+        if boundary is None:
+            raise BadRequest(
+                "Send the audio as multipart/form-data, with the fields 'file' and 'model'; the "
+                f"Content-Type given is '{content_type.decode('latin-1')[:100]}'."
+            )
+        self._max_bytes = max_bytes
+        self._max_disk_bytes = max_disk_bytes
+        if declared_bytes is not None:
+            self._check_size(declared_bytes)
+        self._reader = FormReader(boundary)
+        self._spool = spool
+        self.upload: Upload = spool.upload(declared_bytes or 0)
+
+    def _check_size(self, size_bytes: int) -> None:
+        if size_bytes > self._max_bytes:
+            raise TooLarge(
+                f"The upload is larger than the {self._max_bytes / 2**20:g} MiB taken here; send a "
+                "compressed format such as mp3 or opus, or ask for a higher --max-upload-mb."
+            )
+
+    def block(self) -> tuple[bytearray, int]:
+        """Return the memory for the next bytes and the offset in it."""
+        try:
+            return self.upload.block()
+        except SpoolFailed as e:
+            raise SpoolFull(_no_room(e), retry_after_s=10) from e
+
+    def adopt(self, block: bytearray, at: int) -> bytearray | None:
+        """Take over the memory that the first bytes lie in; see `Upload.adopt`."""
+        return self.upload.adopt(block, at)
+
+    def wrote(self, count: int) -> None:
+        """Read the form on through the bytes just received into the block."""
+        block, end = self.upload.wrote(count)
+        self._feed(block, end - count, end)
+
+    def append(self, data: memoryview) -> None:
+        """Copy bytes in and read the form on through them."""
+        try:
+            for block, start, end in self.upload.append(data):
+                self._feed(block, start, end)
+        except SpoolFailed as e:
+            raise SpoolFull(_no_room(e), retry_after_s=10) from e
+
+    def _feed(self, block: bytearray, start: int, end: int) -> None:
+        self._check_size(self.upload.size_bytes)
+        try:
+            self._reader.feed(block, start, end)
+        except BadForm as e:
+            raise BadRequest(f"The form cannot be read: {e}.") from e
+
+    @property
+    def must_flush(self) -> bool:
+        """Whether the disk must catch up before more bytes come."""
+        return self.upload.is_staged_full
+
+    async def flush(self) -> None:
+        """Let the disk catch up."""
+        if self._spool.bytes_on_disk > self._max_disk_bytes:
+            raise SpoolFull("The uploads under way have filled the spool.", retry_after_s=10)
+        try:
+            await self.upload.flush()
+        except SpoolFailed as e:
+            raise SpoolFull(_no_room(e), retry_after_s=10) from e
+
+    async def form(self) -> Form:
+        """Return the form once the upload has come whole.
+
+        Raises:
+            BadRequest: The form is broken.
+        """
+        await self.flush()
+        try:
+            return self._reader.finish()
+        except BadForm as e:
+            raise BadRequest(f"The form cannot be read: {e}.") from e
+
+    def close(self) -> None:
+        """Release what is held. May be called twice."""
+        self.upload.close()
+
+
+def _no_room(e: SpoolFailed) -> str:
+    return f"The router has no room to hold the upload now: {e}."

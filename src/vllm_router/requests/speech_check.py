@@ -1,0 +1,223 @@
+"""A short upload's answer held against the speech in the upload.
+
+A short upload goes to an engine as it came. Where the engine's answer is implausible for the sound
+in it, or the engine cannot read its container, the upload is decoded and transcribed in pieces like
+long audio; and where the client wants times, they are derived from where somebody speaks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Awaitable, Iterator
+from dataclasses import replace
+from typing import TypeVar
+
+from vllm_router.audio.length import MeasuredSeconds
+from vllm_router.audio.speech_spans import SpeechSpan
+from vllm_router.errors import RouterError
+from vllm_router.formats.alignment import aligned
+from vllm_router.formats.coverage import (
+    USUAL_PER_S,
+    CoverageVerdict,
+    better_transcript,
+    check_coverage,
+    is_thin,
+)
+from vllm_router.formats.language import result_language
+from vllm_router.formats.spoken_length import spoken_length
+from vllm_router.formats.transcript import Transcript, duration_usage, joined
+from vllm_router.observability.request_record import RequestRecord
+from vllm_router.requests.options import ResponseOptions
+from vllm_router.requests.pieces import PieceResult, SpeechMap
+from vllm_router.requests.segmented import long_audio
+from vllm_router.requests.services import Services
+from vllm_router.requests.transcription_request import Task, TranscriptionRequest
+from vllm_router.server.exchange import Exchange
+from vllm_router.spool.upload import Upload
+
+_T = TypeVar("_T")
+
+
+class SpeechCheck:
+    """Checks one upload's answer.
+
+    Args:
+        means: What answers are made with.
+        exchange: The client's request.
+        facts: What is known of it.
+        wish: What is asked for.
+        story: Its record.
+        upload: The bytes.
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        exchange: Exchange,
+        request: TranscriptionRequest,
+        options: ResponseOptions,
+        record: RequestRecord,
+        upload: Upload,
+    ) -> None:
+        self._services = services
+        self._exchange = exchange
+        self._request = request
+        self._options = options
+        self._record = record
+        self._upload = upload
+        self._measuring: asyncio.Task[None] | None = None
+
+    def may_lack_words(self, text: str) -> bool:
+        """Return whether an answer is so thin for the upload's length that it is worth a look."""
+        if not self._services.rules.verifies:
+            return False
+        length_s = self._record.audio_s
+        return is_thin(text, self._request.hint.seconds if length_s is None else length_s)
+
+    async def length(self) -> MeasuredSeconds | None:
+        """Return the upload's length, by decoding it where nothing has told it yet."""
+        if self._record.audio_s is None:
+            await (self._measuring or self._measure())
+        return self._record.audio_s
+
+    @contextlib.contextmanager
+    def measuring(self) -> Iterator[None]:
+        """Find the upload's length, where nothing tells it, while the block does other things."""
+        if self._record.audio_s is None:
+            self._measuring = asyncio.get_running_loop().create_task(self._measure())
+        try:
+            yield
+        finally:
+            if self._measuring is not None:
+                self._measuring.cancel()
+                self._measuring = None
+
+    async def _measure(self) -> None:
+        file = self._upload.file()
+        try:
+            length_s = await self._services.fanout.length_s(self._request, file)
+        finally:
+            os.close(file)
+        if self._record.audio_s is None:
+            self._record.audio_s = length_s
+
+    async def speech(self) -> SpeechMap | None:
+        """Return where somebody speaks; None: that cannot be found out."""
+        if not self._services.rules.verifies:
+            return None
+        file = self._upload.file()
+        try:
+            found = await self._services.fanout.speech(self._request, file)
+        finally:
+            os.close(file)
+        if found is not None:
+            self._record.audio_s = found.length_s
+            self._record.damaged(found.damage)
+        return found
+
+    async def beside_speech(self, asking: Awaitable[_T]) -> tuple[_T, SpeechMap | None]:
+        """Return what was asked for and where somebody speaks, both had at the same time.
+
+        To find the speech takes a fraction of an engine's answer.
+        """
+        looking = asyncio.get_running_loop().create_task(self.speech())
+        try:
+            answer = await asking
+            return answer, await looking
+        finally:
+            looking.cancel()
+            await asyncio.wait([looking])
+
+    async def checked(self, answer: Transcript, found: SpeechMap | None) -> Transcript:
+        """Return an answer's words, from another transcription where they are implausible.
+
+        Args:
+            answer: The engine's, of the whole upload.
+            found: Where somebody speaks; None: unknown, the answer is taken as it is.
+        """
+        if found is None:
+            return answer
+        record, speech = self._record, found.spans
+        verdict = check_coverage(answer.text, speech)
+        record.speech_s = found.speech_s
+        record.is_verified = True
+        if verdict is CoverageVerdict.COVERED:
+            record.covered_s = found.speech_s
+            return answer
+        if verdict is CoverageVerdict.UNSPOKEN:
+            self._services.counts.dropped("unspoken", len(answer.text.split()))
+            return replace(answer, text="")
+        self._services.counts.reheard(self._request.model, verdict.value, found.length_s)
+        record.speech_s = 0.0
+        try:
+            second = await self.in_pieces()
+        except RouterError:
+            # The upload has been transcribed, after all.
+            record.speech_s, record.covered_s = found.speech_s, 0.0
+            return answer
+        if not answer.text and not second.text:
+            self._services.counts.note_empty(self._request.model, record)
+        return (
+            second if better_transcript(answer.text, second.text, speech) != answer.text else answer
+        )
+
+    async def in_pieces(self, *, skip_silence: bool = True) -> Transcript:
+        """Return the words of the upload, decoded and transcribed in pieces.
+
+        Args:
+            skip_silence: Whether only speech is sent, where the router's rules are so.
+
+        Raises:
+            UnreadableAudio: It cannot be decoded.
+            RouterError: The words could not be had.
+        """
+        parts: list[Transcript] = []
+
+        async def keep(heard: PieceResult) -> None:
+            if heard.transcript is not None:
+                parts.append(heard.transcript)
+
+        file = self._upload.file()
+        try:
+            audio = long_audio(
+                self._services, self._exchange, self._request, self._options, self._record, file
+            )
+            # What is short is had whole or not at all: its first answer is better than a part.
+            audio.partial_ok = False
+            audio.skip_silence = audio.skip_silence and skip_silence
+            length_s = await self._services.fanout.hear(audio, keep)
+        finally:
+            os.close(file)
+        self._record.audio_s = length_s
+        whole = joined(parts, round(length_s, 3))
+        return replace(whole, language=audio.language or audio.votes.language)
+
+    async def timed(self, answer: Transcript, found: SpeechMap | None) -> Transcript:
+        """Return an answer with segments, and with the upload's language and length.
+
+        Args:
+            answer: The words; segments that it has already are kept.
+            found: Where somebody speaks; None: unknown, the words are spread over the whole.
+        """
+        named = [self._options.language, answer.language]
+        guess = None
+        if named == [None, None] and self._request.task is Task.TRANSCRIBE:
+            guess = await self._services.languages.identify(answer.text)
+        length_s = found.length_s if found is not None else answer.duration_s
+        if length_s is None:
+            length_s = await self.length()
+        segments = answer.segments
+        if not segments and answer.text:
+            spans = found.spans if found is not None and found.spans else ()
+            # Without any length, as long as it takes to say it.
+            whole = SpeechSpan(0.0, length_s or spoken_length(answer.text) / USUAL_PER_S)
+            segments = aligned(answer.text, spans or (whole,))
+        return replace(
+            answer,
+            language=result_language(named, guess),
+            segments=segments,
+            duration_s=None if length_s is None else round(length_s, 3),
+            usage=duration_usage(length_s) or answer.usage,
+        )

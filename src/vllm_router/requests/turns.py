@@ -1,0 +1,117 @@
+"""What was said in the channels of one audio, in turns: whole, or as a stream of events.
+
+Promises: the order of time; no word lost or doubled. A turn goes out as soon as nothing earlier can
+come in another channel. Refuses to know: engines, samples.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from vllm_router.audio.channels import TimeMerge, with_channel
+from vllm_router.audio.speech_spans import SpeechSpan
+from vllm_router.formats.formats import SubtitleWriter
+from vllm_router.formats.subtitles import Cue
+from vllm_router.formats.transcript import Segment, Transcript, Word, join_texts, joined
+from vllm_router.requests.event_rendering import EventRendering
+from vllm_router.requests.pieces import PieceResult
+
+_EVER = float("inf")
+
+
+class Turns:
+    """Puts one transcript together from pieces of several channels.
+
+    Attributes:
+        speech: Where somebody speaks in each channel.
+    """
+
+    __slots__ = ("_parts", "speech")
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[int, Transcript]] = []
+        self.speech: dict[int, list[SpeechSpan]] = {}
+
+    def __repr__(self) -> str:
+        return f"<Turns {len(self._parts)} pieces>"
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def add(self, part: Transcript, channel: int, speech: tuple[SpeechSpan, ...]) -> None:
+        """Take the words of the next piece of a channel."""
+        self._parts.append((channel, with_channel(part, channel, speech)))
+        self.speech.setdefault(channel, []).extend(speech)
+
+    def joined(self, length_s: float) -> Transcript:
+        """Return all of them as one transcript.
+
+        Args:
+            length_s: The audio's.
+        """
+        segments: TimeMerge[Segment] = TimeMerge()
+        words: TimeMerge[Word] = TimeMerge()
+        for channel, part in self._parts:
+            for segment in part.segments:
+                segments.add(channel, segment.start_s, segment)
+            for word in part.words or ():
+                words.add(channel, word.start_s, word)
+        has_words = any(part.words is not None for _, part in self._parts)
+        # Of all but segments and words, pieces are put together as ever.
+        whole = joined((replace(part, segments=()) for _, part in self._parts), length_s)
+        merged = tuple(segments.before(_EVER))
+        return replace(
+            whole,
+            text=join_texts(segment.text for segment in merged),
+            segments=merged,
+            words=tuple(words.before(_EVER)) if has_words else None,
+        )
+
+
+class TurnEvents:
+    """Sends what was said in several channels as events, in turns.
+
+    Args:
+        rendering: Writes the events.
+    """
+
+    __slots__ = ("_cues", "_rendering", "_segments")
+
+    def __init__(self, rendering: EventRendering) -> None:
+        self._rendering = rendering
+        self._segments: TimeMerge[Segment] = TimeMerge()
+        self._cues: TimeMerge[Cue] = TimeMerge()
+
+    def __repr__(self) -> str:
+        return f"<TurnEvents {self._segments} {self._cues}>"
+
+    def add(self, part: Transcript | None, heard: PieceResult) -> bytes:
+        """Return the events that the next piece decides.
+
+        Args:
+            part: Its words; None: there are none.
+            heard: The piece.
+        """
+        if part is not None and heard.channel is not None:
+            part = with_channel(part, heard.channel, heard.speech)
+            for segment in part.segments:
+                self._take(segment, heard.channel, heard.speech)
+        return self._until(heard.frontier_s)
+
+    def _take(self, segment: Segment, channel: int, speech: tuple[SpeechSpan, ...]) -> None:
+        writer: SubtitleWriter | None = self._rendering.subtitles
+        if writer is None:
+            self._segments.add(channel, segment.start_s, segment)
+            return
+        # A cue of another channel may begin inside a segment of several cues.
+        for cue in writer.cues(segment, speech):
+            self._cues.add(channel, cue.start_ms / 1000, cue)
+
+    def rest(self) -> bytes:
+        """Return the events of what is left, when the audio has ended."""
+        return self._until(_EVER)
+
+    def _until(self, frontier_s: float) -> bytes:
+        cues = map(self._rendering.write_cue, self._cues.before(frontier_s))
+        segments = map(self._rendering.write_segment, self._segments.before(frontier_s))
+        return b"".join((*cues, *segments))

@@ -1,0 +1,13 @@
+"""Round robin: the engine whose last turn is the longest ago."""
+
+from typing import Final
+
+from vllm_router.scheduling.balance.view import EngineLoad, Policy
+
+
+def rank(engine: EngineLoad) -> float:
+    """Return the number of the engine's last turn; one that never had a turn is first."""
+    return engine.turn
+
+
+POLICY: Final[Policy] = Policy("roundrobin", rank)

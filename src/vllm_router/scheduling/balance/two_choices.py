@@ -1,0 +1,22 @@
+"""Two choices: of two engines drawn at random, the one that would be done first.
+
+M. Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 2001. Several routers that
+see the same old picture of the fleet do not all fall on the same engine.
+"""
+
+from typing import Final
+
+from vllm_router.scheduling.balance.least_loaded import rank
+from vllm_router.scheduling.balance.view import Candidates, LoadT, Policy
+
+
+def choose(candidates: Candidates[LoadT], key: str | None) -> LoadT | None:
+    """Return the better of two draws; they may be the same engine."""
+    del key
+    one, other = candidates.at_random(), candidates.at_random()
+    if one is None or other is None:
+        return one
+    return one if rank(one) <= rank(other) else other
+
+
+POLICY: Final[Policy] = Policy("two-choices", rank, choose)

@@ -1,0 +1,132 @@
+"""What the engines of a model can do: the value, and how several of them become one. Pure.
+
+`None` means unknown. Engines that nothing is known of are taken for vLLM with Whisper: they are
+sent what the client sent, and a refusal teaches better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+#: What an upload's first bytes can show (`audio.duration.container_kind`).
+CONTAINERS: Final = ("wav", "flac", "mp3", "ogg", "mp4", "webm", "aac", "amr", "aiff")
+#: Under which other names people know them.
+ALSO_CALLED: Final[Mapping[str, str]] = {
+    "wave": "wav",
+    "mpga": "mp3",
+    "mpeg": "mp3",
+    "oga": "ogg",
+    "opus": "ogg",
+    "m4a": "mp4",
+    "mov": "mp4",
+    "mka": "webm",
+    "mkv": "webm",
+    "aif": "aiff",
+}
+_MIB: Final = 2**20
+#: What the router cuts audio into, and what a piece is no larger than: engines that take less than
+#: a window of 30 s, 0.92 MiB as 16 kHz WAV, cannot be used.
+LEAST_AUDIO_S: Final = 30.0
+LEAST_FILE_BYTES: Final = _MIB
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What engines can do, as far as known.
+
+    Attributes:
+        verbose_json: Whether they answer in `verbose_json`.
+        language: Whether they take the field `language`.
+        max_audio_s: The longest audio that they take, in seconds.
+        max_file_bytes: The largest file that they take.
+        containers: All containers that they read; None: not known.
+        unreadable: Containers that they are known not to read.
+    """
+
+    verbose_json: bool | None = None
+    language: bool | None = None
+    max_audio_s: float | None = None
+    max_file_bytes: int | None = None
+    containers: frozenset[str] | None = None
+    unreadable: frozenset[str] = frozenset()
+
+    def can_read(self, kind: str) -> bool:
+        """Return whether a file in a container may be sent as it is.
+
+        WAV always may: it is what the router sends in place of what engines cannot read.
+        """
+        if kind == "wav":
+            return True
+        return kind not in self.unreadable and (self.containers is None or kind in self.containers)
+
+    def can_take(self, audio_s: float, size_bytes: int) -> bool:
+        """Return whether an upload is within the engines' limits, as far as they are known."""
+        return (self.max_audio_s is None or audio_s <= self.max_audio_s) and (
+            self.max_file_bytes is None or size_bytes <= self.max_file_bytes
+        )
+
+    def beats(self, other: Capabilities) -> Capabilities:
+        """Return these facts, completed by what only another source knows."""
+        has_containers = self.containers is not None
+        return Capabilities(
+            other.verbose_json if self.verbose_json is None else self.verbose_json,
+            other.language if self.language is None else self.language,
+            other.max_audio_s if self.max_audio_s is None else self.max_audio_s,
+            other.max_file_bytes if self.max_file_bytes is None else self.max_file_bytes,
+            self.containers if has_containers else other.containers,
+            self.unreadable if has_containers else self.unreadable | other.unreadable,
+        )
+
+    def view(self) -> dict[str, object]:
+        """Return what is known, for JSON."""
+        known: dict[str, object] = {}
+        if self.verbose_json is not None:
+            known["verbose_json"] = self.verbose_json
+        if self.language is not None:
+            known["language"] = self.language
+        if self.max_audio_s is not None:
+            known["max_audio_s"] = round(self.max_audio_s, 3)
+        if self.max_file_bytes is not None:
+            known["max_file_mb"] = round(self.max_file_bytes / _MIB, 3)
+        if self.containers is not None:
+            known["containers"] = sorted(self.containers)
+        if self.unreadable:
+            known["unreadable_containers"] = sorted(self.unreadable)
+        return known
+
+
+#: Nothing is known.
+UNKNOWN: Final = Capabilities()
+
+
+def narrowest(several: Iterable[Capabilities]) -> Capabilities:
+    """Return what all of several engines can do: an upload may go to any of them."""
+    result = UNKNOWN
+    for each in several:
+        containers = each.containers
+        if result.containers is not None:
+            containers = result.containers if containers is None else containers & result.containers
+        size = _least(result.max_file_bytes, each.max_file_bytes)
+        result = Capabilities(
+            _both(result.verbose_json, each.verbose_json),
+            _both(result.language, each.language),
+            _least(result.max_audio_s, each.max_audio_s),
+            None if size is None else int(size),
+            containers,
+            result.unreadable | each.unreadable,
+        )
+    return result
+
+
+def _both(a: bool | None, b: bool | None) -> bool | None:
+    if a is None or b is None:
+        return b if a is None else a
+    return a and b
+
+
+def _least(a: float | None, b: float | None) -> float | None:
+    if a is None or b is None:
+        return b if a is None else a
+    return min(a, b)

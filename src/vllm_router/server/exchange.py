@@ -1,0 +1,225 @@
+"""One request and its answer, as the code that answers sees it.
+
+An `Exchange` writes exactly one response: whole by `respond`, or its head by `begin`, which returns
+the only object that can write the body. It knows the rules of HTTP/1.1's answers (lengths, chunks,
+keeping the connection) and nothing of routes or engines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final
+
+from vllm_router.errors import RouterError
+from vllm_router.formats.quick import write_head
+
+if TYPE_CHECKING:
+    from vllm_router.server.connection import Connection
+    from vllm_router.server.head import RequestHead
+
+Headers = list[tuple[bytes, bytes]]
+
+_STATUS_LINES: Final = {s.value: b"HTTP/1.1 %d %b\r\n" % (s, s.phrase.encode()) for s in HTTPStatus}
+_NO_BODY: Final = frozenset({204, 304})
+
+
+def status_line(status: int) -> bytes:
+    """Return the first line of an answer; an engine may answer with a status nobody has named."""
+    return _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+
+
+class Exchange:
+    """A request's head, and the way to answer it.
+
+    Attributes:
+        head: The request's head.
+        client: The client's address, for the log.
+        started_at: Monotonic seconds at the head's end.
+        first_byte_at: When the answer's first byte was written, what only keeps a stream alive
+            apart; None before.
+        status: The status answered; None while nothing was.
+        sent_bytes: Body bytes of the answer so far.
+        is_complete: Whether the answer was written to its end.
+        has_left: Whether the client is gone.
+        extra: Headers for whichever answer it will be.
+        refusal: The code of the error that was answered; None: none was.
+        story: What the service wants to remember of it; inbound never looks inside.
+    """
+
+    __slots__ = (
+        "_connection",
+        "client",
+        "extra",
+        "first_byte_at",
+        "has_left",
+        "head",
+        "is_complete",
+        "received_bytes",
+        "record",
+        "refusal",
+        "sent_bytes",
+        "started_at",
+        "status",
+    )
+
+    def __init__(self, connection: Connection, head: RequestHead, started_at: float) -> None:
+        self._connection = connection
+        self.head = head
+        self.client = connection.client
+        self.started_at = started_at
+        self.first_byte_at: float | None = None
+        self.status: int | None = None
+        self.sent_bytes = 0
+        self.received_bytes = 0
+        self.is_complete = False
+        self.has_left = False
+        self.extra: Headers = []
+        self.refusal: str | None = None
+        self.record: Any = None
+
+    def __repr__(self) -> str:
+        return f"<Exchange {self.head.method} {self.head.path} -> {self.status}>"
+
+    def respond(self, status: int, headers: Headers, body: bytes = b"") -> None:
+        """Answer at once and whole; a Content-Length is added."""
+        head = self._head(status, headers, len(body))
+        if self.head.method == "HEAD" or status in _NO_BODY:
+            body = b""
+        self.sent_bytes = len(body)
+        self._connection.write(head + body)
+        self.is_complete = True
+
+    def refuse(self, error: RouterError) -> None:
+        """Answer with an error in OpenAI's shape."""
+        self.refusal = error.code
+        headers: Headers = [(b"content-type", b"application/json"), *error.headers()]
+        self.respond(error.status, headers, error.body())
+
+    def begin(self, status: int, headers: Headers, length: int | None = None) -> AnswerBody:
+        """Send the head only.
+
+        Args:
+            status: HTTP status.
+            headers: Without framing headers, which are added here.
+            length: The body's bytes if known; None sends chunks.
+
+        Returns:
+            The body's only writer.
+
+        Raises:
+            RuntimeError: The exchange has an answer already.
+        """
+        if status in _NO_BODY:
+            length = 0
+        is_chunked = length is None and self.head.http_version == "1.1"
+        self._connection.write(self._head(status, headers, length, is_chunked))
+        is_silent = self.head.method == "HEAD"
+        return AnswerBody(self, self._connection, is_chunked, is_silent, length)
+
+    def _head(
+        self, status: int, headers: Headers, length: int | None, is_chunked: bool = False
+    ) -> bytes:
+        if self.status is not None:
+            raise RuntimeError("an exchange has one answer")
+        self.status = status
+        self.first_byte_at = now = self._connection.now()
+        keep_alive = self._connection.may_keep_alive(self)
+        rest = self._connection.date_line(now)
+        if length is not None:
+            if status not in _NO_BODY:
+                rest += b"content-length: %d\r\n" % length
+        elif is_chunked:
+            rest += b"transfer-encoding: chunked\r\n"
+        else:
+            # HTTP/1.0 knows no chunks: the end of the connection is the end of the body.
+            keep_alive = False
+        if not keep_alive:
+            self._connection.will_close = True
+            rest += b"connection: close\r\n"
+        elif self.head.http_version == "1.0":
+            rest += b"connection: keep-alive\r\n"
+        return write_head(status_line(status), headers + self.extra, rest + b"\r\n")
+
+    def speak(self) -> None:
+        """Note that the answer begins now: what went before only kept the stream alive."""
+        self.first_byte_at = self._connection.now()
+
+    def abort(self) -> None:
+        """Cut the connection: the only honest end for a body that cannot be completed."""
+        self._connection.abort()
+
+
+class AnswerBody:
+    """The body of an answer whose head has been sent; nothing else can write to its connection.
+
+    It keeps the body to the declared Content-Length, because a client takes whatever goes beyond
+    it for the next answer.
+    """
+
+    __slots__ = ("_connection", "_exchange", "_is_chunked", "_is_silent", "_left")
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        connection: Connection,
+        is_chunked: bool,
+        is_silent: bool,
+        length: int | None,
+    ) -> None:
+        self._exchange = exchange
+        self._connection = connection
+        self._is_chunked = is_chunked
+        self._is_silent = is_silent
+        self._left = length
+
+    def write(self, data: bytes) -> None:
+        """Send body bytes at once.
+
+        Raises:
+            RuntimeError: The body has ended, or would be longer than declared; the connection is
+                then cut. Nothing of `data` is sent.
+        """
+        if not data or self._is_silent:
+            return
+        exchange, left = self._exchange, self._left
+        if exchange.is_complete:
+            raise RuntimeError("the answer has ended")
+        size = len(data)
+        if left is not None:
+            if size > left:
+                self._connection.abort()
+                raise RuntimeError(f"the answer is {size - left} bytes longer than declared")
+            self._left = left - size
+        exchange.sent_bytes += size
+        if self._is_chunked:
+            data = b"%x\r\n%b\r\n" % (size, data)
+        self._connection.write(data)
+
+    async def drain(self) -> None:
+        """Wait until the client has taken most of what was written.
+
+        A client that takes nothing for the connection's patience is cut off, which ends this by
+        cancellation.
+        """
+        waiter = self._connection.write_waiter
+        if waiter is not None:
+            await asyncio.shield(waiter)
+
+    def end(self) -> None:
+        """End the body.
+
+        Raises:
+            RuntimeError: The body has ended before, or is shorter than declared; in that case the
+                connection is cut.
+        """
+        exchange = self._exchange
+        if exchange.is_complete:
+            raise RuntimeError("the answer has ended")
+        if not self._is_silent:
+            if self._left:
+                self._connection.abort()
+                raise RuntimeError(f"the answer is {self._left} bytes shorter than declared")
+            if self._is_chunked:
+                self._connection.write(b"0\r\n\r\n")
+        exchange.is_complete = True

@@ -1,0 +1,1 @@
+"""Uploads in memory and on disk; each block has one owner."""

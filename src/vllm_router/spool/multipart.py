@@ -1,0 +1,427 @@
+"""Incremental reading of `multipart/form-data`, and editing it without touching the rest.
+
+The reader is fed the body as it arrives and never copies or keeps the file: it remembers where each
+part begins and ends. An upload can so be passed on as the bytes it was, with a few fields replaced
+by `Edit`s. Small fields are kept whole, within bounds. Rules from RFC 7578 and RFC 2046; the limits
+are argued where they stand.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum, auto
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+from vllm_router.formats.quick import copied, find, usual_parts
+
+#: A part's headers: browsers and SDKs send about 150 bytes; python-multipart stops at 8 KiB too.
+MAX_PART_HEAD_BYTES: Final = 8 * 1024
+#: vLLM knows 30 fields; a list may repeat one a few times.
+MAX_PARTS: Final = 256
+#: All fields but the file together. A prompt is a few hundred words; context lists may be longer.
+MAX_FIELD_BYTES: Final = 1024 * 1024
+#: RFC 2046 allows 70; some clients are longer.
+MAX_BOUNDARY_BYTES: Final = 256
+
+_PARAMETER: Final = re.compile(
+    rb';\s*([!#$%&\'*+\-.^_`|~0-9A-Za-z]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;"]*))'
+)
+#: The Content-Type that everybody sends, up to its boundary; any other is taken apart.
+_USUAL_CONTENT_TYPE: Final = b"multipart/form-data; boundary="
+#: What follows the closing boundary is no longer than this; no part's head is as short.
+_SHORTEST_HEAD_BYTES: Final = len(b"--\r\n")
+#: What curl, browsers and SDKs write, read in one step; everything else is read line by line.
+_USUAL_PART_HEAD: Final = re.compile(
+    rb'\r\nContent-Disposition: form-data; name="([^"\\\r\n]*)"(?:; filename="([^"\\\r\n]*)")?'
+    rb"(?:\r\nContent-Type: ([^\r\n]*))?",
+    re.IGNORECASE,
+)
+
+
+class BadForm(ValueError):
+    """The body is not a well-formed multipart form; the message says where."""
+
+
+class FormPart(NamedTuple):
+    """One part of a form, by its place in the body.
+
+    Attributes:
+        name: Field name.
+        filename: The file name given, None for a plain field.
+        content_type: The part's own content type, None when not given.
+        start: Offset of its first content byte in the body.
+        end: Offset just past its last content byte.
+        value: The content of a plain field; None for the file, which is never kept here.
+    """
+
+    name: str
+    filename: str | None
+    content_type: bytes | None
+    start: int
+    end: int
+    value: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A form that has been read to its end.
+
+    Attributes:
+        parts: In the order sent.
+        close_at: Offset of the CRLF before the closing boundary: where a new part may be inserted.
+        boundary: The boundary, without its dashes.
+    """
+
+    parts: tuple[FormPart, ...]
+    close_at: int
+    boundary: bytes
+
+    def value(self, name: str) -> bytes | None:
+        """Return a plain field's bytes; the last one wins, as in Starlette, which vLLM uses."""
+        found = None
+        for part in self.parts:
+            if part.name == name and part.value is not None:
+                found = part.value
+        return found
+
+    def values(self, name: str) -> list[bytes]:
+        """Return every value of a field that may be repeated."""
+        return [p.value for p in self.parts if p.name == name and p.value is not None]
+
+    def file(self, name: str = "file") -> FormPart | None:
+        """Return the file part of that name, the last one if repeated."""
+        found = None
+        for part in self.parts:
+            if part.name == name and part.filename is not None:
+                found = part
+        return found
+
+    def changed(self, name: str, value: bytes) -> list[Edit]:
+        """Return the edits that give every field of that name a new value; none if it is absent."""
+        return [Edit(p.start, p.end, value) for p in self.parts if p.name == name]
+
+    def replaced(self, name: str, value: bytes) -> list[Edit]:
+        """Return the edits that give every field of that name a new value, or add it if absent."""
+        return self.changed(name, value) or [self.added(name, value)]
+
+    def removed(self, *names: str) -> list[Edit]:
+        """Return the edits that leave every field of these names out; none if all are absent.
+
+        To be made together: edits for one name each may leave a line end before the first boundary.
+        """
+        edits: list[Edit] = []
+        # The first part goes with the line end behind it, so that the next boundary begins the
+        # body; any other with the boundary before it.
+        start, line_end = 0, 2
+        for part in self.parts:
+            if part.name in names:
+                edits.append(Edit(start, part.end + line_end, b""))
+                start = part.end + line_end
+            else:
+                start, line_end = part.end, 0
+        return edits
+
+    def added(self, name: str, value: bytes) -> Edit:
+        """Return the edit that adds one plain field at the end."""
+        head = b'\r\n--%b\r\nContent-Disposition: form-data; name="%b"\r\n\r\n'
+        return Edit(self.close_at, self.close_at, head % (self.boundary, name.encode()) + value)
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """Put `data` in the place of the body's bytes from `start` to `end`."""
+
+    start: int
+    end: int
+    data: bytes
+
+
+def boundary_of(content_type: bytes) -> bytes | None:
+    """Return the boundary named by a Content-Type, or None if it is not multipart/form-data.
+
+    Raises:
+        BadForm: It is multipart/form-data with a missing or impossible boundary.
+    """
+    if content_type.startswith(_USUAL_CONTENT_TYPE):
+        usual = content_type[len(_USUAL_CONTENT_TYPE) :]
+        # Letters, digits and dashes, as clients make them.
+        if len(usual) <= MAX_BOUNDARY_BYTES and usual.replace(b"-", b"").isalnum():
+            return usual
+    kind, _, _ = content_type.partition(b";")
+    if kind.strip().lower() != b"multipart/form-data":
+        return None
+    for name, quoted, plain in _PARAMETER.findall(content_type[len(kind) :]):
+        if name.lower() == b"boundary":
+            boundary = bytes(_unquoted(quoted) if quoted else plain)
+            if (
+                not 0 < len(boundary) <= MAX_BOUNDARY_BYTES
+                or b"\r" in boundary
+                or b"\n" in boundary
+            ):
+                break
+            return boundary
+    raise BadForm("the Content-Type names no usable boundary")
+
+
+class _State(Enum):
+    CONTENT = auto()  # inside a part, or in the preamble before the first
+    BOUNDARY = auto()  # just behind a boundary: "--" ends the form, CRLF starts a part
+    HEAD = auto()  # in a part's headers
+    END = auto()  # behind the closing boundary; an epilogue is ignored
+
+
+# Looking a member up in its class is slow before Python 3.12, and this is done for every piece.
+_CONTENT: Final[_State] = _State.CONTENT
+_BOUNDARY: Final[_State] = _State.BOUNDARY
+_HEAD: Final[_State] = _State.HEAD
+_END: Final[_State] = _State.END
+
+
+class FormReader:
+    """Reads one form from consecutive pieces of its body.
+
+    Args:
+        boundary: As `boundary_of` returns it.
+    """
+
+    __slots__ = (
+        "_boundary",
+        "_carry",
+        "_close_at",
+        "_delimiter",
+        "_field_bytes",
+        "_head",
+        "_kept",
+        "_offset",
+        "_part",
+        "_parts",
+        "_shift",
+        "_state",
+    )
+
+    def __init__(self, boundary: bytes) -> None:
+        self._boundary = boundary
+        self._delimiter = b"\r\n--" + boundary
+        # The first boundary may stand at the very beginning: read on as if a CRLF had come before.
+        self._carry = b"\r\n"
+        self._state = _CONTENT
+        self._offset = 0
+        self._shift = 0
+        self._head = bytearray()
+        self._kept: bytearray | None = None
+        self._part: tuple[str, str | None, bytes | None, int] | None = None
+        self._parts: list[FormPart] = []
+        self._field_bytes = 0
+        self._close_at = 0
+
+    @property
+    def parts(self) -> list[FormPart]:
+        """The parts that are complete so far."""
+        return self._parts
+
+    def feed(self, data: bytes | bytearray, start: int, end: int) -> None:
+        """Read `data[start:end]`, the body's next bytes.
+
+        Raises:
+            BadForm: The body breaks the rules or a bound.
+        """
+        if not self._offset and self._read_whole(data, start, end):
+            return
+        self._shift = self._offset - start
+        self._offset += end - start
+        at = start
+        while at < end:
+            state = self._state
+            if state is _CONTENT:
+                at = self._content(data, at, end)
+            elif state is _BOUNDARY:
+                at = self._behind_boundary(data, at, end)
+            elif state is _HEAD:
+                at = self._part_head(data, at, end)
+            else:
+                at = end
+
+    def finish(self) -> Form:
+        """Return the form once the body has ended.
+
+        Raises:
+            BadForm: The closing boundary has not come.
+        """
+        if self._state is not _END:
+            raise BadForm("the form ends before its closing boundary")
+        return Form(tuple(self._parts), self._close_at, self._boundary)
+
+    def _read_whole(self, data: bytes | bytearray, start: int, end: int) -> bool:
+        """Read a form that has come in one piece, as those of short clips do, if it is a usual one.
+
+        Reading on step by step comes to the same, or says what is wrong.
+        """
+        found = usual_parts(data, self._delimiter, start, end)
+        if found is None:
+            return False
+        self._parts = [
+            FormPart(name, filename, content_type, at, stop, value)
+            for name, filename, content_type, at, stop, value in found
+        ]
+        self._close_at = self._parts[-1].end
+        self._offset = end - start
+        self._state = _END
+        return True
+
+    # Each of these reads on from `at` and returns how far it has come.
+
+    def _content(self, data: bytes | bytearray, at: int, end: int) -> int:
+        delimiter = self._delimiter
+        carry = self._carry
+        if carry:
+            # A boundary may lie across two pieces: look where they meet.
+            reach = len(delimiter) - 1
+            window = carry + data[at : min(end, at + reach)]
+            found = window.find(delimiter)
+            if found >= 0:
+                found += at - len(carry)
+                if self._kept is not None:
+                    self._keep(data, at, max(at, found))
+                self._close_part(self._shift + found)
+                return found + len(delimiter)
+            if end - at < reach:
+                self._carry = bytes(window[-reach:])
+                if self._kept is not None:
+                    self._keep(data, at, end)
+                return end
+        found = find(data, delimiter, at, end)
+        if found >= 0:
+            if self._kept is not None:
+                self._keep(data, at, found)
+            self._close_part(self._shift + found)
+            return found + len(delimiter)
+        # What may be the beginning of a boundary is looked at again with what follows.
+        tail = copied(data, max(at, end - len(delimiter) + 1), end)
+        start = tail.find(b"\r")
+        self._carry = tail[start:] if start >= 0 else b""
+        if self._kept is not None:
+            self._keep(data, at, end)
+        return end
+
+    def _keep(self, data: bytes | bytearray, at: int, end: int) -> None:
+        assert self._kept is not None
+        self._field_bytes += end - at
+        if self._field_bytes > MAX_FIELD_BYTES:
+            raise BadForm(f"the fields besides the file are larger than {MAX_FIELD_BYTES} bytes")
+        self._kept += data[at:end]
+
+    def _close_part(self, end: int) -> None:
+        self._carry = b""
+        self._state = _BOUNDARY
+        # A closing boundary ends the form just before its own CRLF.
+        self._close_at = end
+        if self._part is None:
+            return
+        name, filename, content_type, start = self._part
+        value = None
+        if self._kept is not None:
+            # A boundary across two pieces leaves its first bytes kept.
+            value = bytes(self._kept[: end - start])
+        self._parts.append(FormPart(name, filename, content_type, start, end, value))
+        self._part = self._kept = None
+        if len(self._parts) > MAX_PARTS:
+            raise BadForm(f"the form has more than {MAX_PARTS} parts")
+
+    def _behind_boundary(self, data: bytes | bytearray, at: int, end: int) -> int:
+        head = self._head
+        if not head and end - at > _SHORTEST_HEAD_BYTES:
+            stop = data.find(b"\r\n\r\n", at, min(end, at + MAX_PART_HEAD_BYTES))
+            whole = bytes(data[at:stop]) if stop >= 0 else b""
+            if whole.startswith(b"\r\n"):
+                # What nearly every part comes down to: its head lies whole in this piece.
+                self._begin_part(whole, stop + 4)
+                return stop + 4
+        # Blanks before the line end (RFC 2046's transport padding) are refused: nobody sends them,
+        # and what vLLM reads then is another form.
+        behind = min(end, at + 2 - len(head))
+        head += data[at:behind]
+        if head == b"\r\n":
+            # It stays, as part of the head: a part without headers has only the empty line.
+            self._state = _HEAD
+            return self._part_head(data, behind, end)
+        if head == b"--":
+            self._state = _END
+        elif len(head) == 2:
+            at = self._shift + behind
+            raise BadForm(f"a boundary before byte {at} is not followed by a line end")
+        return behind
+
+    def _part_head(self, data: bytes | bytearray, at: int, end: int) -> int:
+        head = self._head
+        before = len(head)
+        near = data.find(b"\r\n\r\n", at, min(end, at + MAX_PART_HEAD_BYTES))
+        # What is behind the head is the file, not to be copied.
+        reached = near + 4 if near >= 0 else min(end, at + MAX_PART_HEAD_BYTES)
+        head += data[at:reached]
+        stop = head.find(b"\r\n\r\n", max(0, before - 3))
+        if stop < 0:
+            if len(head) > MAX_PART_HEAD_BYTES:
+                raise BadForm(f"a part's headers are larger than {MAX_PART_HEAD_BYTES} bytes")
+            return reached
+        at += stop + 4 - before
+        self._begin_part(bytes(head[:stop]), at)
+        head.clear()
+        return at
+
+    def _begin_part(self, head: bytes, at: int) -> None:
+        name, filename, content_type = _read_part_head(head)
+        self._part = (name, filename, content_type, self._shift + at)
+        self._kept = bytearray() if filename is None else None
+        self._state = _CONTENT
+
+
+# Clients write the same few heads again and again; each is as short as MAX_PART_HEAD_BYTES says.
+@lru_cache(maxsize=256)
+def _read_part_head(head: bytes) -> tuple[str, str | None, bytes | None]:
+    """Return what a head says, from the line end behind the boundary to before the empty line."""
+    usual = _USUAL_PART_HEAD.fullmatch(head)
+    if usual is not None:
+        name, filename, content_type = usual.groups()
+        return (
+            name.decode("utf-8", "replace"),
+            None if filename is None else filename.decode("utf-8", "replace"),
+            None if content_type is None else content_type.strip(),
+        )
+    return _read_any_part_head(head)
+
+
+def _read_any_part_head(head: bytes) -> tuple[str, str | None, bytes | None]:
+    name = filename = extended = None
+    content_type = None
+    is_disposed = False
+    for line in head.split(b"\r\n")[1:]:
+        key, _, value = line.partition(b":")
+        key = key.strip().lower()
+        if key == b"content-type":
+            content_type = value.strip()
+        elif key == b"content-disposition":
+            kind, _, _ = value.partition(b";")
+            if is_disposed:
+                raise BadForm("a part has two Content-Dispositions")
+            is_disposed = True
+            if kind.strip().lower() != b"form-data":
+                raise BadForm("a part's Content-Disposition is not form-data")
+            for parameter, quoted, plain in _PARAMETER.findall(value[len(kind) :]):
+                key = parameter.lower()
+                text = _unquoted(quoted) if quoted else plain
+                if key == b"name":
+                    name = text.decode("utf-8", "replace")
+                elif key == b"filename":
+                    filename = text.decode("utf-8", "replace")
+                elif key == b"filename*":
+                    extended = text.decode("latin-1")
+    if name is None:
+        raise BadForm("a part has no name")
+    return name, filename if filename is not None else extended, content_type
+
+
+def _unquoted(text: bytes) -> bytes:
+    # Browsers send %22 for a quote; older clients a backslash. A lone backslash is a Windows path.
+    return text.replace(b'\\"', b'"')

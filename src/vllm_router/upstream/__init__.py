@@ -1,0 +1,1 @@
+"""Engines as peers: HTTP client, probes, metrics, learned capabilities."""

@@ -1,0 +1,476 @@
+"""One connection to an engine, carrying one call at a time, and the answer that comes on it.
+
+Knows the rules of HTTP/1.1's answers and every deadline of a call; who keeps connections and which
+one a call takes is `http1`'s business. Uploads are sent from where they lie, and the transport may
+keep views of them after the call: `block_pool` says when that memory is used again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator
+from typing import Any, Final, Protocol, cast
+
+import httptools
+
+from vllm_router.formats.media_type import is_type
+from vllm_router.formats.quick import usual_answer
+from vllm_router.upstream.answer import Answer
+from vllm_router.upstream.call import (
+    BadAnswer,
+    Body,
+    Buffers,
+    CallFailed,
+    CallTimedOut,
+    ConnectionBroke,
+    Deadlines,
+    Headers,
+)
+from vllm_router.upstream.origin import Origin
+
+#: An answer's head; nginx gives upstreams 4 to 8 KiB.
+MAX_HEAD_BYTES: Final = 64 * 1024
+#: What may wait of a streamed answer before the engine is left to wait.
+AHEAD_BYTES: Final = 256 * 1024
+
+
+class Keeper(Protocol):
+    """Who keeps connections between calls."""
+
+    def opened(self, connection: EngineConnection) -> None:
+        """Note a new connection."""
+
+    def closed(self, connection: EngineConnection) -> None:
+        """Forget a connection."""
+
+    def keep(self, origin: Origin, connection: EngineConnection) -> None:
+        """Take back a connection that may carry another request."""
+
+
+class EngineConnection(asyncio.Protocol):
+    """One connection to an engine, carrying one call at a time."""
+
+    __slots__ = (
+        "_body",
+        "_body_bytes",
+        "_chunk_waiter",
+        "_client",
+        "_deadlines",
+        "_due",
+        "_error",
+        "_head_bytes",
+        "_headers",
+        "_idle_since",
+        "_is_all_written",
+        "_is_called",
+        "_is_complete",
+        "_is_event_stream",
+        "_is_head_done",
+        "_is_interim",
+        "_is_keep_alive",
+        "_is_reading_paused",
+        "_is_sent",
+        "_is_streamed",
+        "_is_until_close",
+        "_is_writing_paused",
+        "_last_arrival",
+        "_loop",
+        "_origin",
+        "_parser",
+        "_status",
+        "_timer",
+        "_timer_at",
+        "_transport",
+        "_unsent_bytes",
+        "_waiter",
+        "_whole_bytes",
+        "_write_waiter",
+        "calls",
+        "is_stale",
+    )
+
+    def __init__(self, client: Keeper, origin: Origin) -> None:
+        self._client = client
+        self._origin = origin
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._due = math.inf
+        self._is_writing_paused = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._chunk_waiter: asyncio.Future[None] | None = None
+        self._write_waiter: asyncio.Future[None] | None = None
+        self._error: CallFailed | None = None
+        self.calls = 0
+        self._idle_since = 0.0
+        self.is_stale = False
+        # One for all calls: making one looks ten callbacks up. Holds us: dropped at the end.
+        self._parser: Any = httptools.HttpResponseParser(self)
+        self._reset()
+
+    def __repr__(self) -> str:
+        return f"<connection to {self._origin.host}:{self._origin.port}, {self.calls} calls>"
+
+    def _reset(self) -> None:
+        self._is_called = False
+        self._headers: Headers = []
+        self._head_bytes = 0
+        self._body: list[bytes] = []
+        self._body_bytes = 0
+        self._is_head_done = False
+        self._is_complete = False
+        self._is_event_stream = False
+        self._is_interim = False
+        self._is_keep_alive = False
+        self._is_reading_paused = False
+        self._is_sent = False
+        self._is_streamed = False
+        self._is_until_close = False
+        self._is_all_written = False
+        self._unsent_bytes = 0
+        self._last_arrival = 0.0
+        self._status = 0
+
+    @property
+    def idle_s(self) -> float:
+        """Seconds since it was given back."""
+        return self._loop.time() - self._idle_since
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether another call may be sent on it."""
+        return self._error is None and not self._transport.is_closing()
+
+    # --- what the loop calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the connection."""
+        self._transport = cast(asyncio.Transport, transport)
+        # Paused until the very last byte has gone: then the memory of one piece takes the next.
+        self._transport.set_write_buffer_limits(high=0)
+        self._client.opened(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Read what the engine sent."""
+        if not self._is_called:
+            # Between calls an engine has nothing to say.
+            self._fail(BadAnswer("the engine sent bytes that nobody asked for"))
+            return
+        self._last_arrival = self._loop.time()
+        if not (self._head_bytes or self._is_head_done) and len(data) <= self._whole_bytes:
+            usual = usual_answer(data)
+            if usual is not None:
+                self._status, self._headers, body = usual
+                self._body.append(body)
+                self._is_head_done = self._is_complete = self._is_keep_alive = True
+                if self._waiter is not None and not self._waiter.done():
+                    self._waiter.set_result(None)
+                return
+        body_bytes = self._body_bytes
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._fail(BadAnswer("the engine wants another protocol"))
+            return
+        except httptools.HttpParserError as e:
+            self._fail(BadAnswer(f"the engine's answer is not valid HTTP: {e}"))
+            return
+        if self._body_bytes == body_bytes:
+            # Head, trailer, chunk extensions: nothing that the client gets.
+            self._head_bytes += len(data)
+        if self._head_bytes > MAX_HEAD_BYTES and not self._is_complete:
+            self._fail(BadAnswer("the engine's answer has a head without end"))
+        elif self._waiter is not None and not self._waiter.done():
+            if self._is_complete or self._is_streamed:
+                self._waiter.set_result(None)
+        elif self._is_streamed:
+            self._wake_reader()
+            if self._body_bytes > AHEAD_BYTES and not self._is_reading_paused:
+                self._is_reading_paused = True
+                self._transport.pause_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End the call that is under way."""
+        self._client.closed(self)
+        self._cancel_timer()
+        if self._is_until_close and self._error is None and exc is None:
+            self._is_complete = True
+        words = (
+            "the engine closed the connection" if exc is None else f"the connection broke: {exc}"
+        )
+        if self._is_head_done and not self._is_complete:
+            words = "the engine broke off in its answer"
+        # Of an answer that comes whole, the head says that the work has been done.
+        is_at_work = self._is_sent and (not self._is_head_done or self._is_event_stream)
+        self._fail(ConnectionBroke(words, is_at_work=is_at_work))
+
+    def eof_received(self) -> bool:
+        """Cut the connection: an engine that ends its side has no more to say.
+
+        Left to itself, the transport would close only when the engine has taken all that is unsent.
+        """
+        # In the next step: TLS calls this in the middle of its own shutdown.
+        self._loop.call_soon(self._transport.abort)
+        return False
+
+    def pause_writing(self) -> None:
+        """Wait until the engine has taken what was written."""
+        self._is_writing_paused = True
+
+    def resume_writing(self) -> None:
+        """Go on: the engine has taken it."""
+        self._is_writing_paused = False
+        if self._is_all_written:
+            self._sent()
+        else:
+            self._wake_writer()
+
+    def _wake_writer(self) -> None:
+        waiter, self._write_waiter = self._write_waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    # --- what the parser calls
+
+    def on_message_begin(self) -> None:
+        """Begin an answer."""
+        if self._is_complete:
+            # A second answer to one request: whoever came next would be given it.
+            self._error = BadAnswer("the engine sent more than one answer")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header."""
+        # A trailer's fields come here too; nobody has asked for them.
+        if not self._is_head_done:
+            self._headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        """Learn how the body is framed."""
+        if self._is_complete:
+            return
+        self._status = status = self._parser.get_status_code()
+        if status < 100:
+            raise BadAnswer(f"{status} is no status")
+        self._is_interim = 100 <= status < 200
+        if self._is_interim:
+            return
+        self._is_head_done = True
+        fields = dict(self._headers)
+        has_length = b"content-length" in fields or b"transfer-encoding" in fields
+        is_stream = is_type(fields.get(b"content-type", b""), b"text/event-stream")
+        self._is_until_close = not has_length and status not in (204, 304)
+        self._is_event_stream = is_stream
+
+    def on_body(self, data: bytes) -> None:
+        """Keep a part of the body."""
+        if self._is_complete:
+            return
+        self._body.append(data)
+        self._body_bytes += len(data)
+        # Not before its first bytes: an engine that dies before them has cost the client nothing.
+        if self._is_event_stream or self._body_bytes > self._whole_bytes:
+            self._is_streamed = True
+
+    def on_message_complete(self) -> None:
+        """End an answer."""
+        if self._is_interim:
+            self._headers = []
+            self._is_interim = False
+        elif not self._is_complete:
+            self._is_complete = True
+            self._is_keep_alive = self._parser.should_keep_alive()
+
+    # --- one call
+
+    async def call(self, head: bytes, body: Body, deadlines: Deadlines, whole_bytes: int) -> Answer:
+        """Carry one call; see `HttpClient.call`."""
+        self._reset()
+        self._whole_bytes = whole_bytes
+        self._deadlines = deadlines
+        self._is_called = True
+        self._waiter = waiter = self._loop.create_future()
+        self.calls += 1
+        try:
+            buffers = body.in_memory()
+            if buffers is not None:
+                self._transport.writelines([head, *buffers])
+                # A failure's traceback would keep these views, and so the memory in use.
+                buffers = None
+                self._is_all_written = True
+            else:
+                self._is_all_written = await self._send_pieces(head, body.pieces(), waiter)
+            if self._is_writing_paused:
+                self._expect_taken()
+            elif self._is_all_written:
+                self._sent()
+            else:
+                self._arm(deadlines.read_s)
+            await waiter
+            if self._error is not None and not self._is_complete and not self._is_streamed:
+                raise self._error
+        except BaseException:
+            self.is_stale = self.calls > 1 and self._head_bytes == 0 and self._status == 0
+            self.abort()
+            raise
+        self._waiter = None
+        whole = None
+        if self._is_complete:
+            whole = b"".join(self._body)
+            self._body = []
+        return Answer(self, self._status, self._headers, whole)
+
+    async def _send_pieces(
+        self, head: bytes, pieces: AsyncIterator[Buffers], waiter: asyncio.Future[None]
+    ) -> bool:
+        """Send a body that is read from somewhere; False if the engine answered or broke first."""
+        self._transport.write(head)
+        try:
+            async for piece in pieces:
+                if self._is_writing_paused:
+                    await self._taken(waiter)
+                if waiter.done():
+                    return False
+                self._transport.writelines(piece)
+                # Without this view its memory takes the next piece, once the engine has taken this.
+                del piece
+                if self._is_writing_paused:
+                    await self._taken(waiter)
+            return True
+        finally:
+            await cast(Any, pieces).aclose()
+
+    async def _taken(self, waiter: asyncio.Future[None]) -> None:
+        """Wait until the engine has taken what was written, or has answered or broken."""
+        self._expect_taken()
+        self._write_waiter = self._loop.create_future()
+        await asyncio.wait((waiter, self._write_waiter), return_when=asyncio.FIRST_COMPLETED)
+        self._write_waiter = None
+        self._disarm()
+
+    def _expect_taken(self) -> None:
+        self._unsent_bytes = self._transport.get_write_buffer_size()
+        self._arm(self._deadlines.write_s)
+
+    def _sent(self) -> None:
+        """Note that the request has gone out whole; the answer is awaited from now on."""
+        if self._is_sent or self._error is not None:
+            return
+        self._is_sent = True
+        self._last_arrival = self._loop.time()
+        if not self._is_complete:
+            self._arm(self._deadlines.read_s)
+
+    async def next_chunk(self) -> bytes:
+        """Return the next bytes of a streamed body, empty at its end."""
+        while not self._body:
+            if self._is_complete:
+                return b""
+            if self._error is not None:
+                raise self._error
+            self._chunk_waiter = self._loop.create_future()
+            await self._chunk_waiter
+        data = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        self._body = []
+        self._body_bytes = 0
+        if self._is_reading_paused and not self._transport.is_closing():
+            self._is_reading_paused = False
+            self._last_arrival = self._loop.time()
+            self._transport.resume_reading()
+        return data
+
+    def _wake_reader(self) -> None:
+        waiter, self._chunk_waiter = self._chunk_waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def _fail(self, error: CallFailed) -> None:
+        if self._error is None:
+            self._error = error
+        self._disarm()
+        self._transport.abort()
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+        self._wake_writer()
+        self._wake_reader()
+
+    # One timer serves many calls: it is not moved when a deadline is set or lifted, but looks at
+    # what is due when it fires. Making and cancelling one for each call costs more.
+
+    def _arm(self, seconds: float) -> None:
+        self._due = due = self._loop.time() + seconds
+        if self._timer is None or self._timer_at > due:
+            self._cancel_timer()
+            self._timer_at = due
+            self._timer = self._loop.call_later(seconds, self._expire)
+
+    def _disarm(self) -> None:
+        self._due = math.inf
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _expire(self) -> None:
+        self._timer = None
+        due, self._due = self._due, math.inf
+        if due == math.inf or self._is_complete:
+            return
+        left_s = due - self._loop.time()
+        if left_s < 0.001:
+            left_s = self._more_time_s()
+        if left_s > 0.001:
+            self._arm(left_s)
+        elif self._is_sent:
+            self._fail(CallTimedOut(f"no answer for {self._deadlines.read_s:g} s"))
+        else:
+            seconds = self._deadlines.write_s
+            words = f"the engine took no more of the upload for {seconds:g} s"
+            self._fail(CallTimedOut(words))
+
+    def _more_time_s(self) -> float:
+        """Return what a call may still take whose deadline has passed, by what happened since."""
+        deadlines = self._deadlines
+        if self._is_sent or self._status:
+            if self._is_reading_paused:
+                # It is the client that takes its time.
+                return deadlines.read_s
+            return self._last_arrival + deadlines.read_s - self._loop.time()
+        before, self._unsent_bytes = self._unsent_bytes, self._transport.get_write_buffer_size()
+        return deadlines.write_s if self._unsent_bytes < before else 0.0
+
+    def break_off(self, words: str) -> None:
+        """End the call that is under way as if the engine had broken off."""
+        self._fail(ConnectionBroke(words))
+
+    def release(self) -> None:
+        """Give the connection back for the next call, or cut it if this one is not over."""
+        self._disarm()
+        is_called, self._is_called = self._is_called, False
+        self._body = []
+        if (
+            is_called
+            and self._is_complete
+            and self._is_sent
+            and self._is_keep_alive
+            and self.is_usable
+            # It answered before it had taken the whole upload, and may never take the rest.
+            and not self._transport.get_write_buffer_size()
+        ):
+            self._idle_since = self._loop.time()
+            self._client.keep(self._origin, self)
+        else:
+            self.abort()
+
+    def abort(self) -> None:
+        """Cut the connection. May be called twice."""
+        self._disarm()
+        self._cancel_timer()
+        self._is_called = False
+        self._parser = None
+        self._waiter = None
+        if self._error is None:
+            self._error = ConnectionBroke("the connection was cut")
+        # Also if it is closing already, which lasts until the engine has taken what is unsent.
+        self._transport.abort()

@@ -1,0 +1,336 @@
+"""Watching engines: probes before first use and then at an interval, models and load kept fresh.
+
+Each engine is visited by itself, so that none waits for another. A visit asks what is due: the
+probe, the reading of its metrics, or both on one connection, for to connect costs more than to ask.
+Visits are spread over the interval where there are many engines. What follows from an answer is the
+fleet's business. A visit that fails for a fault of our own is counted, and the next one comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+
+from vllm_router.background import Background, BackgroundLoop
+from vllm_router.observability.metrics import RouterMetrics
+from vllm_router.requests.attempts import AttemptRunner
+from vllm_router.scheduling.engine import Engine, EngineId, EngineState, Transition
+from vllm_router.scheduling.engine_states import OUT
+from vllm_router.upstream.call import (
+    CallFailed,
+    CallTimedOut,
+)
+from vllm_router.upstream.probe import Denied, EngineInquiry, Probe
+
+log = logging.getLogger(__name__)
+
+#: An engine that is out is asked this often, so that it is back soon after it has recovered.
+OUT_INTERVAL_S = 1.0
+#: A fleet smaller than this asks all at once; a larger one's questions are spread.
+SPREAD_FROM = 32
+#: No engine of a large fleet waits longer than this for its first probe: it takes no work before.
+FIRST_PROBES_S = 1.0
+#: An engine that is filled, or lets windows wait, is read this often: beyond what it holds, work
+#: would wait inside it. In a large fleet no more than a hundred engines are read a second.
+BUSY_INTERVAL_S = 1.0
+BUSY_PER_S = 100.0
+#: What is due within this part of its interval is asked along with what is due now.
+EARLY = 0.2
+#: A crowd of failures turned an engine out a moment ago; it is given so long before it is probed.
+MOMENT_S = 0.05
+#: Visits begin at multiples of this: waking up costs as much as a question.
+TICK_S = 0.05
+
+_NOT_PROBED = frozenset({EngineState.DRAINING, EngineState.SLEEPING})
+
+
+@dataclass(frozen=True, slots=True)
+class WatchSettings:
+    """How engines are watched.
+
+    Attributes:
+        probe_interval_s: Between two probes of an engine.
+        stats_interval_s: Between two readings of its metrics.
+        by_transcribing: Probe by transcribing silence, not by /health.
+    """
+
+    probe_interval_s: float
+    stats_interval_s: float
+    by_transcribing: bool
+
+
+class _Watched:
+    """When an engine is asked next; infinity while it is being asked."""
+
+    __slots__ = (
+        "engine",
+        "first_s",
+        "probe_at",
+        "read_at",
+        "rested_until",
+        "tasks",
+        "timer",
+        "timer_at",
+    )
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.probe_at = self.read_at = math.inf
+        # An engine that is not busy need not be read before.
+        self.rested_until = -math.inf
+        # The time to its second probe; None: as between any two.
+        self.first_s: float | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self.timer_at = math.inf
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    def stop(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+        for task in self.tasks:
+            task.cancel()
+
+
+class EngineWatch:
+    """Visits engines.
+
+    Args:
+        dispatcher: Whose fleet is watched, and which is told when something changed.
+        inquiry: Asks the engines.
+        metrics: Counts how long probes take.
+        background: Told of visits that fail for a fault of our own.
+        settings: Intervals.
+        now: Monotonic seconds.
+        rng: Spreads the visits.
+    """
+
+    def __init__(
+        self,
+        dispatcher: AttemptRunner,
+        inquiry: EngineInquiry,
+        metrics: RouterMetrics,
+        background: Background,
+        settings: WatchSettings,
+        now: Callable[[], float],
+        rng: Random,
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._fleet = dispatcher.fleet
+        self._inquiry = inquiry
+        self._metrics = metrics
+        self._background = background
+        self._settings = settings
+        self._now = now
+        self._rng = rng
+        self._watched: dict[EngineId, _Watched] = {}
+        self._group: asyncio.TaskGroup | None = None
+        self._loop: asyncio.AbstractEventLoop
+
+    def start(self, group: asyncio.TaskGroup) -> None:
+        """Say where tasks are started."""
+        self._group = group
+        self._loop = asyncio.get_running_loop()
+        self.follow()
+
+    def follow(self) -> None:
+        """Watch every engine there is and no other; to be called after each change."""
+        if self._group is None:
+            return
+        present = {engine.engine_id: engine for engine in self._fleet.engines()}
+        for engine_id in self._watched.keys() - present.keys():
+            self._watched.pop(engine_id).stop()
+        settings = self._settings
+        now = self._loop.time()
+        many = len(present) >= SPREAD_FROM
+        for engine_id in present.keys() - self._watched.keys():
+            watched = self._watched[engine_id] = _Watched(present[engine_id])
+            spread = self._rng.random() if many else 0.0
+            watched.probe_at = now + spread * min(FIRST_PROBES_S, settings.probe_interval_s)
+            watched.read_at = now + spread * settings.stats_interval_s
+            if many:
+                # From its second probe on it is probed when it is read, spread over the interval.
+                watched.first_s = spread * settings.probe_interval_s
+            self._schedule(watched)
+
+    def stop(self) -> None:
+        """Stop watching."""
+        self._group = None
+        for watched in self._watched.values():
+            watched.stop()
+
+    def changed(self, transition: Transition) -> None:
+        """Look soon at an engine that was taken out or let in again; leave one that is gone."""
+        watched = self._watched.get(transition.engine_id)
+        if watched is None:
+            return
+        if transition.after is EngineState.GONE:
+            # By the time it is listed again it is another engine.
+            del self._watched[transition.engine_id]
+            watched.stop()
+        elif transition.after in OUT and watched.probe_at < math.inf:
+            moment_s = min(MOMENT_S, self._settings.probe_interval_s)
+            watched.probe_at = min(watched.probe_at, self._loop.time() + moment_s)
+            self._schedule(watched)
+
+    def look(self, engine_id: EngineId) -> None:
+        """Probe an engine now: it may hang."""
+        watched = self._watched.get(engine_id)
+        if watched is not None and watched.probe_at < math.inf:
+            watched.probe_at = self._loop.time()
+            self._schedule(watched)
+
+    def _schedule(self, watched: _Watched) -> None:
+        due = min(watched.probe_at, watched.read_at)
+        if self._group is None or due == math.inf:
+            return
+        if watched.timer is not None:
+            if watched.timer_at <= due:
+                return
+            watched.timer.cancel()
+        if len(self._watched) >= SPREAD_FROM:
+            due = math.ceil(due / TICK_S) * TICK_S
+        watched.timer_at = due
+        watched.timer = self._loop.call_at(due, self._start_visit, watched)
+
+    def _start_visit(self, watched: _Watched) -> None:
+        assert self._group is not None
+        watched.timer = None
+        settings = self._settings
+        now = self._loop.time()
+        probe_s, read_s = settings.probe_interval_s, settings.stats_interval_s
+        must_probe = watched.probe_at - now <= min(EARLY * probe_s, read_s)
+        must_read = watched.read_at - now <= min(EARLY * read_s, probe_s)
+        if must_read and now < watched.rested_until and not self._is_busy(watched.engine):
+            must_read = False
+            watched.read_at = min(now + self._busy_interval_s(), watched.rested_until)
+        if not must_probe and not must_read:
+            self._schedule(watched)
+            return
+        if must_probe:
+            watched.probe_at = math.inf
+        if must_read:
+            watched.read_at = math.inf
+        factor = 0.9 + 0.2 * self._rng.random()
+        if must_probe and must_read and settings.by_transcribing:
+            # A busy engine takes its time over a transcription; what it says of itself is due now.
+            visits = [
+                self._visit(watched, factor, must_probe=True),
+                self._visit(watched, factor, must_read=True),
+            ]
+        else:
+            visits = [self._visit(watched, factor, must_probe=must_probe, must_read=must_read)]
+        for visit in visits:
+            task = self._group.create_task(visit)
+            watched.tasks.add(task)
+            task.add_done_callback(watched.tasks.discard)
+
+    async def _visit(
+        self,
+        watched: _Watched,
+        factor: float,
+        *,
+        must_probe: bool = False,
+        must_read: bool = False,
+    ) -> None:
+        """Ask an engine what is due, the probe first; the next probe does not wait for a reading.
+
+        Args:
+            watched: The engine.
+            factor: Of the intervals until it is asked again.
+            must_probe: Whether the probe is due.
+            must_read: Whether the reading is due.
+        """
+        if must_probe:
+            wait_s = 0.0
+            try:
+                await self._probe_once(watched.engine)
+            except Exception as e:
+                wait_s = self._background.failed(BackgroundLoop.PROBES, e)
+            wait_s = max(wait_s, factor * self._probe_interval_s(watched))
+            watched.probe_at = self._loop.time() + wait_s
+            self._schedule(watched)
+        if must_read:
+            wait_s = 0.0
+            try:
+                await self._read_once(watched.engine)
+            except Exception as e:
+                wait_s = self._background.failed(BackgroundLoop.READINGS, e)
+            now = self._loop.time()
+            watched.rested_until = now + max(wait_s, factor * self._settings.stats_interval_s)
+            watched.read_at = now + max(wait_s, factor * self._busy_interval_s())
+            self._schedule(watched)
+
+    def _busy_interval_s(self) -> float:
+        most_s = max(BUSY_INTERVAL_S, len(self._watched) / BUSY_PER_S)
+        return min(most_s, self._settings.stats_interval_s)
+
+    @staticmethod
+    def _is_busy(engine: Engine) -> bool:
+        """Whether it has much of what it may, or more than it can do."""
+        stats = engine.stats
+        return 2.0 * engine.load >= engine.limit or (stats is not None and stats.waiting > 0.0)
+
+    def _probe_interval_s(self, watched: _Watched) -> float:
+        interval_s = self._settings.probe_interval_s
+        if watched.engine.state in OUT:
+            return min(OUT_INTERVAL_S, interval_s)
+        first_s, watched.first_s = watched.first_s, None
+        return interval_s if first_s is None else first_s
+
+    async def _probe_once(self, engine: Engine) -> None:
+        if engine.state in _NOT_PROBED:
+            return
+        started = self._now()
+        probe = await self._probe(engine)
+        now = self._now()
+        self._metrics.probe_seconds.labels(engine.engine_id).observe(now - started)
+        moves = self._fleet.observe_probe(
+            engine.engine_id,
+            probe.error is None,
+            now - started,
+            probe.error,
+            probe.is_timeout,
+            now,
+            is_denied=probe.is_denied,
+        )
+        self._dispatcher.changed(moves)
+        self._dispatcher.pump()
+
+    async def _probe(self, engine: Engine) -> Probe:
+        url = engine.spec.url
+        if engine.spec.models is None:
+            try:
+                models = await self._inquiry.models(url)
+            except CallFailed as e:
+                return Probe(
+                    str(e),
+                    is_timeout=isinstance(e, CallTimedOut),
+                    is_denied=isinstance(e, Denied),
+                )
+            self._fleet.observe_models(
+                engine.engine_id, models.names, self._now(), models.max_model_lens
+            )
+        elif engine.state is not EngineState.READY or engine.suspected_at is not None:
+            # Not at each probe: it costs as much as one, and uploads that are denied tell as well.
+            probe = await self._inquiry.access(url)
+            if probe.error is not None:
+                return probe
+        if not self._settings.by_transcribing:
+            return await self._inquiry.health(url)
+        if not engine.models:
+            return Probe("it serves no model")
+        return await self._inquiry.transcribe_silence(url, engine.models[0])
+
+    async def _read_once(self, engine: Engine) -> None:
+        try:
+            stats = await self._inquiry.stats(engine.spec.url)
+        except CallFailed as e:
+            log.debug("engine %s: no metrics: %s", engine.engine_id, e)
+            stats = None
+        moves = self._fleet.observe_stats(engine.engine_id, stats, self._now())
+        self._dispatcher.changed(moves)
+        self._dispatcher.pump()

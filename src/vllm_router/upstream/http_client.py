@@ -1,0 +1,176 @@
+"""The upload path's HTTP/1.1 client: pooled connections to engines, answers parsed by httptools.
+
+An upload goes out as one gathered write of the memory it lies in, or piece by piece from the disk.
+The answer comes back whole (an engine that breaks off in its middle has then cost the client
+nothing) unless it is an event stream or large, which are passed on as they arrive. A pooled
+connection that turns out to be closed before the first byte of an answer is not a failed engine:
+the request goes out once more on a new one. Knows nothing of engines' states, models or forms.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import deque
+from typing import Any, Final
+
+from vllm_router.formats.quick import write_head
+from vllm_router.upstream.answer import Answer
+from vllm_router.upstream.call import (
+    Body,
+    ConnectionBroke,
+    Deadlines,
+    Headers,
+    NotConnected,
+)
+from vllm_router.upstream.engine_connection import EngineConnection
+from vllm_router.upstream.origin import Origin
+from vllm_router.upstream.time_limit import TimeLimit
+
+#: vLLM's uvicorn closes idle connections after 5 s: leave them before that, and the race with it.
+IDLE_S: Final = 4.0
+#: Idle connections kept for one engine; a burst's worth.
+MAX_IDLE: Final = 64
+#: An answer up to this size is taken whole before its first byte is passed on.
+WHOLE_BYTES: Final = 2 * 1024 * 1024
+
+
+class HttpClient:
+    """Calls engines and keeps their connections.
+
+    Args:
+        tls: For https URLs; None takes the system's authorities.
+    """
+
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
+        self._idle: dict[tuple[str, int, bool], deque[EngineConnection]] = {}
+        self._open: set[EngineConnection] = set()
+
+    @property
+    def open_connections(self) -> int:
+        """Connections to engines, idle ones included."""
+        return len(self._open)
+
+    async def call(
+        self,
+        origin: Origin,
+        method: bytes,
+        path: bytes,
+        headers: Headers,
+        body: Body,
+        deadlines: Deadlines,
+        *,
+        whole_bytes: int = WHOLE_BYTES,
+    ) -> Answer:
+        """Send one request and return its answer once it is whole, or its head if it is streamed.
+
+        The caller closes the answer. Cancelling cuts the connection, by which an engine notices
+        that nobody waits any longer.
+
+        Args:
+            origin: The engine.
+            method: Such as b"POST".
+            path: Behind the engine's prefix.
+            headers: Without Host and Content-Length.
+            body: What to send.
+            deadlines: Bounds.
+            whole_bytes: A body up to this size is awaited whole, unless it is an event stream.
+
+        Raises:
+            NotConnected: The engine was not reached; nothing was sent.
+            ConnectionBroke: It broke off before the answer was complete.
+            BadAnswer: What it answered is not HTTP.
+            CallTimedOut: A deadline passed.
+        """
+        start = b"%b %b%b HTTP/1.1\r\nhost: %b\r\n" % (
+            method, origin.prefix, path, origin.host_header,
+        )  # fmt: skip
+        has_length = body.size_bytes or method == b"POST"
+        rest = b"content-length: %d\r\n\r\n" % body.size_bytes if has_length else b"\r\n"
+        head = write_head(start, headers, rest)
+        connection = self._take(origin)
+        broke: ConnectionBroke | None = None
+        if connection is not None:
+            try:
+                return await connection.call(head, body, deadlines, whole_bytes)
+            except ConnectionBroke as e:
+                if not connection.is_stale:
+                    raise
+                broke = e
+        try:
+            connection = await self._connect(origin, deadlines.connect_s)
+        except NotConnected:
+            if broke is None:
+                raise
+            # The connection was not closed for its age: the engine ended, holding the request.
+            raise broke from None
+        return await connection.call(head, body, deadlines, whole_bytes)
+
+    def _take(self, origin: Origin) -> EngineConnection | None:
+        idle = self._idle.get(origin.address)
+        while idle:
+            connection = idle.pop()
+            if connection.is_usable and connection.idle_s < IDLE_S:
+                return connection
+            connection.abort()
+        return None
+
+    async def _connect(self, origin: Origin, connect_s: float) -> EngineConnection:
+        loop = asyncio.get_running_loop()
+        tls: Any = None
+        if origin.is_tls:
+            # Reading the system's authorities takes 20 ms: once, not for each connection.
+            tls = self._tls = self._tls or ssl.create_default_context()
+        try:
+            with TimeLimit(loop, connect_s):
+                _, connection = await loop.create_connection(
+                    lambda: EngineConnection(self, origin), origin.host, origin.port, ssl=tls
+                )
+        except TimeoutError as e:
+            raise NotConnected(f"no connection within {connect_s:g} s") from e
+        except ssl.SSLError as e:
+            raise NotConnected(f"TLS failed: {e.reason or e}") from e
+        except OSError as e:
+            raise NotConnected(f"connection failed: {_plain(e)}") from e
+        except UnicodeError as e:
+            raise NotConnected(f"{origin.host!r} is no host name") from e
+        return connection
+
+    def sweep(self) -> None:
+        """Close the connections that have been idle too long; to be called every second or so."""
+        for address, idle in list(self._idle.items()):
+            while idle and idle[0].idle_s > IDLE_S:
+                idle.popleft().abort()
+            if not idle:
+                del self._idle[address]
+
+    def close(self) -> None:
+        """Cut every connection."""
+        for connection in list(self._open):
+            connection.abort()
+        self._idle.clear()
+
+    # --- what a connection says of itself
+
+    def opened(self, connection: EngineConnection) -> None:
+        """Note a new connection."""
+        self._open.add(connection)
+
+    def closed(self, connection: EngineConnection) -> None:
+        """Forget a connection."""
+        self._open.discard(connection)
+
+    def keep(self, origin: Origin, connection: EngineConnection) -> None:
+        """Take back a connection that may carry another request."""
+        idle = self._idle.get(origin.address)
+        if idle is None:
+            idle = self._idle[origin.address] = deque()
+        if len(idle) >= MAX_IDLE:
+            idle.popleft().abort()
+        idle.append(connection)
+
+
+def _plain(e: OSError) -> str:
+    # uvloop and getaddrinfo put the words in different places.
+    return e.strerror or str(e) or type(e).__name__

@@ -1,1 +1,0 @@
-"""Pure readers and writers of formats: bytes in, values out; no await, no clock, no network."""
