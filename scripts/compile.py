@@ -29,9 +29,11 @@ HOT = (
     "server/cors.py",
     "observability/metrics.py",
     "requests/handler.py",
+    "observability/request_metrics.py",
+    "observability/fleet_observer.py",
     "observability/stats_table.py",
     "observability/counters.py",
-    "engines/[!_]*.py",
+    "scheduling/[!_]*.py",
     "server/connection.py",
     "server/exchange.py",
     "server/head.py",
@@ -42,8 +44,7 @@ HOT = (
     "upstream/http_client.py",
     "upstream/origin.py",
     "spool/upload.py",
-    "policy/[!_]*.py",
-    "policy/balance/*.py",
+    "scheduling/balance/*.py",
     "requests/call_watch.py",
     "requests/classify.py",
     "requests/attempts.py",
@@ -74,7 +75,7 @@ HOT = (
     "audio/wav.py",
 )
 #: Written in C, in the place of the Python of the same name.
-IN_C = ("wire/quick",)
+IN_C = ("formats/quick",)
 STAMP = "compiled-from"
 
 

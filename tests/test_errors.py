@@ -3,7 +3,8 @@ import json
 import pytest
 
 from vllm_router import errors
-from vllm_router.errors import EngineSaid, QueueIsFull, RouterError, error_body
+from vllm_router.errors import QueueIsFull, RouterError, error_body
+from vllm_router.formats.engine_error import EngineRefused
 
 
 def all_kinds() -> list[type[RouterError]]:
@@ -12,7 +13,7 @@ def all_kinds() -> list[type[RouterError]]:
         kind = todo.pop()
         found.append(kind)
         todo += [sub for sub in kind.__subclasses__() if sub.__module__ == errors.__name__]
-    return [kind for kind in found if kind is not EngineSaid]
+    return [kind for kind in found if kind is not EngineRefused]
 
 
 @pytest.mark.parametrize("kind", all_kinds())
@@ -57,19 +58,19 @@ def test_half_a_surrogate_pair_is_no_fault_of_ours() -> None:
 
 def test_what_an_engine_said_in_openais_shape_is_shown_as_it_is() -> None:
     said = b'{"error":{"message":"too loud","type":"Loud","param":"file","code":418,"more":1}}'
-    error = EngineSaid(418, said)
+    error = EngineRefused(418, said)
     assert (error.status, error.body(), error.is_verbatim) == (418, said, True)
     assert (error.message, error.error_type, error.param) == ("too loud", "Loud", "file")
 
 
 def test_what_it_said_otherwise_is_put_into_that_shape() -> None:
-    error = EngineSaid(418, b'{"error": "too loud"}')
+    error = EngineRefused(418, b'{"error": "too loud"}')
     assert json.loads(error.body())["error"]["message"] == error.message == "too loud"
     assert not error.is_verbatim
 
 
 @pytest.mark.parametrize("status", [101, 200, 302, 401, 403, 407, 600, 999])
 def test_a_status_that_is_not_for_clients_is_a_502(status: int) -> None:
-    error = EngineSaid(status, b'{"error": "inside"}')
+    error = EngineRefused(status, b'{"error": "inside"}')
     assert error.status == 502
     assert b"inside" not in error.body()

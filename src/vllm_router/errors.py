@@ -10,8 +10,6 @@ from __future__ import annotations
 import json
 import math
 
-from vllm_router.formats.engine_error import is_for_clients, read_engine_error
-
 
 class RouterError(Exception):
     """An error to be answered to the client.
@@ -229,31 +227,3 @@ class SpoolFull(RouterError):
     status = 503
     error_type = "server_error"
     code = "spool_full"
-
-
-class EngineSaid(RouterError):
-    """An engine's own refusal, in OpenAI's shape.
-
-    A status that is not for clients becomes 502.
-
-    Args:
-        status: The engine's status.
-        answer: Its body.
-    """
-
-    code = "engine_refused"
-
-    def __init__(self, status: int, answer: bytes) -> None:
-        if not is_for_clients(status):
-            words = f"The engine answered {status}, which says nothing of the upload."
-            status, answer = 502, words.encode()
-        said = read_engine_error(status, answer)
-        super().__init__(said.message[:1000], param=said.param)
-        self.status = status
-        self.error_type = said.error_type
-        self.is_verbatim = said.is_verbatim
-        self._body = said.body
-
-    def body(self) -> bytes:
-        """Return the error as JSON: the engine's own bytes where they have the shape."""
-        return self._body

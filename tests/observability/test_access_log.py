@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllm_router.observability.access_log import AccessLog
-from vllm_router.observability.request_record import RequestRecord
-from vllm_router.requests.transcription_request import Task
+from vllm_router.observability.request_record import RequestRecord, Task
 from vllm_router.server.exchange import Exchange
 
 

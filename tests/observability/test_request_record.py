@@ -1,5 +1,4 @@
-from vllm_router.observability.request_record import RequestRecord
-from vllm_router.requests.transcription_request import Task
+from vllm_router.observability.request_record import RequestRecord, Task
 
 
 def test_an_engine_is_named_once_in_the_order_of_its_first_turn() -> None:

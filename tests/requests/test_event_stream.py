@@ -7,9 +7,8 @@ from typing import cast
 import pytest
 
 from vllm_router.errors import EngineFailed
-from vllm_router.observability.request_record import RequestRecord
+from vllm_router.observability.request_record import RequestRecord, Task
 from vllm_router.requests.event_stream import EventStream
-from vllm_router.requests.transcription_request import Task
 from vllm_router.server.exchange import Exchange, Headers
 
 

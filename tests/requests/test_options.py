@@ -10,6 +10,7 @@ from vllm_router.audio.channels import Channels
 from vllm_router.audio.length import LengthHint
 from vllm_router.errors import UnsupportedValue
 from vllm_router.formats.formats import ResponseFormat
+from vllm_router.observability.request_record import Task
 from vllm_router.requests.options import (
     ResponseOptions,
     StreamFormat,
@@ -18,7 +19,7 @@ from vllm_router.requests.options import (
     read_response_options,
     told_channels,
 )
-from vllm_router.requests.transcription_request import Task, TranscriptionRequest
+from vllm_router.requests.transcription_request import TranscriptionRequest
 from vllm_router.spool.multipart import Form, FormPart
 from vllm_router.spool.upload import Spool
 

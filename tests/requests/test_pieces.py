@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from vllm_router.audio.levels import RATE_HZ
 from vllm_router.audio.piece import heard_at, placed
 from vllm_router.audio.speech_spans import SpeechSpan
-from vllm_router.observability.request_record import RequestRecord
+from vllm_router.observability.request_record import RequestRecord, Task
 from vllm_router.requests.pieces import (
     EXTRA_SHARE,
     EXTRA_WINDOWS,
@@ -19,7 +19,7 @@ from vllm_router.requests.pieces import (
     LongAudio,
     SpooledPiece,
 )
-from vllm_router.requests.transcription_request import Task, TranscriptionRequest
+from vllm_router.requests.transcription_request import TranscriptionRequest
 from vllm_router.scheduling.work import Urgency
 from vllm_router.spool.upload import Upload
 

@@ -6,9 +6,10 @@ from vllm_router.audio.length import LengthHint, MeasuredSeconds
 from vllm_router.errors import UnsupportedValue
 from vllm_router.formats.formats import ResponseFormat
 from vllm_router.formats.transcript import Transcript, Word
+from vllm_router.observability.request_record import Task
 from vllm_router.requests.options import ResponseOptions, StreamFormat
 from vllm_router.requests.services import known_length, require_words
-from vllm_router.requests.transcription_request import Task, TranscriptionRequest
+from vllm_router.requests.transcription_request import TranscriptionRequest
 from vllm_router.spool.multipart import Form, FormPart
 
 FILE = FormPart("file", "a.wav", None, 0, 10, None)

@@ -9,8 +9,8 @@ from vllm_router.audio.bitrate import BitrateBook
 from vllm_router.audio.length import LengthHint
 from vllm_router.audio.wav import pcm16_wav, silence
 from vllm_router.errors import BadRequest, MissingField, NoEngineReady, UnknownModel
+from vllm_router.observability.request_record import Task
 from vllm_router.requests.transcription_request import (
-    Task,
     TranscriptionRequest,
     read_transcription_request,
 )

@@ -2,8 +2,7 @@
 
 import pytest
 
-from vllm_router.observability.request_record import RequestRecord
-from vllm_router.requests.transcription_request import Task
+from vllm_router.observability.request_record import RequestRecord, Task
 from vllm_router.requests.word_counts import WordCounts
 
 

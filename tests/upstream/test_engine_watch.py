@@ -299,8 +299,10 @@ async def test_a_visit_that_fails_for_a_fault_of_our_own_is_counted_and_the_next
     def altered(router: Router) -> Router:
         inquiry = BrokenInquiry(router.clients[1], loop, 2)
         settings = WatchSettings(0.1, 0.1, False)
-        parts = (router.metrics, router.background, settings, router.now, Random(1))
-        return replace(router, watch=EngineWatch(router.dispatcher, inquiry, *parts))
+        dispatcher = router.dispatcher
+        told = (dispatcher.engines_changed, lambda engine_id, seconds: None)
+        parts = (*told, router.background, settings, router.now, Random(1))
+        return replace(router, watch=EngineWatch(dispatcher.fleet, inquiry, *parts))
 
     async with (
         serve_simulated(MODEL, time_scale=1000) as engine,

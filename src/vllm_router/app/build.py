@@ -29,6 +29,7 @@ from vllm_router.discovery.source import Discovery
 from vllm_router.discovery.static import StaticDiscovery, static_specs
 from vllm_router.formats.subtitles import SubtitleStyle
 from vllm_router.observability.access_log import AccessLog
+from vllm_router.observability.fleet_observer import FleetObserver
 from vllm_router.observability.gauges import StateCollector
 from vllm_router.observability.metrics import RouterMetrics
 from vllm_router.observability.stats_table import RequestStats
@@ -36,7 +37,7 @@ from vllm_router.requests.access import Holder, KeyFile, KeyRing, digest
 from vllm_router.requests.attempts import AttemptRunner
 from vllm_router.requests.engine_wait import EngineWait
 from vllm_router.requests.fanout import Fanout
-from vllm_router.requests.handler import FleetObserver, RouterService, UploadLimits
+from vllm_router.requests.handler import RouterService, UploadLimits
 from vllm_router.requests.language_votes import LanguageFinder
 from vllm_router.requests.measured_length import Lengths
 from vllm_router.requests.options import StreamFormat
@@ -270,10 +271,15 @@ def build_router(
             tls.load_verify_locations(settings.engine_ca_file)
     uploads, questions = HttpClient(tls), HttpClient(tls)
     inquiry = EngineInquiry(questions, key, settings.static_backend_health_check_timeout_seconds)
+
+    def on_probe(engine_id: EngineId, seconds: float) -> None:
+        metrics.probe_seconds.labels(engine_id).observe(seconds)
+
     watch = EngineWatch(
-        dispatcher,
+        fleet,
         inquiry,
-        metrics,
+        dispatcher.engines_changed,
+        on_probe,
         background,
         WatchSettings(
             settings.static_backend_health_check_interval,

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from vllm_router.errors import RouterError
 from vllm_router.formats.json_text import BadJson, JsonObject, JsonValue, read_object, write_object
 
 #: A longer text is a page or a traceback rather than a sentence for the caller.
@@ -168,3 +169,31 @@ def _general(status: int) -> str:
     if status >= 500:
         return f"The engine failed at the upload with status {status}."
     return f"The engine refused the upload with status {status}."
+
+
+class EngineRefused(RouterError):
+    """An engine's own refusal, in OpenAI's shape.
+
+    A status that is not for clients becomes 502.
+
+    Args:
+        status: The engine's status.
+        answer: Its body.
+    """
+
+    code = "engine_refused"
+
+    def __init__(self, status: int, answer: bytes) -> None:
+        if not is_for_clients(status):
+            words = f"The engine answered {status}, which says nothing of the upload."
+            status, answer = 502, words.encode()
+        said = read_engine_error(status, answer)
+        super().__init__(said.message[:1000], param=said.param)
+        self.status = status
+        self.error_type = said.error_type
+        self.is_verbatim = said.is_verbatim
+        self._body = said.body
+
+    def body(self) -> bytes:
+        """Return the error as JSON: the engine's own bytes where they have the shape."""
+        return self._body

@@ -15,8 +15,8 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final, Literal, TypeAlias
 
-from vllm_router.audio.channels import spoken_by
 from vllm_router.audio.speech_spans import SpeechSpan
+from vllm_router.formats.channel_merge import spoken_by
 from vllm_router.formats.json_text import JsonObject, JsonValue, write_object
 from vllm_router.formats.subtitles import Cue, CueMaker, SubtitleStyle
 from vllm_router.formats.transcript import Segment, Transcript, Word

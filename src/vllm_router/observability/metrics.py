@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
 
 from vllm_router.background import BackgroundLoop
 from vllm_router.observability.counters import Counter, Histogram
-from vllm_router.requests.transcription_request import Task
+from vllm_router.observability.request_record import Task
 from vllm_router.scheduling.engine import EngineId
 from vllm_router.scheduling.work import OutcomeKind, Urgency
 

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Protocol
 
 from vllm_router.audio.length import MeasuredSeconds
-from vllm_router.requests.transcription_request import Task
 from vllm_router.scheduling.work import WorkTrace
 from vllm_router.server.exchange import Exchange
+
+
+class Task(StrEnum):
+    """What is asked of Whisper; the value is the route's last word."""
+
+    TRANSCRIBE = "transcriptions"
+    TRANSLATE = "translations"
 
 
 class PieceTrace(WorkTrace, Protocol):

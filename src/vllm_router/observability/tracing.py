@@ -293,7 +293,7 @@ class WorkSpans:
 
 
 class PieceSpans(WorkSpans):
-    """The span of one piece of a long audio, and those below it; see `observability.request_record.PieceTrace`."""
+    """The span of one piece of a long audio and those below it (`request_record.PieceTrace`)."""
 
     __slots__ = ("_span",)
 

@@ -16,7 +16,6 @@ from typing import Final, Protocol
 
 from vllm_router.errors import (
     EngineFailed,
-    EngineSaid,
     EnginesBusy,
     EnginesDied,
     EngineTooSlow,
@@ -25,7 +24,7 @@ from vllm_router.errors import (
     RouterError,
     SpoolFull,
 )
-from vllm_router.formats.engine_error import lacks_model
+from vllm_router.formats.engine_error import EngineRefused, lacks_model
 from vllm_router.requests.call_watch import (
     TAKEN_OUT,
     AttemptHistory,
@@ -176,7 +175,7 @@ class Attempt:
         else:
             self.close(OutcomeKind.CLIENT_LEFT)
 
-    async def refusal(self) -> EngineSaid:
+    async def refusal(self) -> EngineRefused:
         """Return what the engine answered in the place of words, and close.
 
         Raises:
@@ -184,7 +183,7 @@ class Attempt:
         """
         try:
             with self:
-                return EngineSaid(self.answer.status, await self.answer.read())
+                return EngineRefused(self.answer.status, await self.answer.read())
         except CallFailed as e:
             raise EngineFailed(f"The engine broke off in its answer: {e}.") from e
 
@@ -394,6 +393,11 @@ class AttemptRunner:
     def closed(self, attempt: Attempt) -> None:
         """Note that an attempt's answer is over."""
         self._streams.pop(attempt, None)
+
+    def engines_changed(self, transitions: Iterable[Transition]) -> None:
+        """Note what an engine's answer has changed, and start the work that is possible now."""
+        self.changed(transitions)
+        self.pump()
 
     def changed(self, transitions: Iterable[Transition]) -> None:
         """Pass engines' changes of state on; a change may free, strand or move work."""

@@ -1,10 +1,10 @@
 """Calls under way, and what becomes of them when their engine does not answer.
 
 An unanswered call gets a second call to another engine for the same work, and the answer that comes
-first counts, when its engine has been taken out, when it is overdue by `scheduling.suspicion`, or when
-the operator's `--hedge-after` is over. The time counts from the charge of each call, not from the
-upload's arrival: time in the queue says nothing of an engine. The first call is left running, so
-that a slow engine that works loses nothing.
+first counts, when its engine has been taken out, when it is overdue by `scheduling.suspicion`, or
+when the operator's `--hedge-after` is over. The time counts from the charge of each call, not from
+the upload's arrival: time in the queue says nothing of an engine. The first call is left running,
+so that a slow engine that works loses nothing.
 
 An upload on which an engine has died is never on two engines at once. When its engine is taken out
 its call is recalled, and the work goes on elsewhere after that.

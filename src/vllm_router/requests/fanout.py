@@ -18,7 +18,8 @@ from vllm_router.audio.decoding.decoder import AudioDecoder, PieceStream
 from vllm_router.audio.length import MeasuredSeconds
 from vllm_router.audio.speech_spans import SpeechSpan
 from vllm_router.audio.split import Piece
-from vllm_router.errors import EngineSaid, RouterError, SpoolFull, UnsupportedValue
+from vllm_router.errors import RouterError, SpoolFull, UnsupportedValue
+from vllm_router.formats.engine_error import EngineRefused
 from vllm_router.requests.piece_transcriber import PieceTranscriber
 from vllm_router.requests.pieces import LongAudio, PieceResult, SpeechMap, SpooledPiece
 from vllm_router.requests.transcription_request import TranscriptionRequest
@@ -174,7 +175,7 @@ class Fanout:
             if audio.is_stream and piece.index:
                 await audio.wait_for_leader()
             transcript = await self._transcriber.transcribe(audio, piece, trace)
-        except (EngineSaid, UnsupportedValue):
+        except (EngineRefused, UnsupportedValue):
             raise
         except RouterError as e:
             if not audio.partial_ok:

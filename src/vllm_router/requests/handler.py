@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,18 +26,15 @@ from vllm_router.errors import (
     WrongKey,
 )
 from vllm_router.observability.access_log import AccessLog
-from vllm_router.observability.counters import CounterValue, HistogramValue
-from vllm_router.observability.metrics import RouterMetrics, length_label
-from vllm_router.observability.request_record import RequestRecord
-from vllm_router.observability.stats_table import RequestStats
+from vllm_router.observability.metrics import RouterMetrics
+from vllm_router.observability.request_metrics import RequestMetrics
+from vllm_router.observability.request_record import RequestRecord, Task
 from vllm_router.requests.access import KeyRing
 from vllm_router.requests.receive import UploadReceiver
 from vllm_router.requests.transcribe import Transcriber
-from vllm_router.requests.transcription_request import Task, read_transcription_request
-from vllm_router.scheduling.engine import EngineId, EngineState, Transition
+from vllm_router.requests.transcription_request import read_transcription_request
 from vllm_router.scheduling.fleet import Fleet
 from vllm_router.scheduling.quota import Quotas
-from vllm_router.scheduling.work import Charge, OutcomeKind, Ticket, Urgency
 from vllm_router.server.asgi import ASGIApp, serve_asgi
 from vllm_router.server.cors import Cors
 from vllm_router.server.exchange import Exchange
@@ -57,8 +54,6 @@ UPLOAD_ROUTES: Final = {
 ADMIN_PREFIX: Final = "/engines/"
 #: nginx's status for a client that left; it is only ever seen in metrics and logs.
 CLIENT_LEFT: Final = 499
-#: What an engine that was ready becomes when its answers or its probes fail.
-_TAKEN_OUT: Final = frozenset({EngineState.EJECTED, EngineState.PROBING})
 _REQUEST_ID: Final = re.compile(rb"[\x21-\x7e]{1,128}")
 
 
@@ -125,15 +120,11 @@ class RouterService:
         self._keys = keys
         self._cors = cors
         self._quotas = quotas
-        self._metrics = metrics
+        self._request_metrics = RequestMetrics(metrics)
         self._access_log = access_log
         self._tracing = tracing
         self._new_id = new_id
         self._bitrates = BitrateBook()
-        self._counted: dict[tuple[str, str, int], CounterValue] = {}
-        self._timed: dict[
-            tuple[str, str], tuple[HistogramValue, HistogramValue, HistogramValue, CounterValue]
-        ] = {}
         self.now = clock
         self.is_draining = False
         self.is_refusing = False
@@ -257,7 +248,7 @@ class RouterService:
         if record is None:
             return
         self.in_flight -= 1
-        # Much is refused while the body is still coming, where nobody knows of stories.
+        # Much is refused while the body is still coming, before the handler sees it.
         record.error = record.error or exchange.refusal
         if record.holder is not None and record.charged_s is not None:
             self._quotas.give_back(record.holder, record.charged_s)
@@ -266,24 +257,7 @@ class RouterService:
             self._correct(record, record.holder, record.charged_s, now)
         total_s = now - exchange.started_at
         status = CLIENT_LEFT if exchange.has_left or not exchange.status else exchange.status
-        self._metrics.upload_bytes.inc(exchange.received_bytes)
-        # A member's value and its hash are both looked up by Python code; its text is not.
-        route = str(record.task)
-        key = (record.model, route, status)
-        counted = self._counted.get(key)
-        if counted is None:
-            counted = self._metrics.requests.labels(record.model, route, str(status))
-            self._counted[key] = counted
-        counted.inc()
-        if status == 200 and record.audio_s is not None:
-            self._time(exchange, record, record.audio_s, now)
-        if record.holder is not None:
-            self._metrics.key_requests.labels(record.holder, str(status)).inc()
-            # What is only reserved is counted once it has been measured.
-            used_s = 0.0
-            if record.charged_s is not None and record.audio_s is not None:
-                used_s = record.audio_s * record.channels
-            self._metrics.key_audio_seconds.labels(record.holder).inc(used_s)
+        self._request_metrics.ended(exchange, record, status, now)
         if self._access_log is not None:
             self._access_log.write(exchange, record, status, total_s)
         if record.trace is not None:
@@ -298,124 +272,6 @@ class RouterService:
             self._quotas.correct(holder, charged_s, true_s, now)
             record.charged_s = true_s
 
-    def _time(
-        self, exchange: Exchange, record: RequestRecord, audio_s: MeasuredSeconds, now: float
-    ) -> None:
-        length = length_label(audio_s)
-        timed = self._timed.get((record.model, length))
-        if timed is None:
-            metrics = self._metrics
-            timed = self._timed[record.model, length] = (
-                metrics.request_seconds.labels(record.model, length),
-                metrics.first_byte_seconds.labels(record.model),
-                metrics.seconds_per_audio_second.labels(record.model),
-                metrics.audio_seconds.labels(record.model),
-            )
-        request_seconds, first_byte_seconds, ratio, audio_seconds = timed
-        request_seconds.observe(now - exchange.started_at)
-        audio_seconds.inc(audio_s * record.channels)
-        whole_at, first_at = record.whole_at, exchange.first_byte_at
-        if whole_at is not None and first_at is not None:
-            first_byte_seconds.observe(first_at - whole_at)
-            if audio_s > 0:
-                ratio.observe((now - whole_at) / audio_s)
-
 
 def _is_admin(path: str) -> bool:
     return path.startswith(ADMIN_PREFIX) and path != ADMIN_PREFIX
-
-
-class FleetObserver:
-    """Counts what happens to engines and work, and logs engines' flips.
-
-    Args:
-        metrics: What is counted.
-        stats: What engines answered of late.
-        models: Tells which models an engine serves.
-        on_change: Called for each transition, so that who watches an engine can look at once.
-        on_suspicion: Called for an engine that may hang, for the same reason.
-    """
-
-    def __init__(
-        self,
-        metrics: RouterMetrics,
-        stats: RequestStats,
-        models: Callable[[EngineId], Iterable[str]],
-        on_change: Callable[[Transition], None],
-        on_suspicion: Callable[[EngineId], None],
-    ) -> None:
-        self._metrics = metrics
-        self._stats = stats
-        self._models = models
-        self._on_change = on_change
-        self._on_suspicion = on_suspicion
-        self._attempts: dict[tuple[EngineId, OutcomeKind], CounterValue] = {}
-        self._waits: dict[tuple[str, Urgency], HistogramValue] = {}
-        self._done: dict[EngineId, tuple[CounterValue, CounterValue]] = {}
-
-    def attempted(self, charge: Charge, outcome: OutcomeKind, seconds: float) -> None:
-        """One attempt on an engine has ended."""
-        engine_id = charge.engine_id
-        counter = self._attempts.get((engine_id, outcome))
-        if counter is None:
-            counter = self._metrics.attempts.labels(engine_id, outcome.value)
-            self._attempts[engine_id, outcome] = counter
-        counter.inc()
-        if outcome is OutcomeKind.OK:
-            done = self._done.get(engine_id)
-            if done is None:
-                metrics = self._metrics
-                done = self._done[engine_id] = (
-                    metrics.engine_audio_seconds.labels(engine_id),
-                    metrics.engine_windows.labels(engine_id),
-                )
-            audio, windows = done
-            audio_s = charge.audio_s if charge.measured_s is None else charge.measured_s
-            audio.inc(audio_s)
-            windows.inc(charge.windows)
-            self._stats.note(engine_id, seconds, audio_s)
-
-    def waited(self, ticket: Ticket, seconds: float) -> None:
-        """A ticket has left the queue for an engine."""
-        key = (ticket.model, ticket.urgency)
-        wait = self._waits.get(key)
-        if wait is None:
-            wait = self._metrics.queue_wait_seconds.labels(ticket.model, ticket.urgency.value)
-            self._waits[key] = wait
-        wait.observe(seconds)
-
-    def repeated(self, ticket: Ticket) -> None:
-        """A ticket goes to a further engine."""
-        self._metrics.retries.inc()
-
-    def hedged(self, *, is_won: bool) -> None:
-        """Work was sent to a second engine too, which answered first or not."""
-        self._metrics.hedges.labels("second" if is_won else "first").inc()
-
-    def suspected(self, engine_id: EngineId) -> None:
-        """A call to an engine is overdue."""
-        self._on_suspicion(engine_id)
-
-    def changed(self, transition: Transition) -> None:
-        """An engine has changed its state."""
-        log.warning(
-            "engine %s: %s -> %s (%s)",
-            transition.engine_id,
-            transition.before.value,
-            transition.after.value,
-            transition.why,
-        )
-        engine_id, after = transition.engine_id, transition.after
-        if after is EngineState.READY:
-            self._metrics.expect(engine_id, self._models(engine_id))
-        elif transition.before is EngineState.READY and after in _TAKEN_OUT:
-            self._metrics.ejections.labels(engine_id).inc()
-        elif after is EngineState.GONE:
-            self._forget(engine_id)
-        self._on_change(transition)
-
-    def _forget(self, engine_id: EngineId) -> None:
-        self._done.pop(engine_id, None)
-        for key in [key for key in self._attempts if key[0] == engine_id]:
-            del self._attempts[key]
-        self._metrics.forget(engine_id)

@@ -107,7 +107,7 @@ class PieceCaller:
             asks_words: Whether it is asked for times of words, if the client wants them.
 
         Raises:
-            EngineSaid: The engine refused, for a reason that is the client's to see.
+            EngineRefused: The engine refused, for a reason that is the client's to see.
             UnsupportedValue: It gives no times of words.
             PieceFailed: Engines answered 500.
             RouterError: The words could not be had.

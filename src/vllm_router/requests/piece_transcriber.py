@@ -15,7 +15,7 @@ import contextlib
 from dataclasses import dataclass, replace
 from typing import Final
 
-from vllm_router.audio.speech_spans import SpeechSpan, snapped
+from vllm_router.audio.speech_spans import SpeechSpan
 from vllm_router.errors import RouterError
 from vllm_router.formats.alignment import aligned
 from vllm_router.formats.coverage import (
@@ -28,6 +28,7 @@ from vllm_router.formats.coverage import (
     usual_rate,
 )
 from vllm_router.formats.language import language_code
+from vllm_router.formats.snapping import snapped
 from vllm_router.formats.transcript import Transcript, join_texts, joined
 from vllm_router.requests.language_votes import LanguageFinder
 from vllm_router.requests.piece_call import PieceCaller, PieceFailed

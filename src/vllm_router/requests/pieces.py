@@ -12,9 +12,9 @@ from vllm_router.audio.levels import RATE_HZ
 from vllm_router.audio.piece import PiecePart, Stretch, halved, heard_at
 from vllm_router.audio.speech_spans import SpeechSpan
 from vllm_router.formats.transcript import Transcript
-from vllm_router.observability.request_record import RequestRecord
+from vllm_router.observability.request_record import RequestRecord, Task
 from vllm_router.requests.language_votes import LanguageVotes
-from vllm_router.requests.transcription_request import Task, TranscriptionRequest
+from vllm_router.requests.transcription_request import TranscriptionRequest
 from vllm_router.scheduling.work import Death, Urgency
 from vllm_router.spool.upload import Upload
 from vllm_router.upstream.call import Headers

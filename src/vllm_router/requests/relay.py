@@ -10,8 +10,8 @@ import secrets
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from vllm_router.errors import EngineFailed, EngineSaid
-from vllm_router.formats.engine_error import is_for_clients
+from vllm_router.errors import EngineFailed
+from vllm_router.formats.engine_error import EngineRefused, is_for_clients
 from vllm_router.formats.leading_space import StreamStart
 from vllm_router.formats.media_type import is_type
 from vllm_router.formats.sse import MAX_EVENT_BYTES, complete_bytes, encode
@@ -166,7 +166,7 @@ async def _pass_refusal_on(exchange: Exchange, attempt: Attempt) -> None:
     except CallFailed:
         # The status is known, and that it refuses; its words are not.
         said = b""
-    error = EngineSaid(status, said)
+    error = EngineRefused(status, said)
     headers = client_headers(answer.headers, attempt.engine_id)
     if not error.is_verbatim or not is_type(answer.header(b"content-type"), b"application/json"):
         # What describes the engine's body would describe ours wrongly, and who answers in another

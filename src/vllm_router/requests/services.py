@@ -26,7 +26,7 @@ from vllm_router.formats.subtitles import SubtitleStyle
 from vllm_router.formats.transcript import (
     Transcript,
 )
-from vllm_router.observability.request_record import RequestRecord
+from vllm_router.observability.request_record import RequestRecord, Task
 from vllm_router.requests.attempts import AttemptRunner
 from vllm_router.requests.event_rendering import EventRendering
 from vllm_router.requests.fanout import Fanout
@@ -34,7 +34,7 @@ from vllm_router.requests.language_votes import LanguageFinder
 from vllm_router.requests.measured_length import Lengths
 from vllm_router.requests.options import ResponseOptions, StreamFormat
 from vllm_router.requests.relay import Relay
-from vllm_router.requests.transcription_request import Task, TranscriptionRequest
+from vllm_router.requests.transcription_request import TranscriptionRequest
 from vllm_router.requests.word_counts import WordCounts
 from vllm_router.scheduling.work import Urgency
 from vllm_router.server.exchange import Exchange

@@ -12,7 +12,6 @@ from typing import Final
 
 from vllm_router.errors import (
     EngineFailed,
-    EngineSaid,
     EnginesDied,
     RouterError,
     UnreadableAudio,
@@ -20,6 +19,7 @@ from vllm_router.errors import (
     no_word_times,
 )
 from vllm_router.formats.coverage import is_ample
+from vllm_router.formats.engine_error import EngineRefused
 from vllm_router.formats.formats import FORMATS, ResponseFormat
 from vllm_router.formats.json_text import JsonObject
 from vllm_router.formats.leading_space import StreamStart, without_leading_space
@@ -409,7 +409,7 @@ class SingleAnswer:
         )
         try:
             await answer.run(self._upload)
-        except EngineSaid:
+        except EngineRefused:
             # Pieces are refused too: how much was sent is not the reason, whatever it said.
             await self._pass_on(attempt)
             return

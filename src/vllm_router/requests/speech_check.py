@@ -28,12 +28,12 @@ from vllm_router.formats.coverage import (
 from vllm_router.formats.language import result_language
 from vllm_router.formats.spoken_length import spoken_length
 from vllm_router.formats.transcript import Transcript, duration_usage, joined
-from vllm_router.observability.request_record import RequestRecord
+from vllm_router.observability.request_record import RequestRecord, Task
 from vllm_router.requests.options import ResponseOptions
 from vllm_router.requests.pieces import PieceResult, SpeechMap
 from vllm_router.requests.segmented import long_audio
 from vllm_router.requests.services import Services
-from vllm_router.requests.transcription_request import Task, TranscriptionRequest
+from vllm_router.requests.transcription_request import TranscriptionRequest
 from vllm_router.server.exchange import Exchange
 from vllm_router.spool.upload import Upload
 

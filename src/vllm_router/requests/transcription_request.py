@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Final
 
 from vllm_router.audio.bitrate import BitrateBook
@@ -23,6 +22,7 @@ from vllm_router.audio.length import LengthHint, MeasuredSeconds
 from vllm_router.audio.length_doubt import bounded_hint, length_doubt
 from vllm_router.audio.upload_faults import audio_damage, audio_refusal, is_whole_wav, plain_wav
 from vllm_router.errors import MissingField, NoEngineReady, UnknownModel, UnreadableAudio
+from vllm_router.observability.request_record import Task
 from vllm_router.spool.multipart import Form, FormPart
 from vllm_router.spool.upload import Upload
 
@@ -30,13 +30,6 @@ from vllm_router.spool.upload import Upload
 RETRY_AFTER_S: Final = 5.0
 #: A WAV's format and data chunks stand within this, unless a large picture comes before them.
 WAV_HEAD_BYTES: Final = 1024
-
-
-class Task(StrEnum):
-    """What is asked of Whisper; the value is the route's last word."""
-
-    TRANSCRIBE = "transcriptions"
-    TRANSLATE = "translations"
 
 
 @dataclass(slots=True)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from vllm_router.audio.channels import TimeMerge, with_channel
 from vllm_router.audio.speech_spans import SpeechSpan
+from vllm_router.formats.channel_merge import TimeMerge, with_channel
 from vllm_router.formats.formats import SubtitleWriter
 from vllm_router.formats.subtitles import Cue
 from vllm_router.formats.transcript import Segment, Transcript, Word, join_texts, joined

@@ -11,15 +11,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from random import Random
 
 from vllm_router.background import Background, BackgroundLoop
-from vllm_router.observability.metrics import RouterMetrics
-from vllm_router.requests.attempts import AttemptRunner
 from vllm_router.scheduling.engine import Engine, EngineId, EngineState, Transition
 from vllm_router.scheduling.engine_states import OUT
+from vllm_router.scheduling.fleet import Fleet
 from vllm_router.upstream.call import (
     CallFailed,
     CallTimedOut,
@@ -99,9 +98,10 @@ class EngineWatch:
     """Visits engines.
 
     Args:
-        dispatcher: Whose fleet is watched, and which is told when something changed.
+        fleet: The engines, and where answers are noted.
         inquiry: Asks the engines.
-        metrics: Counts how long probes take.
+        on_transitions: Called after each answer with the state changes that it caused, often none.
+        on_probe: Called with the engine's ID and the seconds that a probe took.
         background: Told of visits that fail for a fault of our own.
         settings: Intervals.
         now: Monotonic seconds.
@@ -110,18 +110,19 @@ class EngineWatch:
 
     def __init__(
         self,
-        dispatcher: AttemptRunner,
+        fleet: Fleet,
         inquiry: EngineInquiry,
-        metrics: RouterMetrics,
+        on_transitions: Callable[[Iterable[Transition]], None],
+        on_probe: Callable[[EngineId, float], None],
         background: Background,
         settings: WatchSettings,
         now: Callable[[], float],
         rng: Random,
     ) -> None:
-        self._dispatcher = dispatcher
-        self._fleet = dispatcher.fleet
+        self._fleet = fleet
         self._inquiry = inquiry
-        self._metrics = metrics
+        self._on_transitions = on_transitions
+        self._on_probe = on_probe
         self._background = background
         self._settings = settings
         self._now = now
@@ -287,7 +288,7 @@ class EngineWatch:
         started = self._now()
         probe = await self._probe(engine)
         now = self._now()
-        self._metrics.probe_seconds.labels(engine.engine_id).observe(now - started)
+        self._on_probe(engine.engine_id, now - started)
         moves = self._fleet.observe_probe(
             engine.engine_id,
             probe.error is None,
@@ -297,8 +298,7 @@ class EngineWatch:
             now,
             is_denied=probe.is_denied,
         )
-        self._dispatcher.changed(moves)
-        self._dispatcher.pump()
+        self._on_transitions(moves)
 
     async def _probe(self, engine: Engine) -> Probe:
         url = engine.spec.url
@@ -332,5 +332,4 @@ class EngineWatch:
             log.debug("engine %s: no metrics: %s", engine.engine_id, e)
             stats = None
         moves = self._fleet.observe_stats(engine.engine_id, stats, self._now())
-        self._dispatcher.changed(moves)
-        self._dispatcher.pump()
+        self._on_transitions(moves)

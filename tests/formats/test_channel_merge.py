@@ -1,8 +1,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_router.audio.channels import TimeMerge, speaker_label, spoken_by, with_channel
 from vllm_router.audio.speech_spans import SpeechSpan
+from vllm_router.formats.channel_merge import TimeMerge, speaker_label, spoken_by, with_channel
 from vllm_router.formats.transcript import Segment, Transcript, Word
 
 # Pieces as a decoder decides them: (channel, start, lengths of the segments in it).

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_router.audio.speech_spans import snapped, spans_within
+from vllm_router.audio.speech_spans import spans_within
+from vllm_router.formats.snapping import snapped
 from vllm_router.formats.transcript import Segment, Transcript
 
 

@@ -9,9 +9,9 @@ from tests.routers import MODEL, field, file, form, request, running_router, unt
 
 from vllm_router.audio.wav import silence
 from vllm_router.local.serving import serve_simulated
+from vllm_router.observability.fleet_observer import FleetObserver
 from vllm_router.observability.metrics import RouterMetrics
 from vllm_router.observability.stats_table import RequestStats
-from vllm_router.requests.handler import FleetObserver
 from vllm_router.scheduling.engine import EngineId, EngineState, Transition
 from vllm_router.scheduling.work import Charge, OutcomeKind, Ticket, Urgency
 
