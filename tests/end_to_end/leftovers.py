@@ -21,7 +21,7 @@ def held(router: RunningRouter) -> dict[str, object]:
     return {
         "charges": sum(engine.in_flight for engine in parts.dispatcher.fleet.engines()),
         "audio": sum(engine.audio_s_in_flight for engine in parts.dispatcher.fleet.engines()),
-        "queued": parts.dispatcher.waiting,
+        "queued": parts.dispatcher.slots.waiting,
         "requests": parts.service.in_flight,
         "uploads": sum(spool.open_uploads for spool in parts.spools),
         "disk": sum(spool.bytes_on_disk for spool in parts.spools),

@@ -145,4 +145,4 @@ async def test_a_long_file_does_not_fail_for_two_broken_engines(hole: str) -> No
             answer = await router.upload(field("model", MODEL), file(talk(300.0)))
             assert answer.status_code == 200, answer.text
             assert answer.json()["text"].count("some words") >= 5
-        await until(lambda: not router.router.dispatcher.waiting)
+        await until(lambda: not router.router.dispatcher.slots.waiting)

@@ -17,7 +17,7 @@ from tests.routers import MODEL, RunningRouter, field, file, running_router, unt
 from vllm_router.audio.wav import silence
 from vllm_router.formats.sse import EventReader
 from vllm_router.local.serving import serve_simulated
-from vllm_router.requests.attempts import SILENCE_S
+from vllm_router.requests.attempt import SILENCE_S
 from vllm_router.scheduling.engine import EngineState
 
 #: What a clip may take besides the wait until it is overdue: the second engine's answer, and a

@@ -84,8 +84,8 @@ async def test_leaving_the_queue_leaves_nothing() -> None:
             for _ in range(5):
                 async with client(router.port) as one:
                     one.send(UPLOAD)
-                    await until(lambda: router.router.dispatcher.waiting)
-                await until(lambda: not router.router.dispatcher.waiting)
+                    await until(lambda: router.router.dispatcher.slots.waiting)
+                await until(lambda: not router.router.dispatcher.slots.waiting)
         await nothing_left(router)
         await engine.order()
         assert await is_served(router)

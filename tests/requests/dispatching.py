@@ -126,4 +126,4 @@ def sending(*results: Answer | CallFailed | SpoolFailed) -> tuple[Send, list[Eng
 
 
 def is_idle(dispatcher: AttemptRunner) -> bool:
-    return all(not e.in_flight for e in dispatcher.fleet.engines()) and not dispatcher.waiting
+    return all(not e.in_flight for e in dispatcher.fleet.engines()) and not dispatcher.slots.waiting

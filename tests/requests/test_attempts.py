@@ -411,56 +411,56 @@ async def test_repeats_end_with_their_budget(notes: Notes) -> None:
 async def test_without_a_ready_engine_nothing_waits(notes: Notes) -> None:
     dispatcher = ready_dispatcher(1, notes)
     with pytest.raises(NoEngineReady) as refused:
-        await dispatcher.slot(ticket(model="another"))
+        await dispatcher.slots.acquire(ticket(model="another"))
     assert refused.value.retry_after_s
     with pytest.raises(NoEngineReady):
-        await dispatcher.admit(ticket(model="another"))
+        await dispatcher.slots.admit(ticket(model="another"))
     assert is_idle(dispatcher)
 
 
 async def test_a_full_queue_refuses_with_a_time(notes: Notes) -> None:
     dispatcher = ready_dispatcher(1, notes, max_windows=1, max_queue_audio_s=5.0)
-    held = await dispatcher.slot(ticket())
-    waiting = asyncio.create_task(dispatcher.slot(ticket()))
+    held = await dispatcher.slots.acquire(ticket())
+    waiting = asyncio.create_task(dispatcher.slots.acquire(ticket()))
     await asyncio.sleep(0)
     with pytest.raises(QueueIsFull) as refused:
-        await dispatcher.slot(ticket())
+        await dispatcher.slots.acquire(ticket())
     assert refused.value.retry_after_s
     with pytest.raises(QueueIsFull):
-        await dispatcher.admit(ticket())
-    dispatcher.finish(held, Outcome(OutcomeKind.OK))
-    dispatcher.finish(await waiting, Outcome(OutcomeKind.OK))
+        await dispatcher.slots.admit(ticket())
+    dispatcher.slots.release(held, Outcome(OutcomeKind.OK))
+    dispatcher.slots.release(await waiting, Outcome(OutcomeKind.OK))
     assert is_idle(dispatcher)
 
 
 async def test_who_waits_too_long_is_refused(notes: Notes) -> None:
     dispatcher = ready_dispatcher(1, notes, max_windows=1, max_queue_wait_s=0.1)
-    held = await dispatcher.slot(ticket())
+    held = await dispatcher.slots.acquire(ticket())
     with pytest.raises(QueueIsFull, match="longer than allowed"):
-        await dispatcher.slot(ticket())
-    dispatcher.finish(held, Outcome(OutcomeKind.OK))
+        await dispatcher.slots.acquire(ticket())
+    dispatcher.slots.release(held, Outcome(OutcomeKind.OK))
     assert is_idle(dispatcher)
 
 
 async def test_who_leaves_the_queue_leaves_no_trace(notes: Notes) -> None:
     dispatcher = ready_dispatcher(1, notes, max_windows=1)
-    held = await dispatcher.slot(ticket())
-    waiting = asyncio.create_task(dispatcher.slot(ticket()))
+    held = await dispatcher.slots.acquire(ticket())
+    waiting = asyncio.create_task(dispatcher.slots.acquire(ticket()))
     await asyncio.sleep(0)
-    assert dispatcher.waiting == 1
+    assert dispatcher.slots.waiting == 1
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
-    assert dispatcher.waiting == 0
-    dispatcher.finish(held, Outcome(OutcomeKind.OK))
+    assert dispatcher.slots.waiting == 0
+    dispatcher.slots.release(held, Outcome(OutcomeKind.OK))
     assert is_idle(dispatcher)
 
 
 async def test_who_leaves_in_the_moment_of_getting_a_slot_gives_it_back(notes: Notes) -> None:
     dispatcher = ready_dispatcher(1, notes, max_windows=1)
-    held = await dispatcher.slot(ticket())
-    waiting = asyncio.create_task(dispatcher.slot(ticket()))
+    held = await dispatcher.slots.acquire(ticket())
+    waiting = asyncio.create_task(dispatcher.slots.acquire(ticket()))
     await asyncio.sleep(0)
-    dispatcher.finish(held, Outcome(OutcomeKind.OK))
+    dispatcher.slots.release(held, Outcome(OutcomeKind.OK))
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
     assert is_idle(dispatcher)
@@ -536,10 +536,10 @@ class TestHedging:
 
 async def test_models_are_kept_apart(notes: Notes) -> None:
     dispatcher = ready_dispatcher(1, notes)
-    charge = await dispatcher.slot(ticket())
+    charge = await dispatcher.slots.acquire(ticket())
     assert charge.ticket.model == MODEL
-    dispatcher.finish(charge, Outcome(OutcomeKind.OK))
-    dispatcher.finish(charge, Outcome(OutcomeKind.OK))
+    dispatcher.slots.release(charge, Outcome(OutcomeKind.OK))
+    dispatcher.slots.release(charge, Outcome(OutcomeKind.OK))
     assert notes.kinds == [OutcomeKind.OK]
 
 

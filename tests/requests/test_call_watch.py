@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from tests.requests.dispatching import Notes, answer, is_idle, ready_dispatcher, ticket
 
 from vllm_router.errors import EnginesDied, RouterError
-from vllm_router.requests.attempts import MOVES, Attempt, AttemptRunner
-from vllm_router.requests.call_watch import LATE_S, AttemptHistory
+from vllm_router.requests.attempt import Attempt
+from vllm_router.requests.attempt_history import AttemptHistory
+from vllm_router.requests.attempts import MOVES, AttemptRunner
+from vllm_router.requests.call_watch import LATE_S
 from vllm_router.scheduling.engine import Engine, EngineId
 from vllm_router.scheduling.suspicion import SuspicionRules
 from vllm_router.scheduling.work import Death, Outcome, OutcomeKind
@@ -107,7 +109,7 @@ def fail_probes(dispatcher: AttemptRunner, engine_id: EngineId) -> None:
     for _ in range(3):
         now = dispatcher.now()
         moves = dispatcher.fleet.observe_probe(engine_id, False, 0.0, "no", False, now)
-        dispatcher.changed(moves)
+        dispatcher.slots.changed(moves)
 
 
 async def test_an_overdue_call_is_answered_by_another_engine(notes: Notes) -> None:
@@ -175,23 +177,23 @@ async def test_a_second_that_loses_as_it_gets_its_engine_gives_it_back(
     notes: Notes, *, is_given_before: bool
 ) -> None:
     dispatcher = fleet_of(2, notes, max_windows=1)
-    held = await dispatcher.slot(ticket())
+    held = await dispatcher.slots.acquire(ticket())
     tries = AttemptHistory()
     other = ticket(excluded={held.engine_id})
-    taken = await dispatcher.slot(ticket(excluded={held.engine_id}))
+    taken = await dispatcher.slots.acquire(ticket(excluded={held.engine_id}))
     assert taken.engine_id != held.engine_id
-    waiting = asyncio.create_task(dispatcher.slot(other, tries))
+    waiting = asyncio.create_task(dispatcher.slots.acquire(other, tries.cancelled_as))
     await asyncio.sleep(0.01)
     tries.is_settled = True
     if is_given_before:
-        dispatcher.finish(taken, Outcome(OutcomeKind.OK))
+        dispatcher.slots.release(taken, Outcome(OutcomeKind.OK))
         waiting.cancel()
     else:
         waiting.cancel()
-        dispatcher.finish(taken, Outcome(OutcomeKind.OK))
+        dispatcher.slots.release(taken, Outcome(OutcomeKind.OK))
     await asyncio.gather(waiting, return_exceptions=True)
     assert notes.kinds == [OutcomeKind.OK, OutcomeKind.CANCELLED]
-    dispatcher.finish(held, Outcome(OutcomeKind.OK))
+    dispatcher.slots.release(held, Outcome(OutcomeKind.OK))
     assert is_idle(dispatcher)
 
 
@@ -274,7 +276,7 @@ async def test_work_of_an_engine_that_is_out_waits_there_for_another(notes: Note
 async def test_the_time_to_hedge_counts_from_the_charge(notes: Notes) -> None:
     """Not from when the work was handed in: it may have waited for an engine since."""
     dispatcher = fleet_of(2, notes, suspicion=SuspicionRules(), hedge_after_s=0.3, max_windows=1)
-    held = [await dispatcher.slot(ticket()) for _ in range(2)]
+    held = [await dispatcher.slots.acquire(ticket()) for _ in range(2)]
     engines = Engines(hangs, answers)
     waiting = asyncio.create_task(ask(dispatcher, engines))
     # Longer than the delay: what queues is not hedged, and is not forgotten either.
@@ -282,7 +284,7 @@ async def test_the_time_to_hedge_counts_from_the_charge(notes: Notes) -> None:
     assert engines.asked == []
     began = dispatcher.now()
     for charge in held:
-        dispatcher.finish(charge, Outcome(OutcomeKind.OK))
+        dispatcher.slots.release(charge, Outcome(OutcomeKind.OK))
     await waiting
     assert 0.25 < dispatcher.now() - began < 2.0
     assert notes.hedges == [True]

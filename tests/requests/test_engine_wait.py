@@ -28,8 +28,8 @@ def probe(dispatcher: AttemptRunner, engine_id: EngineId, *, ok: bool, times: in
         error = None if ok else "refused"
         now = dispatcher.now()
         moves = dispatcher.fleet.observe_probe(engine_id, ok, 0.01, error, False, now)
-        dispatcher.changed(moves)
-        dispatcher.pump()
+        dispatcher.slots.changed(moves)
+        dispatcher.slots.pump()
 
 
 async def a_moment() -> None:
@@ -41,19 +41,19 @@ async def test_work_waits_for_an_engine_that_has_just_gone() -> None:
     notes = Notes()
     dispatcher = ready_dispatcher(1, notes, wait_s=30.0)
     probe(dispatcher, A, ok=False, times=PROBES)
-    slots = [asyncio.create_task(dispatcher.slot(ticket())) for _ in range(2)]
+    slots = [asyncio.create_task(dispatcher.slots.acquire(ticket())) for _ in range(2)]
     await a_moment()
     assert not any(slot.done() for slot in slots)
     probe(dispatcher, A, ok=True)
     for slot in slots:
-        dispatcher.finish(await slot, Outcome(OutcomeKind.OK))
+        dispatcher.slots.release(await slot, Outcome(OutcomeKind.OK))
     assert notes.waits == 2
 
 
 async def test_a_long_audio_waits_at_the_door_as_well() -> None:
     dispatcher = ready_dispatcher(1, wait_s=30.0)
     probe(dispatcher, A, ok=False, times=PROBES)
-    admitted = asyncio.create_task(dispatcher.admit(ticket()))
+    admitted = asyncio.create_task(dispatcher.slots.admit(ticket()))
     await a_moment()
     assert not admitted.done()
     probe(dispatcher, A, ok=True)
@@ -65,7 +65,7 @@ async def test_work_that_has_waited_long_enough_is_refused() -> None:
     probe(dispatcher, A, ok=False, times=PROBES)
     began = time.monotonic()
     with pytest.raises(NoEngineReady):
-        await dispatcher.slot(ticket())
+        await dispatcher.slots.acquire(ticket())
     assert time.monotonic() - began >= 0.05
 
 
@@ -75,7 +75,7 @@ async def test_nothing_waits_for_engines_that_were_never_there() -> None:
     new = EngineSpec(B, "http://b", (MODEL,))
     dispatcher.fleet.apply(Appeared(new), dispatcher.now())
     # The first probe is under way: it may be there.
-    slot = asyncio.create_task(dispatcher.slot(ticket()))
+    slot = asyncio.create_task(dispatcher.slots.acquire(ticket()))
     await a_moment()
     assert not slot.done()
     probe(dispatcher, B, ok=False)
@@ -114,9 +114,9 @@ async def test_the_only_engines_failure_is_told_at_once() -> None:
 async def test_who_leaves_while_waiting_leaves_nothing() -> None:
     dispatcher = ready_dispatcher(1, wait_s=3600.0)
     probe(dispatcher, A, ok=False, times=PROBES)
-    slot = asyncio.create_task(dispatcher.slot(ticket()))
+    slot = asyncio.create_task(dispatcher.slots.acquire(ticket()))
     await a_moment()
-    assert dispatcher.waiting == 1
+    assert dispatcher.slots.waiting == 1
     slot.cancel()
     await asyncio.gather(slot, return_exceptions=True)
     probe(dispatcher, A, ok=True)

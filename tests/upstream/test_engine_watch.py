@@ -300,7 +300,7 @@ async def test_a_visit_that_fails_for_a_fault_of_our_own_is_counted_and_the_next
         inquiry = BrokenInquiry(router.clients[1], loop, 2)
         settings = WatchSettings(0.1, 0.1, False)
         dispatcher = router.dispatcher
-        told = (dispatcher.engines_changed, lambda engine_id, seconds: None)
+        told = (dispatcher.slots.engines_changed, lambda engine_id, seconds: None)
         parts = (*told, router.background, settings, router.now, Random(1))
         return replace(router, watch=EngineWatch(dispatcher.fleet, inquiry, *parts))
 

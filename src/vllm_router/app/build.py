@@ -278,7 +278,7 @@ def build_router(
     watch = EngineWatch(
         fleet,
         inquiry,
-        dispatcher.engines_changed,
+        dispatcher.slots.engines_changed,
         on_probe,
         background,
         WatchSettings(
@@ -330,7 +330,7 @@ def build_router(
         status=discovery.status,
         is_draining=is_draining,
         now=now,
-        changed=dispatcher.changed,
+        changed=dispatcher.slots.changed,
         started_at=time.time(),
     )
     routes = build_routes(operations, settings.root_path)

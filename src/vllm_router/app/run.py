@@ -290,9 +290,9 @@ async def _discover(router: Router) -> None:
     try:
         async with aclosing(router.discovery.changes()) as changes:
             async for change in changes:
-                router.dispatcher.changed(router.dispatcher.fleet.apply(change, router.now()))
+                router.dispatcher.slots.changed(router.dispatcher.fleet.apply(change, router.now()))
                 router.watch.follow()
-                router.dispatcher.pump()
+                router.dispatcher.slots.pump()
     except Exception as e:
         # Until the source begins anew, with a whole list, the last one stays in force.
         router.discovery.status.failed(f"a fault of the router: {type(e).__name__}: {e}"[:300])
@@ -321,5 +321,5 @@ async def _print_stats(router: Router, interval_s: float) -> None:
     fleet = router.dispatcher.fleet
     while True:
         await asyncio.sleep(interval_s)
-        table = stats_table(fleet.engines(), router.stats, router.dispatcher.waiting)
+        table = stats_table(fleet.engines(), router.stats, router.dispatcher.slots.waiting)
         log.info("engines\n%s", table)

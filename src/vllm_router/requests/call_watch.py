@@ -24,23 +24,21 @@ import heapq
 import logging
 import math
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import Any, Final, Protocol
 
-from vllm_router.scheduling.engine import Engine, EngineId, EngineState
+from vllm_router.requests.attempt import Attempt
+from vllm_router.requests.attempt_history import AttemptHistory
+from vllm_router.requests.slots import TAKEN_OUT
+from vllm_router.scheduling.engine import Engine, EngineId
 from vllm_router.scheduling.fleet import Fleet
 from vllm_router.scheduling.work import Charge, OutcomeKind, Ticket, Urgency
 from vllm_router.upstream.answer import Answer
 
-if TYPE_CHECKING:
-    from vllm_router.requests.attempts import Attempt
-
 log = logging.getLogger(__name__)
 
-#: In these states an engine gives no answer that is worth waiting for alone.
-TAKEN_OUT: Final = frozenset({EngineState.EJECTED, EngineState.PROBING, EngineState.SLEEPING})
 #: Entries of ended calls that are not worth the work of removing them.
 _FEW_LEFT: Final = 32
 #: When the timer fires later than this the process itself has stood still. Answers may lie unread
@@ -66,67 +64,6 @@ class CallObserver(Protocol):
 
     def repeated(self, ticket: Ticket) -> None:
         """A ticket goes to a further engine."""
-
-
-@dataclass(frozen=True, slots=True)
-class RefusedAttempt:
-    """An engine's refusal of an upload.
-
-    Attributes:
-        engine_id: The engine.
-        status: What it answered.
-        lacks_model: Whether it said that it does not have the model.
-        started_at: When the call began, monotonic seconds.
-    """
-
-    engine_id: EngineId
-    status: int
-    lacks_model: bool
-    started_at: float
-
-
-class AttemptHistory:
-    """What has been tried for one piece of work, on all engines together.
-
-    Attributes:
-        failures: What went wrong, a phrase for each call that failed.
-        refusals: Engines that have refused the upload.
-        votes: How many of these speak against the upload.
-        shown: The last refusal, for a client whose upload no further engine takes; None: there is
-            none.
-        rest_s: The shortest rest that an engine has asked for; None: none did.
-        timeouts: How many of them took too long.
-        spent: How many of them count as attempts. A call that was moved to another engine does not,
-            nor does one to an engine that fails on everything.
-        started: Calls begun.
-        running: Calls begun and not over.
-        is_settled: Whether no call is needed any more: what is still running has lost.
-    """
-
-    __slots__ = (
-        "failures",
-        "is_settled",
-        "refusals",
-        "rest_s",
-        "running",
-        "shown",
-        "spent",
-        "started",
-        "timeouts",
-        "votes",
-    )
-
-    def __init__(self) -> None:
-        self.failures: list[str] = []
-        self.refusals: list[RefusedAttempt] = []
-        self.votes = 0
-        self.shown: Attempt | None = None
-        self.rest_s: float | None = None
-        self.timeouts = 0
-        self.spent = 0
-        self.started = 0
-        self.running = 0
-        self.is_settled = False
 
 
 class Call:

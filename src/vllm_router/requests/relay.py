@@ -17,7 +17,7 @@ from vllm_router.formats.media_type import is_type
 from vllm_router.formats.sse import MAX_EVENT_BYTES, complete_bytes, encode
 from vllm_router.formats.stream_events import error_event
 from vllm_router.formats.transcript import BadTranscript
-from vllm_router.requests.attempts import MAX_REFUSAL_BYTES, Attempt
+from vllm_router.requests.attempt import MAX_REFUSAL_BYTES, Attempt
 from vllm_router.requests.headers import client_headers
 from vllm_router.scheduling.engine import Engine
 from vllm_router.scheduling.work import OutcomeKind

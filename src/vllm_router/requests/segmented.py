@@ -115,7 +115,7 @@ class SegmentedAnswer:
             urgency=urgency,
             enqueued_at=now,
         )
-        await services.dispatcher.admit(whole)
+        await services.dispatcher.slots.admit(whole)
         file = upload.file()
         try:
             audio = long_audio(services, self._exchange, request, self._options, record, file)

@@ -36,7 +36,7 @@ from vllm_router.formats.transcript import (
 )
 from vllm_router.formats.usage_seconds import with_whole_seconds
 from vllm_router.observability.request_record import RequestRecord
-from vllm_router.requests.attempts import MAX_REFUSAL_BYTES, Attempt
+from vllm_router.requests.attempt import MAX_REFUSAL_BYTES, Attempt
 from vllm_router.requests.event_stream import EventStream
 from vllm_router.requests.headers import engine_headers
 from vllm_router.requests.options import ResponseOptions, StreamFormat
