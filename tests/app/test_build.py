@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from vllm_router.app.build import Router, build_discovery, build_router
+from vllm_router.app.build import Router, build_router
+from vllm_router.app.build_discovery import build_discovery
 from vllm_router.discovery.dns import DnsDiscovery
 from vllm_router.discovery.file import FileDiscovery
 from vllm_router.discovery.kubernetes import KubernetesDiscovery

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import ssl
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
 
+from vllm_router.app.build_discovery import blaming, build_discovery
 from vllm_router.app.operations import Operations
 from vllm_router.app.routes import build_routes
 from vllm_router.audio.channels import Channels
 from vllm_router.audio.decoding.decoder import AudioDecoder
 from vllm_router.audio.length import MeasuredSeconds
 from vllm_router.background import Background, BackgroundLoop
-from vllm_router.discovery.dns import DnsDiscovery
-from vllm_router.discovery.file import FileDiscovery
-from vllm_router.discovery.kube_access import find_access
-from vllm_router.discovery.kube_objects import parse_port
-from vllm_router.discovery.kubernetes import KubernetesDiscovery
 from vllm_router.discovery.source import Discovery
-from vllm_router.discovery.static import StaticDiscovery, static_specs
 from vllm_router.formats.subtitles import SubtitleStyle
 from vllm_router.observability.access_log import AccessLog
 from vllm_router.observability.fleet_observer import FleetObserver
@@ -112,63 +104,6 @@ class Router:
     tracing: Tracing | None
     background: Background
     now: Callable[[], float]
-
-
-@contextlib.contextmanager
-def _blaming(flag: str) -> Iterator[None]:
-    """Name the flag in the sentence that says what is wrong with it."""
-    try:
-        yield
-    except (ValueError, OSError) as e:
-        raise ValueError(f"{flag}: {e}") from e
-
-
-def build_discovery(settings: Settings, now: Callable[[], float], rng: Random) -> Discovery:
-    """Return the source of engines that the settings name.
-
-    Raises:
-        ValueError: It cannot be used; one sentence says why.
-    """
-    match settings.service_discovery:
-        case "static":
-            specs = static_specs(
-                settings.static_backends,
-                settings.static_models,
-                settings.static_model_types,
-                settings.static_model_labels,
-            )
-            return StaticDiscovery(specs)
-        case "file":
-            assert settings.discovery_file is not None
-            return FileDiscovery(settings.discovery_file, clock=now)
-        case "dns":
-            with _blaming("--dns-name"):
-                return DnsDiscovery(
-                    settings.dns_name,
-                    port=settings.dns_port,
-                    refresh_s=settings.dns_refresh_s,
-                    clock=now,
-                )
-        case "k8s":
-            with _blaming("--k8s-port"):
-                port = parse_port(settings.k8s_port)
-            with _blaming("--k8s-kubeconfig"):
-                access = find_access(
-                    settings.k8s_kubeconfig,
-                    settings.k8s_context,
-                    environ=os.environ,
-                    home=Path.home(),
-                )
-            return KubernetesDiscovery(
-                access,
-                namespace=settings.k8s_namespace,
-                label_selector=settings.k8s_label_selector,
-                port=port,
-                kind=settings.k8s_service_discovery_type,
-                watch_timeout_s=settings.k8s_watcher_timeout_seconds,
-                clock=now,
-                rng=rng,
-            )
 
 
 def build_tracing(
@@ -267,7 +202,7 @@ def build_router(
     tls = None
     if settings.engine_ca_file is not None:
         tls = ssl.create_default_context()
-        with _blaming("--engine-ca-file"):
+        with blaming("--engine-ca-file"):
             tls.load_verify_locations(settings.engine_ca_file)
     uploads, questions = HttpClient(tls), HttpClient(tls)
     inquiry = EngineInquiry(questions, key, settings.static_backend_health_check_timeout_seconds)
@@ -342,51 +277,9 @@ def build_router(
         vad=settings.vad,
     )
 
-    def count_piece(outcome: str) -> None:
-        metrics.pieces.labels(outcome).inc()
-
-    def count_reheard(model: str, reason: str, seconds: float) -> None:
-        metrics.reheard_seconds.labels(model, reason).inc(seconds)
-
-    def count_dropped(reason: str, words: int) -> None:
-        metrics.dropped_words.labels(reason).inc(words)
-
-    def count_empty(model: str) -> None:
-        metrics.empty_transcripts.labels(model).inc()
-
-    counts = WordCounts(count_reheard, count_dropped, count_empty)
-    languages = LanguageFinder()
-    caller = PieceCaller(dispatcher, relay, capabilities)
     quotas = Quotas(quota_rules)
-
-    def correct(holder: str, charged_s: float, true_s: MeasuredSeconds) -> None:
-        quotas.correct(holder, charged_s, true_s, now())
-        metrics.key_audio_seconds.labels(holder).inc(true_s)
-
-    fanout = Fanout(PieceTranscriber(caller, languages, counts), decoder, pieces, count_piece)
-    transcriber = Transcriber(
-        Services(
-            dispatcher,
-            relay,
-            fanout,
-            TranscriptionRules(
-                split=settings.split,
-                split_longer_than_s=settings.split_longer_than_s,
-                skip_silence=settings.skip_silence,
-                verifies=settings.verify and settings.vad != "off" and settings.split != "off",
-                partial_ok=settings.partial_ok,
-                channels=Channels(settings.channels),
-                stream_format=StreamFormat(settings.stream_format),
-                style=SubtitleStyle(settings.subtitle_max_line_chars, settings.subtitle_max_lines),
-                session_header=settings.session_key.lower().encode()
-                if settings.session_key
-                else None,
-            ),
-            capabilities,
-            counts,
-            languages,
-            Lengths(fanout.length_s, correct),
-        )
+    transcriber = _build_transcriber(
+        settings, dispatcher, relay, capabilities, decoder, pieces, quotas, metrics
     )
     access_log = None
     if settings.access_log and settings.log_level in ("debug", "info"):
@@ -447,4 +340,61 @@ def build_router(
         tracing=tracing,
         background=background,
         now=now,
+    )
+
+
+def _build_transcriber(
+    settings: Settings,
+    dispatcher: AttemptRunner,
+    relay: Relay,
+    capabilities: ModelCapabilities,
+    decoder: AudioDecoder,
+    pieces: Spool,
+    quotas: Quotas,
+    metrics: RouterMetrics,
+) -> Transcriber:
+    def count_piece(outcome: str) -> None:
+        metrics.pieces.labels(outcome).inc()
+
+    def count_reheard(model: str, reason: str, seconds: float) -> None:
+        metrics.reheard_seconds.labels(model, reason).inc(seconds)
+
+    def count_dropped(reason: str, words: int) -> None:
+        metrics.dropped_words.labels(reason).inc(words)
+
+    def count_empty(model: str) -> None:
+        metrics.empty_transcripts.labels(model).inc()
+
+    counts = WordCounts(count_reheard, count_dropped, count_empty)
+    languages = LanguageFinder()
+    caller = PieceCaller(dispatcher, relay, capabilities)
+
+    def correct(holder: str, charged_s: float, true_s: MeasuredSeconds) -> None:
+        quotas.correct(holder, charged_s, true_s, dispatcher.now())
+        metrics.key_audio_seconds.labels(holder).inc(true_s)
+
+    fanout = Fanout(PieceTranscriber(caller, languages, counts), decoder, pieces, count_piece)
+    return Transcriber(
+        Services(
+            dispatcher,
+            relay,
+            fanout,
+            TranscriptionRules(
+                split=settings.split,
+                split_longer_than_s=settings.split_longer_than_s,
+                skip_silence=settings.skip_silence,
+                verifies=settings.verify and settings.vad != "off" and settings.split != "off",
+                partial_ok=settings.partial_ok,
+                channels=Channels(settings.channels),
+                stream_format=StreamFormat(settings.stream_format),
+                style=SubtitleStyle(settings.subtitle_max_line_chars, settings.subtitle_max_lines),
+                session_header=settings.session_key.lower().encode()
+                if settings.session_key
+                else None,
+            ),
+            capabilities,
+            counts,
+            languages,
+            Lengths(fanout.length_s, correct),
+        )
     )
