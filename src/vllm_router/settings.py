@@ -446,7 +446,7 @@ class Settings(BaseModel):
         "Seconds to wait for an engine's response, or twice the audio's length if that is longer.",
     )
     write_timeout_s: Seconds = _field(
-        "Engine timeouts", 60.0, "Seconds that an engine may stop reading an upload."
+        "Engine timeouts", 60.0, "Seconds that an engine may go without reading more of an upload."
     )
     shutdown_grace_s: Annotated[float, Field(ge=0, le=86400)] = _field(
         "Shutdown",
