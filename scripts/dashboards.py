@@ -3,7 +3,7 @@
     scripts/dashboards.py            write helm/dashboards/*.json
     scripts/dashboards.py --check    fail if they differ
 
-Here stands what each panel asks and why; the JSON is too long to be kept by hand.
+Defines each panel's query and description; the JSON is too long to maintain by hand.
 """
 
 import json
@@ -49,27 +49,29 @@ def fleet() -> Json:
         stat(
             "Engines ready",
             out_of("ready"),
-            "Engines that take work now.",
+            "Engines that accept work.",
             thresholds=steps((None, "red"), (1, "green")),
         ),
         stat(
             "Engines out",
             out_of("discovered|probing|ejected"),
-            "Engines that are known but take no work, because their probes or their answers fail "
-            "or they have not been heard of yet.",
+            "Known engines that take no work because their probes or responses fail, or because "
+            "no probe has succeeded yet.",
             thresholds=good_below(1, 3),
         ),
         stat(
             "RTFx",
             rate(audio),
-            "Seconds of audio that the fleet does in a second.",
+            "Seconds of audio that the fleet processes per second.",
             decimals=0,
         ),
-        stat("Requests", rate("vllm_router_requests_total"), "Answered in a second.", "reqps"),
+        stat(
+            "Requests", rate("vllm_router_requests_total"), "Requests answered per second.", "reqps"
+        ),
         stat(
             "Errors",
             f"{errors} / ({rate('vllm_router_requests_total')} > 0)",
-            "Share of requests answered 5xx; a dash while there are none at all.",
+            "Share of requests answered with 5xx. Shows a dash if there are no requests.",
             "percentunit",
             good_below(0.005, 0.02),
             decimals=2,
@@ -77,14 +79,15 @@ def fleet() -> Json:
         stat(
             "p95 up to 30 s",
             quantile(0.95, "vllm_router_request_seconds", labels=short),
-            "From a request's head to its answer's end, for audio up to 30 s; uploading included.",
+            "Time from the request head to the end of the response, for audio up to 30 s. "
+            "Includes the upload.",
             "s",
             good_below(3, 10),
         ),
         stat(
-            "First in line waits",
+            "Oldest wait in the queue",
             now("vllm_router_queue_oldest_wait_seconds", how="max"),
-            "How long whoever has waited longest has waited, long audio included.",
+            "Longest current wait in the queue, long audio included.",
             "s",
             good_below(30, 120),
         ),
@@ -92,7 +95,7 @@ def fleet() -> Json:
             "Spool",
             f"max(sum by (instance) (vllm_router_spool_bytes{{{disk}}}) "
             f"/ sum by (instance) (vllm_router_spool_capacity_bytes{{{disk}}}))",
-            "How full the fullest router's spool is on disk. When it is full, uploads get 503.",
+            "Disk usage of the fullest router's spool. When it is full, uploads get 503.",
             "percentunit",
             good_below(0.6, 0.8),
             decimals=0,
@@ -101,8 +104,9 @@ def fleet() -> Json:
         graph(
             "Requests by status",
             {"{{status}}": rate("vllm_router_requests_total", "status")},
-            "499: the client left. 429: the queue or the key's share is full. 502 and 504: three "
-            "engines failed, or were too slow. 503: no engine, no spool, or shutting down.",
+            "499: the client disconnected. 429: the queue or the key's quota is full. 502 and "
+            "504: three engines failed or timed out. 503: no engine, no spool space, or shutting "
+            "down.",
             "reqps",
             stacked=True,
             by_status=True,
@@ -110,14 +114,15 @@ def fleet() -> Json:
         graph(
             "Audio by model",
             {"{{model}}": rate("vllm_router_audio_seconds_total", "model")},
-            "Seconds of audio in a second, counted at a request's end: an hour of audio is a peak.",
+            "Seconds of audio per second, counted when a request ends. An hour of audio appears "
+            "as a peak.",
             stacked=True,
         ),
         graph(
-            "Work waiting",
+            "Queued audio",
             {"{{model}} {{urgency}}": now("vllm_router_queue_audio_seconds", "model, urgency")},
-            "Seconds of audio in the queue. Divided by the fleet's RTFx: the seconds it takes to "
-            "work it off. Grows for long: add engines.",
+            "Seconds of audio in the queue. Divide by the fleet's RTFx to estimate the time to "
+            "drain it. If it keeps growing, add engines.",
             "s",
             stacked=True,
         ),
@@ -125,15 +130,15 @@ def fleet() -> Json:
         graph(
             "Request time, p95 by length",
             {"{{length}}": quantile(0.95, "vllm_router_request_seconds", "length")},
-            "From a request's head to its answer's end, by the least bound that holds the audio. "
-            "Successful requests only; a slow client's uploading is included.",
+            "Time from the request head to the end of the response, by audio length (upper "
+            "bound). Successful requests only. Includes slow uploads.",
             "s",
             least_max=1,
         ),
         graph(
             "Request time, median by length",
             {"{{length}}": quantile(0.5, "vllm_router_request_seconds", "length")},
-            "As p95; if only that is high, look at single engines.",
+            "If only the p95 is high and the median is not, check individual engines.",
             "s",
             least_max=1,
         ),
@@ -143,44 +148,45 @@ def fleet() -> Json:
                 f"p{q * 100:.0f}": quantile(q, "vllm_router_first_byte_seconds")
                 for q in (0.5, 0.95, 0.99)
             },
-            "From an upload's last byte to the answer's first; for a stream, its first event.",
+            "Time from the last byte of an upload to the first byte of the response, or to the "
+            "first event of a stream.",
             "s",
             least_max=1,
         ),
         graph(
-            "Wait for an engine, short uploads",
+            "Queue wait, short uploads",
             {
                 f"p{q * 100:.0f}": quantile(
                     q, "vllm_router_queue_wait_seconds", labels=FLEET + ', urgency="short"'
                 )
                 for q in (0.5, 0.95, 0.99)
             },
-            "Short uploads go first: if they wait, all engines are full with short uploads or "
-            "too slow.",
+            "Short uploads go first. If they wait, all engines are full of short uploads or too "
+            "slow.",
             "s",
             thresholds=steps((None, "transparent"), (5, "red")),
             least_max=1,
         ),
         graph(
-            "Wait for an engine, pieces of long audio",
+            "Queue wait, segments of long audio",
             {
                 f"p{q * 100:.0f}": quantile(
                     q, "vllm_router_queue_wait_seconds", labels=FLEET + ', urgency="long"'
                 )
                 for q in (0.5, 0.95, 0.99)
             },
-            "Long audio takes what short uploads leave, and waits by design.",
+            "Long audio uses the capacity that short uploads leave, and waits by design.",
             "s",
             least_max=1,
         ),
         graph(
-            "Seconds per second of audio",
+            "Latency per second of audio",
             {
                 "median {{model}}": quantile(0.5, "vllm_router_seconds_per_audio_second", "model"),
                 "p95 {{model}}": quantile(0.95, "vllm_router_seconds_per_audio_second", "model"),
             },
-            "A request's seconds after its upload came whole, for each second of its audio. "
-            "0.01 is a hundred times real time.",
+            "Time from the end of an upload to the end of its response, per second of audio. 0.01 "
+            "is a hundred times faster than real time.",
             "none",
         ),
         row("Engines"),
@@ -188,24 +194,24 @@ def fleet() -> Json:
             "State of each engine",
             "{{engine}}",
             state_query(FLEET),
-            "Where routers disagree, the worst is shown. Click for the engine's own dashboard.",
+            "If routers disagree, the worst state is shown. Click to open the engine's dashboard.",
         ),
         graph(
             "RTFx by engine",
             {"{{engine}}": rate(audio, "engine")},
-            "Seconds of audio done in a second.",
+            "Seconds of audio processed per second.",
             stacked=True,
             by_engine=True,
         ),
         graph(
-            "How full engines are",
+            "Engine utilization",
             {
                 "{{engine}}": now("vllm_router_windows_in_flight", "engine")
                 + " / "
                 + now("vllm_router_engine_limit_windows", "engine")
             },
-            "Windows of 30 s in flight, as a share of what the engine may work on at a time. All "
-            "at 100 %: the queue fills. Unequal: look at --routing-logic and the engines' speeds.",
+            "30 s windows in flight as a share of the engine's limit. All at 100 %: the queue "
+            "grows. Uneven: check --routing-logic and the engines' speeds.",
             "percentunit",
             least_max=1,
             by_engine=True,
@@ -213,12 +219,13 @@ def fleet() -> Json:
         graph(
             "Probes, p95",
             {"{{engine}}": quantile(0.95, "vllm_router_probe_seconds", "engine")},
-            "Slow on a busy engine; slow on an idle one: that machine is in trouble.",
+            "Probes are slow on a busy engine. A slow probe of an idle engine indicates a problem "
+            "with its host.",
             "s",
             least_max=0.5,
             by_engine=True,
         ),
-        row("Trouble"),
+        row("Failures"),
         graph(
             "Failed attempts",
             {
@@ -228,50 +235,50 @@ def fleet() -> Json:
                     FLEET + ', outcome!~"ok|client_fault|client_left|cancelled"',
                 )
             },
-            "Attempts on engines that failed. Clients see none of them as long as another engine "
+            "Attempts that an engine failed. Clients do not notice them while another engine "
             "takes over.",
             "ops",
             width=6,
             stacked=True,
         ),
         graph(
-            "Second attempts",
+            "Retries and hedges",
             {
-                "repeated": rate("vllm_router_retries_total"),
+                "retried": rate("vllm_router_retries_total"),
                 "hedged, {{winner}} won": rate("vllm_router_hedges_total", "winner"),
             },
-            "Repeated: after a failure. Hedged: sent to a second engine because the first was slow "
+            "Retried: after a failure. Hedged: sent to a second engine because the first was slow "
             "(--hedge-after).",
             "ops",
             width=6,
         ),
         graph(
-            "Engines taken out",
+            "Ejections",
             {
                 "{{engine}}": "sum by (engine) (increase(vllm_router_ejections_total"
                 f"{{{FLEET}}}{RATE}))"
             },
-            "Each time that an engine's answers or probes failed three times in a row, or it "
-            "became far too slow.",
+            "An engine is ejected when its responses or probes fail three times in a row, or when "
+            "it becomes far too slow.",
             width=6,
             by_engine=True,
         ),
         graph(
-            "Pieces of long audio",
+            "Segments of long audio",
             {"{{outcome}}": rate("vllm_router_pieces_total", "outcome")},
-            "Missing: could not be had from any engine, and left out (--partial-ok).",
+            "Missing: no engine could transcribe the segment, and it was left out (--partial-ok).",
             "ops",
             width=6,
             stacked=True,
         ),
         graph(
-            "Audio asked for again",
+            "Audio transcribed again",
             {
                 "{{reason}}": "sum by (reason) (rate(vllm_router_reheard_seconds_total"
                 f"{{{FLEET}}}{RATE}))"
             },
-            "Seconds of audio in a second whose first answer was implausible for the speech in it. "
-            "A rise means that an engine or a model loses words.",
+            "Seconds of audio per second whose first transcript was implausible for its speech. A "
+            "rise means that an engine or a model loses words.",
             width=6,
             stacked=True,
         ),
@@ -281,16 +288,16 @@ def fleet() -> Json:
             {
                 "{{instance}}": rate("process_cpu_seconds_total", "instance"),
             },
-            "Cores in use. One worker answers on one core; near 1 it needs --workers or another "
-            "router. Decoding of long audio is done in processes that are not counted here.",
+            "Cores in use. One worker uses at most one core; near 1, add --workers or another "
+            "router. Decoder processes are not included.",
             width=6,
             least_max=1,
         ),
         graph(
             "Event loop lag, p99",
             {"{{instance}}": quantile(0.99, "vllm_router_event_loop_lag_seconds", "instance")},
-            "How much later than asked a timer ran. Above 0.1 s the router or its machine is "
-            "overloaded, and every request is late by that.",
+            "Delay of timers in the event loop. Above 0.1 s the router or its machine is "
+            "overloaded, and every request is delayed by that time.",
             "s",
             width=6,
             thresholds=steps((None, "transparent"), (0.1, "red")),
@@ -309,7 +316,7 @@ def fleet() -> Json:
                 "connections": now("vllm_router_connections"),
                 "uploads held": now("vllm_router_open_uploads"),
             },
-            "Clients connected, and uploads that are coming, waiting or being answered.",
+            "Client connections, and uploads that are arriving, waiting or being answered.",
             width=6,
         ),
         graph(
@@ -319,7 +326,8 @@ def fleet() -> Json:
                 f"{{{FLEET}}}) / sum by (instance, where) (vllm_router_spool_capacity_bytes"
                 f"{{{FLEET}}})"
             },
-            "Share in use. Memory may be full: further uploads go to disk. A full disk refuses.",
+            "Share of the spool in use. When memory is full, uploads go to disk. When the disk is "
+            "full, uploads are refused.",
             "percentunit",
             width=6,
             thresholds=steps((None, "transparent"), (0.8, "red")),
@@ -328,20 +336,20 @@ def fleet() -> Json:
         graph(
             "Uploads",
             {"{{instance}}": rate("vllm_router_upload_bytes_total", "instance")},
-            "Bytes received in a second.",
+            "Bytes received per second.",
             "Bps",
             width=6,
             stacked=True,
         ),
         graph(
-            "Age of the list of engines",
+            "Engine list age",
             {
                 "{{instance}} {{source}}": now(
                     "vllm_router_discovery_last_sync_age_seconds", "instance, source", how="max"
                 )
             },
-            "Grows while the source of engines (API server, DNS, file) cannot be read; the last "
-            "known engines stay.",
+            "Grows while the discovery source (API server, DNS, file) cannot be read. The last "
+            "known engines remain in use.",
             "s",
             width=6,
             thresholds=steps((None, "transparent"), (300, "red")),
@@ -353,25 +361,24 @@ def fleet() -> Json:
                 "{{key}}": "topk(10, sum by (key) (rate("
                 f"vllm_router_key_audio_seconds_total{{{FLEET}}}{RATE})))"
             },
-            "Seconds of audio sent in a second, by the names of the ten keys that send most. Empty "
-            "without keys.",
+            "Seconds of audio per second for the ten keys that send most. Empty without API keys.",
             width=6,
         ),
         graph(
-            "Background failures",
+            "Background loop failures",
             {
                 "{{instance}} {{loop}}": "topk(5, sum by (instance, loop) (increase("
                 f"vllm_router_loop_failures_total{{{FLEET}}}{RATE})))"
             },
-            "Failures of what runs beside answering, for the five loops with the most; each is "
-            "logged and waited out, and the loop goes on. None is expected.",
+            "Failures of background loops, for the five loops with the most. Each failure is "
+            "logged and the loop resumes after a delay. None are expected.",
             width=6,
         ),
     ]
     return dashboard(
         "vllm-router-fleet",
         "Whisper router: fleet",
-        "Is the fleet well, what does it do, and if not, where to look.",
+        "Health and throughput of the fleet, and where to look when something fails.",
         [],
         panels,
     )
@@ -385,30 +392,32 @@ def one_engine() -> Json:
         stat(
             "State",
             state_query(ENGINE),
-            "As the routers see it; where they disagree, the worst.",
+            "State as seen by the routers. If they disagree, the worst is shown.",
             mappings=state_mappings(),
         ),
-        stat("RTFx", rate(audio, labels=ENGINE), "Seconds of audio done in a second.", decimals=0),
+        stat(
+            "RTFx", rate(audio, labels=ENGINE), "Seconds of audio processed per second.", decimals=0
+        ),
         stat(
             "RTFx in full windows",
             f"30 * {rate(windows, labels=ENGINE)}",
-            "As if each window were full: does not depend on how short the audio is, so it is the "
-            "one to compare over time and with other engines.",
+            "RTFx as if every window were full. Independent of audio length, so it can be "
+            "compared over time and between engines.",
             decimals=0,
         ),
         stat(
-            "Share of the fleet's work",
+            "Share of fleet work",
             f"{rate(windows, labels=ENGINE)} / ({rate(windows)} > 0)",
-            "Of the windows of 30 s that the fleet does.",
+            "Share of the 30 s windows that the fleet processes.",
             "percentunit",
             decimals=1,
         ),
         stat(
-            "How full",
+            "Utilization",
             now("vllm_router_windows_in_flight", labels=ENGINE)
             + " / "
             + now("vllm_router_engine_limit_windows", labels=ENGINE),
-            "Windows in flight, as a share of what it may work on at a time.",
+            "Windows in flight as a share of the engine's limit.",
             "percentunit",
             decimals=0,
         ),
@@ -419,7 +428,7 @@ def one_engine() -> Json:
                 labels=ENGINE + ', outcome!~"ok|client_fault|client_left|cancelled"',
             )
             + f" / ({rate('vllm_router_attempts_total', labels=ENGINE)} > 0)",
-            "Share of the attempts on it that failed by its fault.",
+            "Share of attempts that the engine failed.",
             "percentunit",
             good_below(0.01, 0.05),
             decimals=2,
@@ -427,14 +436,14 @@ def one_engine() -> Json:
         stat(
             "Probes, p95",
             quantile(0.95, "vllm_router_probe_seconds", labels=ENGINE),
-            "Time that probes took.",
+            "Duration of the engine's probes.",
             "s",
             good_below(2, 10),
         ),
         stat(
-            "Taken out",
+            "Ejections",
             f"max(increase(vllm_router_ejections_total{{{ENGINE}}}[$__range]))",
-            "Times in the range shown, as the router saw it that saw most.",
+            "Ejections in the selected time range, from the router that counted most.",
             thresholds=good_below(1, 3),
             decimals=0,
         ),
@@ -442,7 +451,7 @@ def one_engine() -> Json:
             "State",
             "{{instance}}",
             f"max by (engine, instance) ({state_query(ENGINE).removeprefix('max by (engine) ')})",
-            "As each router sees it: one that disagrees cannot reach the engine.",
+            "State as seen by each router. A router that disagrees cannot reach the engine.",
             height=5,
         ),
         graph(
@@ -451,7 +460,8 @@ def one_engine() -> Json:
                 "this engine": f"30 * {rate(windows, labels=ENGINE)}",
                 "engines on average": f"30 * avg({rate(windows, 'engine')})",
             },
-            "Far below the average at the same load: slow GPU, throttling, a neighbour on it.",
+            "Far below the average at the same load: a slow GPU, throttling, or another tenant on "
+            "the host.",
         ),
         graph(
             "Windows in flight",
@@ -459,28 +469,29 @@ def one_engine() -> Json:
                 "in flight": now("vllm_router_windows_in_flight", labels=ENGINE),
                 "limit": now("vllm_router_engine_limit_windows", labels=ENGINE),
             },
-            "What it works on, and what it may work on at a time; the limit follows its answers.",
+            "Windows in flight and their limit. The limit adapts to the engine's responses.",
         ),
         graph(
-            "Sequences, as the engine says",
+            "Sequences reported by the engine",
             {
                 "running": now("vllm_router_engine_running", labels=ENGINE, how="max"),
                 "waiting": now("vllm_router_engine_waiting", labels=ENGINE, how="max"),
             },
-            "Work of other clients and routers included. Waiting above 0 for long: its limit is "
-            "too high, or somebody goes past the routers.",
+            "Includes work from other clients and routers. Waiting above 0 for long: the limit is "
+            "too high, or a client bypasses the routers.",
         ),
         graph(
             "Attempts by outcome",
             {"{{outcome}}": rate("vllm_router_attempts_total", "outcome", ENGINE) + " > 0"},
-            "How uploads and pieces given to it ended. client_fault: it refused the upload (4xx).",
+            "Outcomes of uploads and segments sent to the engine. client_fault: the engine "
+            "refused the upload (4xx).",
             "ops",
             stacked=True,
         ),
         graph(
             "Audio in flight by router",
             {"{{instance}}": now("vllm_router_audio_seconds_in_flight", "instance", labels=ENGINE)},
-            "Seconds of audio that each router has there.",
+            "Seconds of audio that each router has in flight on the engine.",
             "s",
             stacked=True,
         ),
@@ -490,36 +501,36 @@ def one_engine() -> Json:
                 f"p{q * 100:.0f}": quantile(q, "vllm_router_probe_seconds", labels=ENGINE)
                 for q in (0.5, 0.95)
             },
-            "Time that probes took; failed ones included.",
+            "Duration of probes, failed ones included.",
             "s",
             least_max=0.5,
         ),
         graph(
             "KV cache",
             {"in use": now("vllm_router_engine_cache_usage", labels=ENGINE, how="max")},
-            "Whisper needs little of it: rarely what limits an engine.",
+            "Whisper needs little KV cache, so it is rarely the bottleneck.",
             "percentunit",
             least_max=1,
         ),
         graph(
             "RTFx",
             {"this engine": rate(audio, labels=ENGINE)},
-            "Seconds of audio done in a second; low with short audio.",
+            "Seconds of audio processed per second. Low for short audio.",
         ),
         graph(
-            "Taken out",
+            "Ejections",
             {
                 "{{instance}}": "sum by (instance) (increase(vllm_router_ejections_total"
                 f"{{{ENGINE}}}{RATE}))"
             },
-            "By the router that did it. The router's log says why each time.",
+            "Ejections by router. The router's log gives the reason for each.",
         ),
     ]
     engine = 'label_values(vllm_router_engine_state{namespace=~"$namespace", job=~"$job"}, engine)'
     return dashboard(
         "vllm-router-engine",
         "Whisper router: one engine",
-        "What one engine does and how it fares, as the routers see it.",
+        "One engine's work and health as seen by the routers.",
         [variable("engine", "Engine", engine)],
         panels,
     )

@@ -31,7 +31,7 @@ def flags() -> str:
         assert isinstance(extra, dict)
         if extra["group"] != group:
             group = str(extra["group"])
-            lines += ["", f"**{group}**", "", "| flag | default | what it does |"]
+            lines += ["", f"**{group}**", "", "| flag | default | description |"]
             lines.append("| --- | --- | --- |")
         text = (field.description or "").replace("|", "\\|")
         default = default_text(field)
@@ -44,7 +44,7 @@ def metrics() -> str:
     """Return the table of metrics."""
     settings = Settings(static_backends=("http://localhost:8000",))
     router = build_router(settings)
-    lines = ["| metric | kind | labels | what it tells |", "| --- | --- | --- | --- |"]
+    lines = ["| metric | type | labels | description |", "| --- | --- | --- | --- |"]
     rows = {}
     for collector in router.metrics.registry._collector_to_names:
         labels = {}

@@ -74,7 +74,7 @@ def table(values: str) -> str:
         row = "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
         parts.setdefault(part, []).append(row)
     return "\n".join(
-        f"### {part.capitalize()}\n\n| value | default | what it is |\n| --- | --- | --- |\n"
+        f"### {part.capitalize()}\n\n| value | default | description |\n| --- | --- | --- |\n"
         + "\n".join(parts[part])
         + "\n"
         for part in parts

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "deploy" / "base" / "vllm-router.yaml"
 NAMESPACE = "whisper"
 HEAD = """\
-# Made from the chart by scripts/plain_manifest.py with deploy/base/values.yaml; do not edit.
+# Rendered from the chart by scripts/plain_manifest.py with deploy/base/values.yaml. Do not edit.
 # kubectl apply -f deploy/base/vllm-router.yaml
 """
 # Labels that say who manages an object; here that is not Helm.

@@ -32,7 +32,7 @@ def test_every_field_is_a_flag_in_its_group() -> None:
 
 def test_help_shows_choices_defaults_and_kinds() -> None:
     text = " ".join(build_parser().format_help().split())
-    assert "--service-discovery {static,k8s,file,dns} Where engines are found. [static]" in text
+    assert "--service-discovery {static,k8s,file,dns} Source of the engine list. [static]" in text
     assert "--port N" in text
     assert "--spool-dir DIR" in text
     assert "--access-log, --no-access-log" in text

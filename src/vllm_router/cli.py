@@ -58,14 +58,15 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser, made from the settings' fields."""
     parser = _Parser(
         prog="vllm-router",
-        description="One OpenAI-compatible audio address in front of a fleet of Whisper engines.",
-        epilog=f"Each flag is also read from the environment: --log-level from "
-        f"{ENVIRONMENT_PREFIX}LOG_LEVEL. The command line wins over it, and it wins over the file.",
+        description="OpenAI-compatible audio API in front of a fleet of Whisper engines on vLLM.",
+        epilog=f"Each flag is also an environment variable: --log-level is "
+        f"{ENVIRONMENT_PREFIX}LOG_LEVEL. The command line overrides the environment, and the "
+        "environment overrides the file.",
         allow_abbrev=False,
     )
     version = f"vllm-router {__version__} ({how_it_runs()})"
     parser.add_argument("--version", action="version", version=version)
-    parser.add_argument("--config", metavar="FILE", help="YAML file with flags' names as keys.")
+    parser.add_argument("--config", metavar="FILE", help="YAML file with flag names as keys.")
     groups: dict[str, Any] = {}
     for name, field in Settings.model_fields.items():
         extra = field.json_schema_extra

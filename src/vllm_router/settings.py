@@ -141,321 +141,344 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    host: str = _field("Address", "0.0.0.0", "Address to listen on.")  # noqa: S104
+    host: str = _field("Server", "0.0.0.0", "Address to listen on.")  # noqa: S104
     port: int = _field(
-        "Address", 8001, "Port to listen on; engines usually have 8000.", ge=0, le=65535
+        "Server", 8001, "Port to listen on. Engines usually listen on 8000.", ge=0, le=65535
     )
     root_path: str = _field(
-        "Address", "", "Path under which a proxy in front has mounted the router, such as /asr."
+        "Server", "", "Path prefix under which a reverse proxy exposes the router, such as /asr."
     )
     workers: int = _field(
-        "Address",
+        "Server",
         1,
-        "Processes sharing the port; one carries thousands of uploads per second.",
+        "Worker processes that share the port. One handles thousands of uploads per second.",
         ge=1,
         le=64,
     )
 
     service_discovery: Literal["static", "k8s", "file", "dns"] = _field(
-        "Engines", "static", "Where engines are found."
+        "Engines", "static", "Source of the engine list."
     )
-    static_backends: Listed = _field(
-        "Engines", (), "Engines' URLs, separated by commas.", "URL,URL"
-    )
+    static_backends: Listed = _field("Engines", (), "Engine URLs, separated by commas.", "URL,URL")
     static_models: Listed = _field(
         "Engines",
         (),
-        "Each engine's model, in the order of the engines. Without it every engine is asked, and "
-        "asked again at each probe.",
+        "Model of each engine, in the order of --static-backends. If unset, the router asks "
+        "each engine at every probe.",
         "MODEL,MODEL",
     )
     static_model_types: Listed = _field(
         "Engines",
         (),
-        "Each engine's kind of model; 'transcription' is the one served here.",
+        "Model type of each engine. The router serves 'transcription'.",
         "TYPE,TYPE",
     )
     static_model_labels: Listed = _field(
-        "Engines", (), "Each engine's label, shown in /engines.", "LABEL,LABEL"
+        "Engines", (), "Label of each engine, shown in /engines.", "LABEL,LABEL"
     )
     static_aliases: Aliases = _field(
         "Engines",
         (),
-        "Further names for models, such as whisper-1:openai/whisper-small.",
+        "Additional model names, such as whisper-1:openai/whisper-small.",
         "ALIAS:MODEL",
     )
     model_capabilities: ModelCapabilities = _field(
         "Engines",
         (),
-        "What a model's engines can do, where the router shall not find out: verbose_json, "
-        "language (yes or no), max_audio_s, max_file_mb, containers, such as "
-        "voxtral:verbose_json=no,max_file_mb=25,containers=wav+mp3; see docs/words.md.",
+        "Capabilities of a model's engines, instead of learning them: verbose_json and "
+        "language (yes or no), max_audio_s, max_file_mb, containers. Example: "
+        "voxtral:verbose_json=no,max_file_mb=25,containers=wav+mp3. See docs/words.md.",
         "MODEL:NAME=VALUE,NAME=VALUE",
     )
     static_backend_health_checks: bool = _field(
         "Engines",
         False,
-        "Probe engines by transcribing 0.1 s of silence, which notices an engine that hangs; "
-        "otherwise by GET /health.",
+        "Probe engines by transcribing 0.1 s of silence, which detects an engine that hangs. "
+        "When off, probe with GET /health.",
     )
     static_backend_health_check_interval: Seconds = _field(
-        "Engines", 10.0, "Seconds between two probes of an engine."
+        "Engines", 10.0, "Seconds between probes of an engine."
     )
     static_backend_health_check_timeout_seconds: Seconds = _field(
-        "Engines", 10.0, "Seconds after which a probe counts as failed."
+        "Engines", 10.0, "Seconds after which a probe fails."
     )
     engine_stats_interval: Seconds = _field(
         "Engines",
         10.0,
-        "Seconds between two readings of an engine's /metrics; of a busy engine one at most.",
+        "Seconds between scrapes of an engine's /metrics. Busy engines are scraped every second.",
     )
     engine_api_key: SecretStr | None = _field(
-        "Engines", None, "Key given to engines; also read from VLLM_API_KEY.", "KEY"
+        "Engines", None, "API key sent to engines. Also read from VLLM_API_KEY.", "KEY"
     )
     engine_ca_file: Path | None = _field(
         "Engines",
         None,
-        "Authorities (PEM) for engines with https URLs, besides the system's.",
+        "PEM file of certificate authorities to trust for https engines, in addition to the "
+        "system's.",
         "FILE",
     )
 
     k8s_namespace: str | None = _field(
-        "Kubernetes", None, "Namespace of the engines' pods; by default the router's own."
+        "Kubernetes discovery", None, "Namespace of the engine pods. Defaults to the router's own."
     )
     k8s_label_selector: str = _field(
-        "Kubernetes",
+        "Kubernetes discovery",
         "",
-        "Labels of the engines' pods or services, such as app=whisper.",
+        "Label selector for the engines' pods or services, such as app=whisper.",
         "SELECTOR",
     )
     k8s_port: str = _field(
-        "Kubernetes", "8000", "Engines' port, by number or by its name in the pod.", "PORT"
+        "Kubernetes discovery",
+        "8000",
+        "Engine port, as a number or a port name in the pod.",
+        "PORT",
     )
     k8s_kubeconfig: str | None = _field(
-        "Kubernetes",
+        "Kubernetes discovery",
         None,
-        "Configuration file to use outside the cluster; by default KUBECONFIG, then the service "
+        "Kubeconfig file to use outside the cluster. Defaults to KUBECONFIG, then the service "
         "account, then ~/.kube/config.",
         "FILE",
     )
     k8s_context: str | None = _field(
-        "Kubernetes", None, "Context of that file; by default its current one.", "NAME"
+        "Kubernetes discovery", None, "Kubeconfig context. Defaults to the current context.", "NAME"
     )
     k8s_service_discovery_type: Literal["pod-ip", "endpoint-slice"] = _field(
-        "Kubernetes", "pod-ip", "Watch pods, or the endpoint slices of a service."
+        "Kubernetes discovery", "pod-ip", "Watch pods, or the EndpointSlices of a service."
     )
     k8s_watcher_timeout_seconds: Seconds = _field(
-        "Kubernetes", 60.0, "Seconds after which a silent watch is made anew."
+        "Kubernetes discovery", 60.0, "Seconds without an event after which a watch is reopened."
     )
     discovery_file: Path | None = _field(
-        "Engines",
+        "File and DNS discovery",
         None,
-        "YAML list of engines for --service-discovery file; edits take effect.",
+        "YAML list of engines for --service-discovery file. Edits take effect without a restart.",
         "FILE",
     )
     dns_name: Listed = _field(
-        "Engines",
+        "File and DNS discovery",
         (),
-        "Names to resolve for --service-discovery dns; those beginning with _ are SRV names.",
+        "Names to resolve for --service-discovery dns. A name that starts with _ is looked up "
+        "as SRV.",
         "NAME,NAME",
     )
     dns_port: int = _field(
-        "Engines", 8000, "Engines' port where no SRV record brings one.", ge=1, le=65535
+        "File and DNS discovery", 8000, "Engine port if no SRV record provides one.", ge=1, le=65535
     )
-    dns_refresh_s: Seconds = _field("Engines", 10.0, "Seconds between two look-ups of --dns-name.")
+    dns_refresh_s: Seconds = _field(
+        "File and DNS discovery", 10.0, "Seconds between lookups of --dns-name."
+    )
 
     routing_logic: Literal[
         "least-loaded", "roundrobin", "least-requests", "two-choices", "session"
-    ] = _field("Balancing", "least-loaded", "How an engine is chosen; see docs/balancing.md.")
+    ] = _field("Scheduling", "least-loaded", "Load balancing policy. See docs/balancing.md.")
     session_key: str | None = _field(
-        "Balancing",
+        "Scheduling",
         None,
-        "Request header whose value keeps to one engine with 'session'.",
+        "Request header that identifies a session for --routing-logic session.",
         "HEADER",
     )
     engine_max_windows: Annotated[
         Literal["auto"] | Annotated[int, Field(ge=1, le=100_000)], BeforeValidator(_limit)
     ] = _field(
-        "Balancing",
+        "Scheduling",
         "auto",
-        "Windows of 30 s that one engine works on at a time; 'auto' learns it from what it does.",
+        "Maximum 30 s windows in flight per engine. 'auto' learns the limit from the engine's "
+        "throughput.",
         "N|auto",
     )
     max_queue_audio_s: AudioSeconds = _field(
-        "Balancing",
+        "Scheduling",
         360_000.0,
-        "Audio seconds that may wait per model before uploads are refused with 429.",
+        "Maximum queued audio per model, in seconds. Further uploads get 429.",
     )
     max_queue_wait_s: Seconds = _field(
-        "Balancing", 600.0, "Seconds that an upload may have to wait before it is refused with 429."
+        "Scheduling",
+        600.0,
+        "Maximum expected wait in the queue, in seconds. Uploads that would wait longer get 429.",
     )
     hedge_after: Annotated[Literal["off", "auto"] | Seconds, Field(union_mode="left_to_right")] = (
         _field(
-            "Balancing",
+            "Scheduling",
             "off",
-            "Send a short upload to a second engine too when its answer takes longer than this "
-            "many seconds; 'auto' takes the fleet's 95th percentile.",
+            "Send a short upload to a second engine as well if the first takes longer than this "
+            "many seconds. 'auto' uses the fleet's 95th percentile.",
             "S|auto|off",
         )
     )
     max_attempts: int = _field(
-        "Balancing",
+        "Scheduling",
         3,
-        "Engines that one upload may fail on before it is given up; one that it is moved away from "
-        "because the engine hangs does not count.",
+        "Maximum engines on which one upload may fail. Moving an upload away from an engine "
+        "that hangs does not count.",
         ge=1,
         le=10,
     )
     engine_wait_s: Annotated[float, Field(ge=0, le=600)] = _field(
-        "Balancing",
+        "Scheduling",
         5.0,
-        "Seconds that an upload waits where no engine is ready but one may be back any moment.",
+        "Seconds that an upload waits when no engine is ready but one may recover soon.",
     )
 
     split: Literal["auto", "always", "off"] = _field(
         "Long audio",
         "auto",
-        "Cut long audio in silence and spread it over all engines; 'always' cuts whatever is over "
-        "one window.",
+        "Split long audio at pauses and spread it over all engines. 'always' splits anything "
+        "longer than one window.",
     )
     split_longer_than_s: Seconds = _field(
-        "Long audio", 30.0, "Audio longer than this is cut with --split auto."
+        "Long audio", 30.0, "Audio longer than this many seconds is split with --split auto."
     )
     channels: Literal["mix", "left", "right", "each"] = _field(
         "Long audio",
         "mix",
-        "Channels that are transcribed, where a request's 'channels' does not say; 'each' is for "
-        "calls with one speaker per channel.",
+        "Channels to transcribe if the request has no 'channels' field. 'each' suits calls "
+        "with one speaker per channel.",
     )
     vad: Literal["silero", "level", "off"] = _field(
         "Long audio",
         "silero",
-        "How speech is told from other sound in long audio: by a neural network, by loudness "
-        "alone, or not at all.",
+        "Voice activity detection for long audio: a neural network, loudness alone, or none.",
     )
     verify: bool = _field(
         "Long audio",
         True,
-        "Hold engines' words against the speech in the audio, and ask again where some are "
+        "Check transcripts against the detected speech, and transcribe again where words are "
         "missing.",
     )
-    skip_silence: bool = _field("Long audio", True, "Send only speech and the short pauses in it.")
+    skip_silence: bool = _field("Long audio", True, "Send only speech and short pauses to engines.")
     partial_ok: bool = _field(
         "Long audio",
         False,
-        "Answer what could be transcribed when a piece fails for good, naming what is missing.",
+        "If a segment fails permanently, return the rest and report the missing seconds.",
     )
     max_audio_s: AudioSeconds = _field(
-        "Long audio", 86_400.0, "Longest audio taken, in seconds; a bound against lying files."
+        "Long audio",
+        86_400.0,
+        "Maximum length of an audio file, in seconds. Guards against files with false headers.",
     )
-    decode_workers: int = _field("Long audio", 2, "Processes that decode long audio.", ge=1, le=64)
+    decode_workers: int = _field(
+        "Long audio", 2, "Processes that decode audio, per worker.", ge=1, le=64
+    )
     stream_format: Literal["openai", "vllm"] = _field(
-        "Long audio", "openai", "Events of streamed answers; a request's X-Stream-Format wins."
+        "Output",
+        "openai",
+        "Event format of streamed responses. A request's X-Stream-Format header takes precedence.",
     )
     subtitle_max_line_chars: int = _field(
-        "Long audio", 42, "Characters in a subtitle's line.", ge=10, le=500
+        "Output", 42, "Maximum characters per subtitle line.", ge=10, le=500
     )
-    subtitle_max_lines: int = _field("Long audio", 2, "Lines in a subtitle's cue.", ge=1, le=10)
+    subtitle_max_lines: int = _field("Output", 2, "Maximum lines per subtitle cue.", ge=1, le=10)
 
     api_key: Keys = _field(
-        "Access", (), "Key that clients must present; repeat the flag for several.", "KEY"
+        "Access control",
+        (),
+        "API key that clients must present. Repeat the flag for several keys.",
+        "KEY",
     )
     api_key_file: Path | None = _field(
-        "Access",
+        "Access control",
         None,
-        "File with a key a line, or name:key to name its holder in metrics; re-read on change.",
+        "File with one key per line, as key or name:key. The name appears in metrics. "
+        "Reloaded when it changes.",
         "FILE",
     )
     admin_key: SecretStr | None = _field(
-        "Access", None, "Key for draining engines; those routes are closed without one.", "KEY"
+        "Access control",
+        None,
+        "Key for the admin routes, which drain engines. Without it those routes are closed.",
+        "KEY",
     )
     cors_origins: Origins = _field(
-        "Access",
+        "Access control",
         ("*",),
-        "Origins whose pages may use the router from a browser, such as https://app.example.org; "
-        "'*' allows all, an empty value none.",
+        "Origins whose pages may call the router from a browser, such as "
+        "https://app.example.org. '*' allows all, an empty value none.",
         "ORIGIN,ORIGIN",
     )
     key_max_audio_s: AudioSeconds | None = _field(
-        "Access", None, "Audio seconds that one key may have in flight."
+        "Access control", None, "Maximum audio in flight per key, in seconds."
     )
     key_audio_s_per_minute: AudioSeconds | None = _field(
-        "Access", None, "Audio seconds that one key may send per minute."
+        "Access control", None, "Maximum audio per key and minute, in seconds."
     )
 
     max_upload_mb: Mib = _field(
-        "Uploads", 10_240.0, "Largest upload in MiB; ten hours of CD-quality WAV are 6,000."
+        "Uploads",
+        10_240.0,
+        "Maximum upload size in MiB. Ten hours of CD-quality WAV take about 6,000.",
     )
     spool_dir: Path | None = _field(
         "Uploads",
         None,
-        "Folder for what of uploads is not held in memory; the system's by default.",
+        "Directory for uploads that exceed the memory limit. Defaults to the system's "
+        "temporary directory.",
         "DIR",
     )
     spool_memory_mb: Literal["auto"] | Annotated[Mib, Field(ge=1)] = _field(
         "Uploads",
         "auto",
-        "MiB of memory that all uploads together may hold; 'auto': a 32nd of what the machine or "
-        "the container has, from 64 to 1024.",
+        "Memory for all uploads together, in MiB. 'auto' is 1/32 of the machine's or "
+        "container's memory, from 64 to 1024.",
         "MIB",
     )
-    spool_max_mb: Mib = _field(
-        "Uploads", 102_400.0, "MiB of disk that all uploads together may hold."
-    )
+    spool_max_mb: Mib = _field("Uploads", 102_400.0, "Disk space for all uploads together, in MiB.")
     max_connections: int = _field(
-        "Uploads",
+        "Connections",
         20_000,
-        "Clients' connections held at a time, by all workers together; further ones are refused.",
+        "Maximum client connections, over all workers. Further connections are refused.",
         ge=1,
         le=1_000_000,
     )
     client_head_timeout_s: Seconds = _field(
-        "Uploads", 15.0, "Seconds that a client may take to send a request's head."
+        "Connections", 15.0, "Seconds that a client may take to send its request head."
     )
     client_body_timeout_s: Seconds = _field(
-        "Uploads", 60.0, "Seconds that a client may be silent while its upload is coming."
+        "Connections", 60.0, "Seconds that a client may pause while it sends a body."
     )
     client_idle_timeout_s: Seconds = _field(
-        "Uploads", 75.0, "Seconds that an idle connection is kept."
+        "Connections", 75.0, "Seconds after which an idle connection is closed."
     )
-    connect_timeout_s: Seconds = _field("Timeouts", 5.0, "Seconds to reach an engine.")
+    connect_timeout_s: Seconds = _field("Engine timeouts", 5.0, "Seconds to connect to an engine.")
     read_timeout_s: Seconds = _field(
-        "Timeouts",
+        "Engine timeouts",
         120.0,
-        "Seconds to wait for an engine's answer, and twice the audio's length if that is more.",
+        "Seconds to wait for an engine's response, or twice the audio's length if that is longer.",
     )
     write_timeout_s: Seconds = _field(
-        "Timeouts", 60.0, "Seconds that an engine may go without taking more of an upload."
+        "Engine timeouts", 60.0, "Seconds that an engine may go without reading more of an upload."
     )
     shutdown_grace_s: Annotated[float, Field(ge=0, le=86400)] = _field(
-        "Timeouts",
+        "Shutdown",
         0.0,
-        "Seconds after SIGTERM in which uploads are still taken while /ready already says 503, so "
-        "that whatever stands in front refuses none before its health check has noticed.",
+        "Seconds after SIGTERM during which uploads are still accepted while /ready returns "
+        "503. Gives load balancers time to notice.",
     )
     drain_timeout_s: Seconds = _field(
-        "Timeouts", 300.0, "Seconds that requests in flight may take to end after that."
+        "Shutdown", 300.0, "Seconds after the grace period for requests in flight to finish."
     )
 
     log_level: Literal["debug", "info", "warning", "error"] = _field(
-        "Seeing", "info", "What is logged."
+        "Observability", "info", "Minimum level of log messages."
     )
-    log_format: Literal["text", "json"] = _field("Seeing", "text", "How it is logged.")
-    access_log: bool = _field("Seeing", True, "Log a line for each finished upload.")
-    log_stats: bool = _field("Seeing", False, "Print a table of the engines at an interval.")
-    log_stats_interval: Seconds = _field("Seeing", 10.0, "Seconds between two such tables.")
+    log_format: Literal["text", "json"] = _field("Observability", "text", "Format of log messages.")
+    access_log: bool = _field("Observability", True, "Log one line for each finished upload.")
+    log_stats: bool = _field("Observability", False, "Print a table of the engines periodically.")
+    log_stats_interval: Seconds = _field("Observability", 10.0, "Seconds between tables.")
     request_stats_window: Seconds = _field(
-        "Seeing", 60.0, "Seconds over which the table's rates and percentiles are taken."
+        "Observability", 60.0, "Seconds over which the table's rates and percentiles are computed."
     )
     otel_endpoint: str | None = _field(
-        "Seeing",
+        "Observability",
         None,
-        "OTLP/HTTP collector to send traces to, such as http://localhost:4318; also read from "
-        "OTEL_EXPORTER_OTLP_ENDPOINT. Needs the extra 'otel'.",
+        "OTLP/HTTP collector for traces, such as http://localhost:4318. Also read from "
+        "OTEL_EXPORTER_OTLP_ENDPOINT. Requires the 'otel' extra.",
         "URL",
     )
     otel_sample_ratio: Annotated[float, Field(ge=0, le=1)] = _field(
-        "Seeing", 1.0, "Part of requests to trace; a client's own decision goes before it."
+        "Observability",
+        1.0,
+        "Fraction of requests to trace. A client's sampling decision takes precedence.",
     )
 
     @model_validator(mode="after")

@@ -46,7 +46,7 @@ def test_the_schema_knows_every_value_and_no_other():
     [
         ("defaults", "port-forward service/rel-vllm-whisper-router 8001:80"),
         ("defaults", "NOTE: there are no engines yet"),
-        ("defaults", "NOTE: no key is asked of clients"),
+        ("defaults", "NOTE: no key is required of clients"),
         ("two-models", "MODEL=openai/whisper-large-v3\n"),
         ("nodeport", "jsonpath='{.spec.ports[0].nodePort}'"),
         ("ingress", "URL=https://whisper.example.com/asr\n"),

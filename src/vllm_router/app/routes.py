@@ -29,7 +29,7 @@ def build_routes(operations: Operations, root_path: str = "") -> FastAPI:
     app = FastAPIOffline(
         title="Whisper router",
         version=__version__,
-        description="One OpenAI-compatible audio address in front of a fleet of Whisper engines.",
+        description="OpenAI-compatible audio API in front of a fleet of Whisper engines.",
         docs_url=None,
         static_url=STATIC_URL,
         # A slash at a path's end is taken off before; a redirect would trust the client's Host.

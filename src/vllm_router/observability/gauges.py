@@ -54,15 +54,15 @@ class StateCollector:
         yield from self._engines()
         yield from self._queues()
         yield from self._held()
-        uploads = _gauge("open_uploads", "Uploads and pieces held.")
+        uploads = _gauge("open_uploads", "Uploads and segments held.")
         uploads.add_metric([], sum(each.open_uploads for each in self._spools))
         yield uploads
-        connections = _gauge("connections", "Clients connected.")
+        connections = _gauge("connections", "Client connections.")
         connections.add_metric([], self._connections())
         yield connections
         age = _gauge(
             "discovery_last_sync_age_seconds",
-            "Seconds since the list of engines was last known to be current.",
+            "Seconds since the engine list was last confirmed current.",
             ["source"],
         )
         for status in self._statuses():
@@ -77,7 +77,7 @@ class StateCollector:
         yield held
         capacity = _gauge(
             "spool_capacity_bytes",
-            "Bytes of uploads that can be held; on disk no more than what is free there.",
+            "Maximum bytes of uploads, limited on disk by free space.",
             ["where"],
         )
         blocks = sum(each.pool.capacity_blocks for each in self._spools)
@@ -88,14 +88,14 @@ class StateCollector:
 
     def _engines(self) -> Iterator[Metric]:
         label = ["engine"]
-        in_flight = _gauge("in_flight", "Uploads and pieces at an engine.", label)
-        audio = _gauge("audio_seconds_in_flight", "Their seconds of audio.", label)
-        windows = _gauge("windows_in_flight", "Their windows of 30 s.", label)
-        limit = _gauge("engine_limit_windows", "Windows an engine may work on at a time.", label)
-        state = _gauge("engine_state", "1 for the state an engine is in.", ["engine", "state"])
-        running = _gauge("engine_running", "Sequences running, as the engine says.", label)
-        waiting = _gauge("engine_waiting", "Sequences waiting, as the engine says.", label)
-        cache = _gauge("engine_cache_usage", "Share of its KV cache in use.", label)
+        in_flight = _gauge("in_flight", "Uploads and segments in flight on an engine.", label)
+        audio = _gauge("audio_seconds_in_flight", "Seconds of audio in flight on an engine.", label)
+        windows = _gauge("windows_in_flight", "30 s windows in flight on an engine.", label)
+        limit = _gauge("engine_limit_windows", "Maximum windows in flight on an engine.", label)
+        state = _gauge("engine_state", "1 for the current state of an engine.", ["engine", "state"])
+        running = _gauge("engine_running", "Running sequences, as reported by the engine.", label)
+        waiting = _gauge("engine_waiting", "Waiting sequences, as reported by the engine.", label)
+        cache = _gauge("engine_cache_usage", "Fraction of an engine's KV cache in use.", label)
         for engine in self._fleet.engines():
             name = [engine.spec.engine_id]
             in_flight.add_metric(name, engine.in_flight)
@@ -118,16 +118,18 @@ class StateCollector:
             if engine.state is EngineState.READY:
                 for model in engine.models:
                     counts[model] = counts.get(model, 0) + 1
-        ready = _gauge("ready_engines", "Engines that are ready for a model.", ["model"])
+        ready = _gauge("ready_engines", "Ready engines for a model.", ["model"])
         for model, count in counts.items():
             ready.add_metric([model], count)
         return ready
 
     def _queues(self) -> Iterator[Metric]:
         label = ["model", "urgency"]
-        requests = _gauge("queue_requests", "Uploads and pieces waiting for an engine.", label)
-        audio = _gauge("queue_audio_seconds", "Their seconds of audio.", label)
-        wait = _gauge("queue_oldest_wait_seconds", "How long the first in line has waited.", label)
+        requests = _gauge("queue_requests", "Uploads and segments waiting for an engine.", label)
+        audio = _gauge("queue_audio_seconds", "Seconds of audio waiting for an engine.", label)
+        wait = _gauge(
+            "queue_oldest_wait_seconds", "Seconds that the first in the queue has waited.", label
+        )
         for queue in self._fleet.queues(self._now()):
             names = [queue.model, queue.urgency.value]
             requests.add_metric(names, queue.count)

@@ -55,46 +55,46 @@ class RouterMetrics:
         registry = self.registry = CollectorRegistry(auto_describe=True)
         self.requests = Counter(
             "vllm_router_requests",
-            "Requests answered; status 499: the client left.",
+            "Requests answered. Status 499 means that the client disconnected.",
             ["model", "route", "status"],
             registry=registry,
         )
         self.request_seconds = Histogram(
             "vllm_router_request_seconds",
-            "From a request's head to the end of its answer.",
+            "Seconds from the request head to the end of the response.",
             ["model", "length"],
             buckets=REQUEST_BUCKETS,
             registry=registry,
         )
         self.first_byte_seconds = Histogram(
             "vllm_router_first_byte_seconds",
-            "From an upload's last byte to the answer's first.",
+            "Seconds from the last byte of an upload to the first byte of its response.",
             ["model"],
             buckets=REQUEST_BUCKETS,
             registry=registry,
         )
         self.seconds_per_audio_second = Histogram(
             "vllm_router_seconds_per_audio_second",
-            "A request's seconds after its upload came whole, for each second of its audio.",
+            "Seconds from the end of an upload to the end of its response, per second of audio.",
             ["model"],
             buckets=RATIO_BUCKETS,
             registry=registry,
         )
         self.audio_seconds = Counter(
             "vllm_router_audio_seconds",
-            "Seconds of audio transcribed or translated; its rate is the fleet's RTFx.",
+            "Seconds of audio transcribed or translated. The rate is the fleet's RTFx.",
             ["model"],
             registry=registry,
         )
         self.engine_audio_seconds = Counter(
             "vllm_router_engine_audio_seconds",
-            "Seconds of audio done by an engine; its rate is the engine's RTFx.",
+            "Seconds of audio processed by an engine. The rate is the engine's RTFx.",
             ["engine"],
             registry=registry,
         )
         self.engine_windows = Counter(
             "vllm_router_engine_windows",
-            "Windows of 30 s done by an engine: what audio costs it, however short.",
+            "30 s windows processed by an engine. Audio of any length costs whole windows.",
             ["engine"],
             registry=registry,
         )
@@ -103,84 +103,84 @@ class RouterMetrics:
         )
         self.attempts = Counter(
             "vllm_router_attempts",
-            "Uploads and pieces given to an engine, by how it went.",
+            "Uploads and segments sent to an engine, by outcome.",
             ["engine", "outcome"],
             registry=registry,
         )
         self.retries = Counter(
-            "vllm_router_retries", "Attempts repeated on another engine.", registry=registry
+            "vllm_router_retries", "Attempts retried on another engine.", registry=registry
         )
         self.hedges = Counter(
             "vllm_router_hedges",
-            "Work given to a second engine too, for taking long, by which answered first.",
+            "Slow work sent to a second engine as well, by the engine that answered first.",
             ["winner"],
             registry=registry,
         )
         self.ejections = Counter(
             "vllm_router_ejections",
-            "Times an engine was taken out for failing, by its answers or its probes.",
+            "Ejections of an engine after failed responses or probes.",
             ["engine"],
             registry=registry,
         )
         self.pieces = Counter(
             "vllm_router_pieces",
-            "Pieces of long audio, by what became of them.",
+            "Segments of long audio, by outcome.",
             ["outcome"],
             registry=registry,
         )
         self.reheard_seconds = Counter(
             "vllm_router_reheard_seconds",
-            "Seconds of audio that were asked for again, by what was wrong with the first answer.",
+            "Seconds of audio transcribed again, by the defect in the first transcript.",
             ["model", "reason"],
             registry=registry,
         )
         self.dropped_words = Counter(
             "vllm_router_dropped_words",
-            "Words of engines that were left out because nobody said them.",
+            "Words removed from engine transcripts because the audio holds no speech there.",
             ["reason"],
             registry=registry,
         )
         self.empty_transcripts = Counter(
             "vllm_router_empty_transcripts",
-            "Answers without a word to audio with speech in it.",
+            "Empty transcripts of audio that contains speech.",
             ["model"],
             registry=registry,
         )
         self.key_requests = Counter(
             "vllm_router_key_requests",
-            "Requests answered, by the name of the key presented.",
+            "Requests answered, by the name of the API key.",
             ["key", "status"],
             registry=registry,
         )
         self.key_audio_seconds = Counter(
             "vllm_router_key_audio_seconds",
-            "Seconds of audio sent, by the name of the key presented.",
+            "Seconds of audio received, by the name of the API key.",
             ["key"],
             registry=registry,
         )
         self.queue_wait_seconds = Histogram(
             "vllm_router_queue_wait_seconds",
-            "Seconds that uploads and pieces waited for an engine.",
+            "Seconds that uploads and segments waited for an engine.",
             ["model", "urgency"],
             buckets=WAIT_BUCKETS,
             registry=registry,
         )
         self.probe_seconds = Histogram(
             "vllm_router_probe_seconds",
-            "Seconds that probes of an engine took.",
+            "Duration of engine probes in seconds.",
             ["engine"],
             buckets=PROBE_BUCKETS,
             registry=registry,
         )
         self.loop_lag_seconds = Histogram(
             "vllm_router_event_loop_lag_seconds",
-            "How much later than asked the event loop woke a timer.",
+            "Seconds by which the event loop ran a timer late.",
             buckets=LAG_BUCKETS,
             registry=registry,
         )
         self.loop_failures = Counter(
             "vllm_router_loop_failures",
-            "Failures of what runs in the background, by loop; it goes on after each.",
+            "Failures of background loops. A loop resumes after each failure.",
             ["loop"],
             registry=registry,
         )
