@@ -357,8 +357,11 @@ class Settings(BaseModel):
         86_400.0,
         "Maximum length of an audio file, in seconds. Guards against files with false headers.",
     )
-    decode_workers: int = _field(
-        "Long audio", 2, "Processes that decode audio, per worker.", ge=1, le=64
+    decode_workers: Literal["auto"] | Annotated[int, Field(ge=1, le=64)] = _field(
+        "Long audio",
+        "auto",
+        "Maximum number of processes that decode audio, per worker; they start on demand. 'auto' is "
+        "half of the CPUs, at least 2 and at most 16.",
     )
     stream_format: Literal["openai", "vllm"] = _field(
         "Output",

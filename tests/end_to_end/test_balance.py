@@ -122,7 +122,7 @@ async def test_too_much_waiting_audio_is_a_429_with_retry_after(
             asyncio.create_task(router.upload(field("model", MODEL), file(silence(3.0))))
             for _ in range(2)
         ]
-        await until(lambda: router.router.dispatcher.waiting == 1)
+        await until(lambda: router.router.dispatcher.slots.waiting == 1)
         answer = await router.upload(field("model", MODEL), file(silence(3.0)))
         assert answer.status_code == 429
         assert answer.json()["error"]["type"] == "rate_limit_error"
@@ -134,7 +134,7 @@ async def test_too_much_waiting_audio_is_a_429_with_retry_after(
         for task in tasks:
             task.cancel()
         # A client that leaves is out of the queue.
-        await until(lambda: router.router.dispatcher.waiting == 0)
+        await until(lambda: router.router.dispatcher.slots.waiting == 0)
 
 
 async def test_waiting_too_long_is_a_429(engines: list[SimulatedHandle]) -> None:
@@ -152,7 +152,7 @@ async def test_a_limit_of_windows_is_kept(engines: list[SimulatedHandle]) -> Non
     async with running_router(engines[0], engine_max_windows=2) as router:
         await engines[0].order(delay_s=0.3)
         tasks = [asyncio.create_task(router.upload()) for _ in range(5)]
-        await until(lambda: counts(engines)[0] == 2 and router.router.dispatcher.waiting == 3)
+        await until(lambda: counts(engines)[0] == 2 and router.router.dispatcher.slots.waiting == 3)
         assert [(await task).status_code for task in tasks] == [200] * 5
         waits = await router.metrics()
         name = f'vllm_router_queue_wait_seconds_count{{model="{MODEL}",urgency="short"}}'

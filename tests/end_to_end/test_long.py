@@ -278,7 +278,7 @@ async def test_a_client_that_leaves_stops_all_of_it(engines: list[SimulatedHandl
         fleet = router.router.dispatcher.fleet
         await until(lambda: all(e.in_flight == 0 for e in fleet.engines()))
         await until(lambda: all(one.ended_at is not None for one in pieces_of(engines)))
-        await until(lambda: router.router.dispatcher.waiting == 0)
+        await until(lambda: router.router.dispatcher.slots.waiting == 0)
         await until(lambda: not any(s.open_uploads for s in router.router.spools))
 
 

@@ -226,7 +226,7 @@ async def test_who_leaves_while_waiting_is_seen_waiting(traces: Traces) -> None:
             )
             for _ in range(2)
         ]
-        await until(lambda: router.router.dispatcher.waiting == 1)
+        await until(lambda: router.router.dispatcher.slots.waiting == 1)
         for task in waiting:
             task.cancel()
         await until(lambda: len(traces.requests) == len(traces.named("queue")) == 2)

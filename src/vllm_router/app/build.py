@@ -12,10 +12,11 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from vllm_router.app.build_discovery import blaming, build_discovery
+from vllm_router.app.machine import memory_bytes, usable_cpus
 from vllm_router.app.operations import Operations
 from vllm_router.app.routes import build_routes
 from vllm_router.audio.channels import Channels
-from vllm_router.audio.decoding.decoder import AudioDecoder
+from vllm_router.audio.decoding.decoder import AudioDecoder, default_workers
 from vllm_router.audio.length import MeasuredSeconds
 from vllm_router.background import Background, BackgroundLoop
 from vllm_router.discovery.source import Discovery
@@ -47,7 +48,7 @@ from vllm_router.server.cors import Cors
 from vllm_router.server.listener import Listener, Patience
 from vllm_router.settings import Settings
 from vllm_router.spool.block_pool import BLOCK_BYTES
-from vllm_router.spool.memory_budget import memory_bytes, spool_memory_mib
+from vllm_router.spool.memory_budget import spool_memory_mib
 from vllm_router.spool.upload import Spool
 from vllm_router.upstream.call import Deadlines
 from vllm_router.upstream.engine_watch import EngineWatch, WatchSettings
@@ -270,8 +271,11 @@ def build_router(
     )
     routes = build_routes(operations, settings.root_path)
     relay = Relay(uploads, floors, key)
+    decode_workers = settings.decode_workers
+    if decode_workers == "auto":
+        decode_workers = default_workers(usable_cpus() * share)
     decoder = AudioDecoder(
-        max_workers=settings.decode_workers,
+        max_workers=decode_workers,
         max_audio_s=settings.max_audio_s,
         keeps_one_ready=settings.split != "off",
         vad=settings.vad,
