@@ -360,8 +360,8 @@ class Settings(BaseModel):
     decode_workers: Literal["auto"] | Annotated[int, Field(ge=1, le=64)] = _field(
         "Long audio",
         "auto",
-        "Maximum number of processes that decode audio, per worker; they start on demand. 'auto' is "
-        "half of the CPUs, at least 2 and at most 16.",
+        "Maximum number of processes that decode audio, per worker; they start on demand. "
+        "'auto' is half of the CPUs, at least 2 and at most 16.",
     )
     stream_format: Literal["openai", "vllm"] = _field(
         "Output",
