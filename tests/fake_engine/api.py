@@ -43,7 +43,7 @@ class PlainBody:
         self.data = bytearray()
 
     def feed(self, data: bytes) -> None:
-        """Take in the next bytes, as long as there are not too many."""
+        """Take the next bytes, up to the limit."""
         if len(self.data) + len(data) > PLAIN_BODY_BYTES:
             raise ValueError("the body is too large for this route")
         self.data += data
@@ -80,7 +80,7 @@ class Api:
         self.cache_windows = 256
 
     def begin(self, exchange: Exchange, marker: bytes = b"") -> Body:
-        """Decide where a request's body goes."""
+        """Return the receiver of a request's body."""
         head = exchange.head
         if head.method == "POST" and head.path in AUDIO_ROUTES:
             boundary = boundary_of(head.header(b"content-type") or b"")
@@ -197,7 +197,7 @@ class Api:
         events = StreamEvents(
             f"{options.task}-{request_id}", options.task, options.model, int(self._wall_clock())
         )
-        # The prompt's four special tokens, and 50 encoder positions a second as vLLM counts them.
+        # The prompt's special tokens, and the 50 encoder positions per second that vLLM counts.
         prompt_tokens = 4 + int(recording.duration_s * 50)
         completion_tokens = 0
 

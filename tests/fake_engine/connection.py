@@ -17,7 +17,7 @@ from tests.fake_engine.exchange import STATUS_LINES, Exchange, Head, Service
 
 log = logging.getLogger(__name__)
 
-# Well above what any client sends; a test of the router's own limits sends more.
+# Well above what any client sends; tests of the router's own limits send more.
 HEAD_BYTES = 64 << 10
 # Clients that pipeline send a handful; more is a loop gone wrong.
 PIPELINE = 16
@@ -57,7 +57,7 @@ class Connection(asyncio.Protocol):
         self._connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Cancel what is being answered: nobody is there to hear it."""
+        """Cancel the response: nobody is left to read it."""
         self._connections.discard(self)
         self._transport = None
         self._may_write.set()
@@ -69,24 +69,24 @@ class Connection(asyncio.Protocol):
             self._task.cancel()
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came."""
+        """Parse the next bytes."""
         self.idle_since = None
         self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError:
-            # Its cause may be a reset that we made ourselves in a callback.
+            # A callback that reset the connection can be the cause, too.
             self._refuse(400, b"Invalid HTTP request received.")
             return
         if self._arriving is None and self._head_bytes > HEAD_BYTES and self._headers:
             self._refuse(431, b"Request header fields too large.")
 
     def pause_writing(self) -> None:
-        """Hold writers back: the client reads slowly."""
+        """Make writers wait: the client reads slowly."""
         self._may_write.clear()
 
     def resume_writing(self) -> None:
-        """Let writers go on."""
+        """Let writers continue."""
         self._may_write.set()
 
     # What httptools calls
@@ -134,7 +134,7 @@ class Connection(asyncio.Protocol):
                 exchange.error = error
 
     def on_message_complete(self) -> None:
-        """Answer the request, after those before it."""
+        """Answer the request once its predecessors have been answered."""
         exchange, self._arriving = self._arriving, None
         if exchange is None or self._transport is None or self._transport.is_closing():
             return
@@ -150,7 +150,7 @@ class Connection(asyncio.Protocol):
     # What exchanges call
 
     async def write(self, data: bytes) -> None:
-        """Write bytes, waiting while the client reads too slowly."""
+        """Write bytes; wait while the client reads too slowly."""
         if self._transport is None:
             raise asyncio.CancelledError
         self._transport.write(data)
@@ -159,23 +159,22 @@ class Connection(asyncio.Protocol):
 
     async def flush(self) -> None:
         """Wait until the kernel has taken every byte written so far."""
-        # Polled: transports tell of their low-water mark, not of an empty buffer.
+        # Polled: transports report their low-water mark, not an empty buffer.
         while self._transport is not None and self._transport.get_write_buffer_size():
-            # Transports tell of their low-water mark, not of an empty buffer.
             await asyncio.sleep(0.001)
 
     def pause(self) -> None:
-        """Read no more."""
+        """Stop reading."""
         if self._transport is not None:
             self._transport.pause_reading()
 
     def close(self) -> None:
-        """Close in the orderly way, after what was written."""
+        """Close once everything has been written."""
         if self._transport is not None:
             self._transport.close()
 
     def reset(self) -> None:
-        """Break off with a TCP reset."""
+        """Close with a TCP reset."""
         if self._transport is None:
             return
         sock = self._transport.get_extra_info("socket")
@@ -185,7 +184,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing is arriving and nothing is being answered."""
+        """Whether no request is arriving or being answered."""
         return self._arriving is None and self._task is None
 
     def _refuse(self, status: int, text: bytes) -> None:
@@ -217,7 +216,7 @@ class Connection(asyncio.Protocol):
             self._service.left(exchange)
             raise
         except Exception:
-            # The outer edge of a request: a fault of our own must not end the server.
+            # The outer edge of a request: a bug must not end the server.
             log.exception("%s %s failed", exchange.head.method, exchange.head.path)
             if not exchange.is_started:
                 await exchange.respond(500, b"Internal Server Error", "text/plain; charset=utf-8")

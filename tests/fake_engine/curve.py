@@ -1,4 +1,4 @@
-"""The service curve of a GPU: many windows at a time, each slower the more there are.
+"""The service curve of a GPU: it works on many windows at a time, each slower the more there are.
 
 One H200 running whisper-large-v3 finishes 57.5 * c / (c + 18.5) windows of 30 s a second while c
 windows are in service (measured from 1 to 128). Every window gets an equal share, so that progress
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class CurveShape:
-    """The two figures of the curve.
+    """The parameters of the curve.
 
     `peak_windows_per_s` is what is approached with very many windows in service, `half_at` the
     number of windows in service at which half of that is reached.
@@ -26,8 +26,8 @@ class CurveShape:
     half_at: float = 18.5
 
 
-# The clock and the timers of uvloop tick in milliseconds: what is due in less than one is due, or
-# the loop would spin until the tick.
+# uvloop's clock and timers tick in milliseconds: work that is due within one counts as done, or the
+# loop would spin until the tick.
 CLOCK_S = 0.001
 
 # By kind of GPU. Only h200 is measured; the others keep its shape at a plausible fraction.
@@ -85,7 +85,7 @@ class Curve:
         self._schedule()
 
     async def run(self, windows: int, work: float = 1.0) -> float:
-        """Have windows worked off at the same time.
+        """Run windows at the same time.
 
         Args:
             windows: How many.
@@ -109,7 +109,7 @@ class Curve:
         return max(0.0, (job.started_at or arrived_at) - arrived_at)
 
     def _withdraw(self, job: Job) -> None:
-        """Free what a request held whose client left."""
+        """Free the windows of a request whose client left."""
         self._advance()
         job.is_over = True
         self.running -= job.running
@@ -119,7 +119,7 @@ class Curve:
         self._schedule()
 
     def _rate(self) -> float:
-        """Return the progress a second of each window."""
+        """Return the progress of each window per second."""
         if self.running == 0:
             return 0.0
         shape = self._shape

@@ -1,7 +1,7 @@
-"""An engine without a model, for tests and load: time passes as on a GPU, words are made up.
+"""The simulated engine: vLLM's routes, with faults and a log of requests.
 
-It can be ordered to misbehave, and remembers what it was sent. Orders and memory are reached in
-process, or over HTTP: GET and POST /simulate/faults, GET and DELETE /simulate/log.
+Both are reached in process, or over HTTP: GET and POST /simulate/faults, GET and
+DELETE /simulate/log.
 """
 
 import asyncio
@@ -24,19 +24,19 @@ from vllm_router.local.responses import models_body
 
 
 class SimulatedEngine:
-    """The routes of a simulated engine, with its faults and its memory of requests.
+    """The routes of a simulated engine, with its faults and its log of requests.
 
     Args:
         model: The name served.
         audio_seconds: Reads a container's length.
-        shape: The service curve's figures.
+        shape: Parameters of the service curve.
         time_scale: Simulated seconds that pass in one real second.
         max_running: Windows in service at the same time; more wait.
         cache_windows: Windows that the KV cache holds; more wait as well.
         max_audio_s: Longer audio is refused.
-        api_key: What clients must present.
+        api_key: Required on /v1 routes.
         ranks: Data-parallel ranks in /metrics.
-        faults: What goes wrong from the start.
+        faults: Shown from the start.
         rng: Decides which requests a `rate` strikes.
     """
 
@@ -69,7 +69,7 @@ class SimulatedEngine:
         self.order(faults or Faults())
 
     def order(self, faults: Faults) -> None:
-        """Show these faults from now on; requests under way keep theirs."""
+        """Show these faults from now on; requests in progress keep theirs."""
         self.faults = faults
         self._times_left = faults.times
         self.curve.set_speed(0.0 if faults.sleeping else self._time_scale * faults.speed)
@@ -79,7 +79,7 @@ class SimulatedEngine:
     # What a connection calls
 
     def begin(self, exchange: Exchange) -> Body:
-        """Note the request and decide how it will be struck."""
+        """Log the request and decide which faults strike it."""
         head = exchange.head
         if head.path.startswith("/simulate/"):
             return PlainBody()
@@ -108,7 +108,7 @@ class SimulatedEngine:
         self.api.left(exchange)
 
     async def answer(self, exchange: Exchange) -> None:
-        """Answer a request, spoilt as was ordered."""
+        """Answer a request, subject to its faults."""
         if exchange.note is None:
             await self._answer_simulate(exchange)
             return
@@ -123,7 +123,7 @@ class SimulatedEngine:
                 note.outcome = str(exchange.status)
         finally:
             note.ended_at = self._loop.time()
-            # The memory of thousands of requests must not hold their audio.
+            # The log of thousands of requests must not hold their audio.
             for part in note.parts:
                 part.forget_content()
 
@@ -144,7 +144,7 @@ class SimulatedEngine:
         return (self.faults.poison or "").encode()
 
     async def _spoil(self, exchange: Exchange, faults: Faults, note: LoggedRequest) -> bool:
-        """Show the faults that come before an answer; True when there will be no other."""
+        """Show the faults that precede a response; return True if they replace it."""
         if faults.delay_s:
             await asyncio.sleep(faults.delay_s)
         if faults.hang in ("answer", "upload"):
@@ -182,7 +182,7 @@ class SimulatedEngine:
         await exchange.respond_json(status, error.body())
 
     async def _answer_as_ordered(self, exchange: Exchange) -> None:
-        """Answer in earnest, but for the routes that were ordered to lie."""
+        """Answer truthfully, except on routes that are ordered to lie."""
         faults, path = self.faults, exchange.head.path
         if path == "/health" and faults.health_status is not None:
             await exchange.respond(faults.health_status)
@@ -195,7 +195,7 @@ class SimulatedEngine:
         else:
             await self.api.answer(exchange)
 
-    # The routes that are the simulation's own
+    # Routes of the simulation itself
 
     async def _answer_simulate(self, exchange: Exchange) -> None:
         head = exchange.head
@@ -240,7 +240,7 @@ def _shape(faults: Faults) -> Shape | None:
         bytes_per_s=faults.answer_bytes_per_s,
         cut_at=faults.cut_answer_at,
         cut_by_reset=faults.cut_by == "reset",
-        # Past the headers of any answer, before the end of its body.
+        # After the headers of any response, before the end of its body.
         hang_at=200 if faults.hang == "body" else None,
         length_off_by=faults.length_off_by,
         padding_bytes=faults.header_bytes,

@@ -1,8 +1,7 @@
-"""One HTTP request and its answer, which can be spoilt on its way out.
+"""One HTTP request and its response, which faults can corrupt on its way out.
 
-Ordinary servers take care that answers are well formed; a simulated engine must also be able to
-stop, cut or slow them at a given byte, and to say something else than it means. So everything an
-exchange writes passes through one place.
+Everything that an exchange writes passes through one place, which can stop, cut or slow it at a
+given byte, or send something else instead.
 """
 
 import asyncio
@@ -20,7 +19,7 @@ STATUS_LINES = {s.value: b"HTTP/1.1 %d %s\r\n" % (s.value, s.phrase.encode()) fo
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """A request's line and headers; header names as they were sent."""
+    """A request's line and headers; header names as received."""
 
     method: str
     path: str
@@ -39,25 +38,25 @@ class Body(Protocol):
     """Where the bytes of a request's body go."""
 
     def feed(self, data: bytes) -> None:
-        """Take in the next bytes; a ValueError means that the rest is of no use."""
+        """Take the next bytes; a ValueError makes the rest useless."""
 
 
 class Service(Protocol):
-    """What a connection asks: where a body goes, and the answer once it is complete."""
+    """Receives the bodies of requests and answers them."""
 
     def begin(self, exchange: "Exchange") -> Body:
-        """Decide where the body goes; called when the request's headers are complete."""
+        """Return the receiver of the body; called when the headers are complete."""
 
     async def answer(self, exchange: "Exchange") -> None:
         """Answer a complete request by the exchange's `respond` or `stream` and `send`."""
 
     def left(self, exchange: "Exchange") -> None:
-        """Hear that the client left before the answer was complete."""
+        """Note that the client left before the response was complete."""
 
 
 @dataclass(slots=True)
 class Shape:
-    """How the bytes of an answer are spoilt; the default lets them through."""
+    """How the bytes of a response are corrupted; not at all by default."""
 
     bytes_per_s: float | None = None
     cut_at: int | None = None
@@ -68,7 +67,7 @@ class Shape:
 
 
 class Exchange:
-    """One request and its answer."""
+    """One request and its response."""
 
     __slots__ = (
         "body",
@@ -110,7 +109,7 @@ class Exchange:
         content_type: str = "application/json",
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        """Send a whole answer with its length."""
+        """Send a whole response with its length."""
         length = len(body) + (self.shape.length_off_by if self.shape else 0)
         lines = [
             STATUS_LINES[status],
@@ -134,7 +133,7 @@ class Exchange:
         await self.respond(status, text.encode(), headers=headers)
 
     async def stream(self, status: int, content_type: str) -> None:
-        """Begin an answer of unknown length; `send` and `finish` follow."""
+        """Begin a response of unknown length; `send` and `finish` follow."""
         lines = [
             STATUS_LINES[status],
             b"content-type: %s\r\ntransfer-encoding: chunked\r\n" % content_type.encode(),
@@ -145,11 +144,11 @@ class Exchange:
         await self.send_raw(b"".join(lines))
 
     async def send(self, data: bytes) -> None:
-        """Send a piece of a streamed answer."""
+        """Send a piece of a streamed response."""
         await self.send_raw(b"%x\r\n%s\r\n" % (len(data), data))
 
     async def finish(self) -> None:
-        """End a streamed answer."""
+        """End a streamed response."""
         await self.send_raw(b"0\r\n\r\n")
         self.is_over = True
 
@@ -188,7 +187,7 @@ class Exchange:
         if shape.bytes_per_s is None:
             await self.connection.write(data)
         else:
-            # Fifty pieces a second at most, one byte a piece at least.
+            # At most fifty pieces per second, of at least one byte.
             size = max(1, int(shape.bytes_per_s / 50))
             for at in range(0, len(data), size):
                 await self.connection.write(data[at : at + size])
@@ -198,7 +197,7 @@ class Exchange:
             return
         if stop == shape.hang_at:
             await self.hang()
-        # A reset throws away what the client has not yet been given.
+        # A reset discards what the client has not received yet.
         await self.connection.flush()
         if shape.cut_by_reset:
             self.connection.reset()

@@ -1,8 +1,8 @@
-"""The misbehaviour that a simulated engine can be ordered to show.
+"""The faults that a simulated engine can be ordered to show.
 
-Pure: a mapping in, `Faults` out. By default a fault strikes the audio routes alone, as an engine's
-own trouble does: `/health` of a hung vLLM goes on answering. With `everywhere` every route shows
-it, as if the whole process were in trouble.
+Pure: a mapping in, `Faults` out. By default a fault strikes only the audio routes, as the faults of
+an engine do: `/health` of a hung vLLM still answers. With `everywhere` it strikes every route, as
+if the whole process were at fault.
 """
 
 import dataclasses
@@ -19,33 +19,34 @@ class FaultsError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """What goes wrong; the defaults are an engine in good health.
+    """The faults of an engine; by default none.
 
     Attributes:
-        refuse: Connections are refused, and open ones that are idle are closed.
-        reset_upload_at: TCP reset once so many body bytes have come; 0 is after the headers.
+        refuse: Refuse connections, and close idle ones.
+        reset_upload_at: Reset the connection after this many bytes of the body; 0 is after the
+            headers.
         hang: Stop for good: "upload" reads no body, "answer" never begins to answer, "body" stops
-            in the middle of the answer's body.
-        delay_s: Wait before the answer begins, in real seconds.
-        status: Answer with this status instead (with `rate`).
-        rate: The part of requests that `status` strikes.
-        times: Strike so many requests, then be well; None has no end. Applies to all of the above
-            and below that spoil single requests.
-        poison: Uploads holding this text are answered with 500.
-        poison_sha256: The upload of that digest is answered with 500.
-        answer_bytes_per_s: The answer trickles out.
-        cut_answer_at: The connection ends once so many bytes of the answer are out.
+            in the middle of the response's body.
+        delay_s: Real seconds before the response begins.
+        status: Answer with this status instead (see `rate`).
+        rate: The share of requests that `status` strikes.
+        times: Strike this many requests, then none; None never ends. Applies to all faults that
+            strike single requests.
+        poison: Answer uploads that contain this text with 500.
+        poison_sha256: Answer the upload with this digest with 500.
+        answer_bytes_per_s: Send responses at this rate.
+        cut_answer_at: End the connection after this many bytes of the response.
         cut_by: "reset" or "close".
-        garbage: The answer is not HTTP.
-        bad_body: The answer is HTTP, with a body that is not what its type says.
-        length_off_by: Content-Length is wrong by so many bytes.
-        header_bytes: So many bytes of headers come along.
-        speed: Times as fast as before; 0.25 is a quarter.
-        sleeping: Sleep level 1: work waits, the metrics say so.
-        models: /v1/models lists these instead.
-        metrics: /metrics is this text instead.
-        health_status: /health answers with this.
-        everywhere: The faults strike all routes.
+        garbage: Answer with bytes that are not HTTP.
+        bad_body: Answer with a body that is not of its content type.
+        length_off_by: Add this to Content-Length.
+        header_bytes: Add this many bytes of headers.
+        speed: Multiplies the speed; 0.25 is a quarter.
+        sleeping: Sleep level 1: work waits, and the metrics report it.
+        models: List these in /v1/models.
+        metrics: Answer /metrics with this text.
+        health_status: Answer /health with this status.
+        everywhere: Strike all routes.
     """
 
     refuse: bool = False
@@ -81,7 +82,7 @@ class Faults:
 
 
 def read_faults(order: Mapping[str, object]) -> Faults:
-    """Read an order, for example from JSON; what it does not name is in good health.
+    """Read an order, for example from JSON; what it does not name works.
 
     Raises:
         FaultsError: Unknown name, or a value of the wrong type or out of range.

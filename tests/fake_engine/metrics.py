@@ -1,4 +1,4 @@
-"""What an engine counts, and its /metrics page in vLLM's names.
+"""The engine's counters and its /metrics page, under vLLM's names.
 
 One series per data-parallel rank, as vLLM has them; the sums are what counts.
 """
@@ -108,7 +108,7 @@ class _Page:
         self.rows(name, "counter", about, shares(value, self._ranks))
 
     def histogram(self, name: str, about: str, values: Histogram) -> None:
-        # All of it on the first rank: only the sums have a meaning here.
+        # All on the first rank: only the sums have a meaning here.
         self.head(name, "histogram", about)
         below = 0
         for bound, count in zip((*_BOUNDS, "+Inf"), values.counts, strict=True):

@@ -1,8 +1,8 @@
-"""A multipart/form-data reader that keeps what a test or an engine wants to know of an upload.
+"""A multipart/form-data reader that keeps little of an upload: what tests and the engine need.
 
 Fed in pieces of any size as they arrive. Values of plain fields are kept whole (up to a bound); of
 a file only the first `keep_bytes`, the last 64 KiB, its size and its SHA-256, so that a fleet of
-simulated engines can swallow large uploads in little memory.
+simulated engines can take large uploads with little memory.
 
 It knows nothing of HTTP, and nothing of what the fields mean.
 """
@@ -11,11 +11,11 @@ import hashlib
 import re
 from dataclasses import dataclass, field
 
-# A plain field longer than this is no form value (a prompt of a few thousand words fits).
+# A prompt of a few thousand words fits.
 FIELD_BYTES = 1 << 20
 # Enough of a file's end for the last page of an Ogg stream.
 TAIL_BYTES = 64 << 10
-# Header block of one part; the longest file names are far below.
+# The headers of one part; the longest file names need far less.
 PART_HEADER_BYTES = 16 << 10
 
 _PARAMETER = re.compile(r';\s*([\w-]+\*?)\s*=\s*(?:"((?:\\.|[^"\\])*)"|([^;\s]*))')
@@ -108,7 +108,7 @@ class FormReader:
         self._delimiter = b"\r\n--" + boundary
         self._keep_bytes = keep_bytes
         self._marker = marker
-        # The first delimiter may lack the line break before it: lend it one.
+        # The first delimiter may lack the line break before it: provide one.
         self._carry = b"\r\n"
         self._part: Part | None = None
         self._step = self._in_content

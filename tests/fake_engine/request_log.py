@@ -1,4 +1,4 @@
-"""What a simulated engine remembers of the requests it got, so that a test can look at them.
+"""The requests that a simulated engine received, for tests to inspect.
 
 Bounded: the oldest are forgotten.
 """
@@ -51,7 +51,7 @@ class LoggedRequest:
         return None if value is None else value.decode("latin-1")
 
     def to_json(self) -> dict[str, object]:
-        """Return the request for people and for tests in other processes."""
+        """Return the request for people, and for tests in other processes."""
         return {
             "method": self.head.method,
             "path": self.head.path,
@@ -95,11 +95,11 @@ class RequestLog:
         return len(self._requests)
 
     def add(self, request: LoggedRequest) -> None:
-        """Remember a request; it may go on changing."""
+        """Add a request, which may continue to change."""
         self._requests.append(request)
 
     def clear(self) -> None:
-        """Forget all."""
+        """Remove all requests."""
         self._requests.clear()
 
     def audio(self) -> list[LoggedRequest]:

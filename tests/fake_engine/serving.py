@@ -1,7 +1,6 @@
-"""Listening for an engine: start, refuse, come back, stop; and the in-process simulated engine.
+"""A simulated engine on a port, in this process: start, refuse connections, return, stop.
 
-The port stays ours while connections are refused: a second socket is bound to it and never
-listens, which the kernel answers with a refusal.
+While connections are refused, a second socket that is bound to the port but never listens keeps it.
 """
 
 import asyncio
@@ -21,9 +20,9 @@ from tests.fake_engine.request_log import RequestLog
 from vllm_router.audio.duration import audio_seconds
 from vllm_router.local.errors import MAX_AUDIO_S
 
-# As many as the kernel lets wait; load tests open hundreds at once.
+# Load tests open hundreds of connections at once.
 BACKLOG = 4096
-# What uvicorn, and so vLLM, gives an idle connection.
+# The default of uvicorn, and so of vLLM.
 KEEP_ALIVE_S = 5.0
 
 
@@ -31,7 +30,7 @@ class Port:
     """A service on a port.
 
     Args:
-        service: Who answers.
+        service: Answers the requests.
         host: Address to bind.
         port: 0 takes a free one.
         keep_alive_s: How long an idle connection is kept.
@@ -62,7 +61,7 @@ class Port:
         return self._server is not None
 
     async def listen(self) -> None:
-        """Accept connections; does nothing when that is so already."""
+        """Accept connections, if it does not already."""
         async with self._opening:
             if self._server is not None:
                 return
@@ -74,7 +73,7 @@ class Port:
         self._sweep_idle()
 
     def refuse(self) -> None:
-        """Refuse new connections and close idle ones; work under way goes on."""
+        """Refuse new connections and close idle ones; work in progress continues."""
         if self._server is None:
             return
         self._server.close()
@@ -84,13 +83,13 @@ class Port:
                 connection.close()
 
     def kill(self) -> None:
-        """End as a killed process does: refuse, and reset every connection."""
+        """End as a killed process does: refuse connections, and reset those that are open."""
         self.refuse()
         for connection in tuple(self._connections):
             connection.reset()
 
     async def shut(self, grace_s: float = 0.0) -> None:
-        """Refuse, give work under way some seconds, then end for good."""
+        """Refuse connections, wait up to `grace_s` for work in progress, then end for good."""
         self.refuse()
         deadline = self._loop.time() + grace_s
         while self._connections and self._loop.time() < deadline:
@@ -99,7 +98,7 @@ class Port:
         if self._sweep is not None:
             self._sweep.cancel()
         self._placeholder.close()
-        # Let the transports close and the cancelled tasks end.
+        # Until the transports are closed and the cancelled tasks have ended.
         while self._connections:
             await asyncio.sleep(0)
 
@@ -145,12 +144,12 @@ class SimulatedHandle:
 
     @property
     def log(self) -> RequestLog:
-        """The requests it got."""
+        """The requests that it received."""
         return self.engine.log
 
     @property
     def faults(self) -> Faults:
-        """The faults it shows; `order` changes them."""
+        """The faults that it shows; `order` changes them."""
         return self.engine.faults
 
     @property
@@ -174,12 +173,12 @@ class SimulatedHandle:
         return self._port.open_connections
 
     async def start(self) -> None:
-        """Listen, unless the faults say to refuse."""
+        """Listen, unless the faults include `refuse`."""
         if not self.engine.faults.refuse:
             await self._port.listen()
 
     async def order(self, **faults: Any) -> None:
-        """Show these faults, named as the fields of `Faults`, and no others.
+        """Show only these faults, named as the fields of `Faults`.
 
         Raises:
             FaultsError: No such fault.
@@ -189,12 +188,12 @@ class SimulatedHandle:
             await self._port.listen()
 
     async def kill(self) -> None:
-        """Die like a killed process: every connection is reset, new ones are refused."""
+        """End as a killed process does: reset open connections, refuse new ones."""
         self._port.kill()
         await asyncio.sleep(0)
 
     async def restart(self) -> None:
-        """Come back on the same port, in good health."""
+        """Listen again on the same port, without faults."""
         await self.order()
 
     async def stop(self, grace_s: float = 0.0) -> None:
@@ -232,7 +231,7 @@ async def serve_simulated(
     """Run a simulated engine in this event loop.
 
     Args:
-        model: The name it serves.
+        model: The name that is served.
         host: Address to bind.
         port: 0 takes a free one.
         time_scale: Simulated seconds that pass in one real second; 100 makes tests quick.
@@ -240,11 +239,11 @@ async def serve_simulated(
         max_running: Windows in service at the same time; more wait.
         cache_windows: Windows that the KV cache holds; more wait as well.
         max_audio_s: Longer audio is refused, as by vLLM with VLLM_MAX_AUDIO_DECODE_DURATION_S.
-        api_key: What clients must present on /v1 routes.
+        api_key: Required on /v1 routes.
         ranks: Data-parallel ranks shown in /metrics.
         keep_alive_s: How long an idle connection is kept.
-        seed: Of the lot that decides which requests a fault's `rate` strikes.
-        faults: What goes wrong from the start; `order` on the handle changes it.
+        seed: Of the random numbers that decide which requests a fault's `rate` strikes.
+        faults: Shown from the start; `order` on the handle changes them.
 
     Yields:
         The running engine; it ends with the block, resetting what is still open.

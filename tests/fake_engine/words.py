@@ -16,9 +16,9 @@ from vllm_router.local.errors import MAX_AUDIO_S, audio_too_long, invalid_audio
 from vllm_router.local.responses import Chunk, Segment
 
 WINDOW_S = 30.0
-# As much of a file's start as the readers of container headers want.
+# Enough of a file's start for the readers of container headers.
 KEEP_BYTES = 256 << 10
-# A streamed window comes out in so many steps.
+# A streamed window is sent in this many steps.
 STREAM_STEPS = 4
 
 _SENTENCE = (
@@ -33,7 +33,7 @@ _LEAST_WORDS = 8
 def window_text(
     digest: str, index: int, task: str = "transcribe", length_s: float = WINDOW_S
 ) -> tuple[str, str]:
-    """Return the two sentences of a window, as many words as people say in the time.
+    """Return the two sentences of a window, with as many words as people say in its length.
 
     Args:
         digest: SHA-256 of the upload in hex.
@@ -63,7 +63,7 @@ class SimulatedRecording:
         self._count = max(1, math.ceil(duration_s / WINDOW_S))
 
     async def words(self) -> Sequence[Chunk]:
-        """Return all windows once the service curve has let them through."""
+        """Return all windows once the service curve has finished them."""
         waited_s = await self._source.curve.run(self._count)
         self._source.on_queued(waited_s)
         return [self._chunk(index) for index in range(self._count)]
