@@ -4,7 +4,7 @@
     python -m benchmarks.fleet --seconds 80    # the table of docs/balancing.md
     python -m benchmarks.fleet --quick         # two minutes: too few files to conclude from
 
-Each contender has eight engines of its own (`python -m vllm_router.local --simulate`, an H200's
+Each contender has eight engines of its own (`python -m tests.fake_engine`, an H200's
 curve). All run at the same time and get the same uploads at the same moments, so that whatever else
 this machine does strikes all of them. Time is scaled: at 0.25 the engines are four times slower
 than an H200, and everything is told in an H200's seconds. Round robin is HAProxy's, which costs
@@ -101,7 +101,7 @@ def form(samples: memoryview) -> tuple[bytes, bytes]:
 @contextlib.contextmanager
 def engines(count: int, time_scale: float) -> Iterator[list[str]]:
     """Run simulated engines; yield their URLs."""
-    command = [sys.executable, "-m", "vllm_router.local", "--simulate", "--port", "0"]
+    command = [sys.executable, "-m", "tests.fake_engine", "--port", "0"]
     command += ["--time-scale", str(time_scale), "--max-audio-s", "10000"]
     with contextlib.ExitStack() as stack:
         started = []

@@ -75,7 +75,7 @@ def fleet(engines: int, time_scale: float, *flags: str) -> Iterator[tuple[int, p
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     children = [
         subprocess.Popen(
-            [sys.executable, "-m", "vllm_router.local", "--simulate", "--port", str(port),
+            [sys.executable, "-m", "tests.fake_engine", "--port", str(port),
              "--time-scale", str(time_scale)],
             **quiet,
         )

@@ -30,8 +30,8 @@ from vllm_router.audio.duration import (  # noqa: E402
 )
 from vllm_router.audio.length_doubt import length_doubt  # noqa: E402
 from vllm_router.audio.upload_faults import audio_damage, is_whole_wav, plain_wav  # noqa: E402
-from vllm_router.local.ask import ApiError  # noqa: E402
-from vllm_router.local.sound import RATE_HZ, decode  # noqa: E402
+from vllm_router.local.audio import RATE_HZ, decode  # noqa: E402
+from vllm_router.local.errors import ApiError  # noqa: E402
 
 SECONDS = 7.5
 _BLOCK = re.compile(r"(<!-- files: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)

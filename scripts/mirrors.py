@@ -16,6 +16,7 @@ FREE = {
     "benchmarks",
     "clients",
     "end_to_end",
+    "fake_engine",
     "fuzz",
     "helm",
     "real",

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
+from tests.fake_engine.serving import SimulatedHandle
 
 from vllm_router.app.build import Router, build_router
 from vllm_router.app.run import bind, running
 from vllm_router.audio.wav import silence
-from vllm_router.local.serving import SimulatedHandle
 from vllm_router.settings import Settings
 
 MODEL = "openai/whisper-small"

@@ -22,12 +22,12 @@ from typing import Any, cast
 
 import uvloop
 from benchmarks.chaos.uploads import MARK, foreign_bytes
+from tests.fake_engine.api import AUDIO_ROUTES, PlainBody
+from tests.fake_engine.engine import SimulatedEngine
+from tests.fake_engine.exchange import Body, Exchange
+from tests.fake_engine.serving import KEEP_ALIVE_S, SimulatedHandle
 
 from vllm_router.audio.duration import audio_seconds
-from vllm_router.local.api import AUDIO_ROUTES, PlainBody
-from vllm_router.local.exchange import Body, Exchange
-from vllm_router.local.serving import KEEP_ALIVE_S, SimulatedHandle
-from vllm_router.local.simulated import SimulatedEngine
 
 #: Smaller uploads fit into the kernel's buffers: there would be no back-pressure.
 EARLY_FROM_BYTES = 100_000

@@ -20,11 +20,11 @@ from typing import cast
 import av
 import numpy as np
 from benchmarks.chaos.nonsense import KEY
+from tests.fake_engine.words import WINDOW_S, window_text
 
 from vllm_router.audio.levels import LevelDetector
 from vllm_router.audio.split import Cutter
 from vllm_router.audio.wav import pcm16_wav
-from vllm_router.local.madeup import WINDOW_S, window_text
 from vllm_router.requests.fanout import LEADER_S
 
 MODEL = "openai/whisper-small"

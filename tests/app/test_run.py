@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.fake_engine.serving import serve_simulated
 from tests.routers import MODEL, RunningRouter, running_router, until
 
 from vllm_router.app.build import Router
 from vllm_router.app.run import CannotStart, bind, drain
 from vllm_router.discovery.source import DiscoveryStatus
-from vllm_router.local.serving import serve_simulated
 from vllm_router.observability.stats_table import RequestStats
 from vllm_router.requests.access import KeyFile, KeyRing
 from vllm_router.scheduling.changes import Change, Listing, Withdrawn

@@ -9,9 +9,8 @@ from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from tests.fake_engine.serving import SimulatedHandle, serve_simulated
 from tests.routers import MODEL
-
-from vllm_router.local.serving import SimulatedHandle, serve_simulated
 
 T = TypeVar("T")
 

@@ -6,11 +6,11 @@ import os
 from collections.abc import AsyncIterator
 from typing import Any
 
+from tests.fake_engine.serving import SimulatedHandle, serve_simulated
 from tests.routers import MODEL, RunningRouter, field, file, form, request, running_router, until
 from tests.server.serving import Client, client
 
 from vllm_router.audio.wav import silence
-from vllm_router.local.serving import SimulatedHandle, serve_simulated
 
 UPLOAD = request(form(field("model", MODEL), file(silence(1.0))))
 

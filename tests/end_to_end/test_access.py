@@ -8,11 +8,11 @@ import httpx
 import pytest
 from tests.end_to_end.engines import engines_beside
 from tests.end_to_end.processes import router_process
+from tests.fake_engine.serving import serve_simulated
 from tests.requests.parrots import Heard, Reply, parrot, verbose
 from tests.routers import MODEL, TRANSCRIPTIONS, field, file, running_router, until
 
 from vllm_router.audio.wav import silence
-from vllm_router.local.serving import serve_simulated
 
 
 async def test_a_key_file_is_read_again_when_it_changes(tmp_path: Path) -> None:

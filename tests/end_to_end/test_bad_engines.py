@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 from tests.end_to_end.leftovers import UPLOAD, client, held, is_served, nothing_left, served
+from tests.fake_engine.serving import SimulatedHandle, serve_simulated
 from tests.routers import MODEL, RunningRouter, field, file, form, request, until
 from tests.upstream.raw_engine import Peer, Script, raw_engine
 
 from vllm_router.audio.wav import silence
-from vllm_router.local.serving import SimulatedHandle, serve_simulated
 from vllm_router.requests.event_stream import KEEP_ALIVE_S
 
 WORDS = b'{"text": "words", "usage": {"type": "duration", "seconds": 1}}'

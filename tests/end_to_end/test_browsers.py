@@ -10,6 +10,7 @@ import httpx
 import pytest
 from tests.end_to_end.engines import engines_beside
 from tests.end_to_end.processes import router_process
+from tests.fake_engine.serving import SimulatedHandle, serve_simulated
 from tests.packaging.chromium import chromium
 from tests.routers import (
     MODEL,
@@ -23,7 +24,6 @@ from tests.routers import (
 from tests.server.serving import client
 
 from vllm_router.audio.wav import silence
-from vllm_router.local.serving import SimulatedHandle, serve_simulated
 
 PAGE = "https://app.example"
 ASKS = {

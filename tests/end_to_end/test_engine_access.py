@@ -1,10 +1,10 @@
 """Engines that do not let the router in: it says so, and no client sees what they answered."""
 
 import pytest
+from tests.fake_engine.serving import serve_simulated
 from tests.requests.parrots import Heard, Reply, parrot, verbose
 from tests.routers import MODEL, running_router, until
 
-from vllm_router.local.serving import serve_simulated
 from vllm_router.scheduling.engine import EngineState
 
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
+from tests.fake_engine.serving import SimulatedHandle, serve_simulated
 from tests.routers import (
     CONTENT_TYPE,
     MODEL,
@@ -21,7 +22,6 @@ from tests.routers import (
 )
 
 from vllm_router.audio.wav import silence
-from vllm_router.local.serving import SimulatedHandle, serve_simulated
 
 AUDIO = silence(1.0)
 GOOD = form(field("model", MODEL), file(AUDIO))

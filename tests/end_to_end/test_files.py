@@ -17,8 +17,8 @@ from tests.requests.parrots import Heard, Reply, parrot
 from tests.routers import MODEL, RunningRouter, file, running_router
 from tests.routers import field as plain
 
-from vllm_router.local.ask import ApiError
-from vllm_router.local.sound import RATE_HZ, decode
+from vllm_router.local.audio import RATE_HZ, decode
+from vllm_router.local.errors import ApiError
 
 __all__ = ["audio_folder"]
 

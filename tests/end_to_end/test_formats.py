@@ -9,6 +9,7 @@ from typing import Any
 import pysubs2
 import pytest
 from tests.audio_files import make_kind
+from tests.fake_engine.serving import SimulatedHandle, serve_simulated
 from tests.routers import (
     MODEL,
     TRANSCRIPTIONS,
@@ -20,7 +21,6 @@ from tests.routers import (
 )
 
 from vllm_router.audio.wav import silence
-from vllm_router.local.serving import SimulatedHandle, serve_simulated
 
 AUDIO = silence(10.0)
 PATHS = (TRANSCRIPTIONS, TRANSLATIONS)

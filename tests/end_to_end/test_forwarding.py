@@ -7,6 +7,8 @@ import json
 from collections.abc import AsyncIterator
 
 import pytest
+from tests.fake_engine.request_log import LoggedRequest
+from tests.fake_engine.serving import SimulatedHandle, serve_simulated
 from tests.routers import (
     MODEL,
     TRANSCRIPTIONS,
@@ -22,8 +24,6 @@ from tests.routers import (
 )
 
 from vllm_router.audio.wav import silence
-from vllm_router.local.requestlog import LoggedRequest
-from vllm_router.local.serving import SimulatedHandle, serve_simulated
 
 AUDIO = silence(1.0)
 ODD = [

@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from tests.fake_engine.serving import SimulatedHandle, serve_simulated
 from tests.routers import MODEL, RunningRouter, field, file, running_router, until
 
 from vllm_router.audio.wav import silence
-from vllm_router.local.serving import SimulatedHandle, serve_simulated
 
 
 @pytest.fixture

@@ -12,11 +12,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import pytest
+from tests.fake_engine.serving import serve_simulated
 from tests.routers import MODEL, RunningRouter, field, file, running_router, until
 
 from vllm_router.audio.wav import silence
 from vllm_router.formats.sse import EventReader
-from vllm_router.local.serving import serve_simulated
 from vllm_router.requests.attempt import SILENCE_S
 from vllm_router.scheduling.engine import EngineState
 
@@ -41,7 +41,7 @@ class EngineProcess:
 
 @contextmanager
 def engine_process() -> Iterator[EngineProcess]:
-    command = [sys.executable, "-m", "vllm_router.local", "--simulate", "--port", "0"]
+    command = [sys.executable, "-m", "tests.fake_engine", "--port", "0"]
     # A clip takes a third of a second, as on a real GPU.
     options = ["--served-model-name", MODEL, "--curve", "h200"]
     process = subprocess.Popen(

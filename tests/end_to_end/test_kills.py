@@ -9,10 +9,10 @@ from pathlib import Path
 import httpx
 import pytest
 from tests.audio_files import make_kind
+from tests.fake_engine.serving import SimulatedHandle, serve_simulated
 from tests.routers import MODEL, TRANSCRIPTIONS, field, file, form, named, running_router
 
 from vllm_router.audio.wav import silence
-from vllm_router.local.serving import SimulatedHandle, serve_simulated
 
 REQUESTS = 2000
 AT_A_TIME = 24

@@ -13,6 +13,7 @@ import numpy as np
 import pysubs2
 import pytest
 from tests.audio_files import make_kind
+from tests.fake_engine.serving import SimulatedHandle, serve_simulated
 from tests.routers import (
     MODEL,
     TRANSCRIPTIONS,
@@ -27,7 +28,6 @@ from tests.routers import (
 )
 
 from vllm_router.audio.wav import pcm16_wav, silence
-from vllm_router.local.serving import SimulatedHandle, serve_simulated
 
 RATE_HZ = 16_000
 

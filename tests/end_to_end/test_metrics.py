@@ -5,10 +5,10 @@ import re
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
+from tests.fake_engine.serving import serve_simulated
 from tests.routers import MODEL, field, file, form, request, running_router, until
 
 from vllm_router.audio.wav import silence
-from vllm_router.local.serving import serve_simulated
 
 README = Path(__file__).parents[2] / "README.md"
 

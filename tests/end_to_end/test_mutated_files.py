@@ -20,7 +20,7 @@ from tests.routers import MODEL, TRANSCRIPTIONS, field, file, form, named, runni
 
 from vllm_router.audio.decoding.decoder import AudioDecoder, memory_file
 from vllm_router.errors import UnreadableAudio
-from vllm_router.local.ask import ApiError
+from vllm_router.local.errors import ApiError
 
 __all__ = ["audio_folder"]
 
@@ -65,7 +65,7 @@ class ApartEngine(Engine):
 
 _LENGTH = """
 import sys
-from vllm_router.local.sound import RATE_HZ, decode
+from vllm_router.local.audio import RATE_HZ, decode
 print(len(decode(sys.stdin.buffer.read())) / RATE_HZ)
 """
 

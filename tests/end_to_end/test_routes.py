@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
+from tests.fake_engine.serving import SimulatedHandle, serve_simulated
 from tests.routers import (
     MODEL,
     TRANSCRIPTIONS,
@@ -18,7 +19,6 @@ from tests.routers import (
 
 from vllm_router import __version__
 from vllm_router.audio.wav import silence
-from vllm_router.local.serving import SimulatedHandle, serve_simulated
 
 
 @pytest.fixture

@@ -18,10 +18,10 @@ from tests.end_to_end.leftovers import (
     served,
     sockets,
 )
+from tests.fake_engine.serving import serve_simulated
 from tests.routers import MODEL, field, file, form, request, until
 
 from vllm_router.audio.wav import silence
-from vllm_router.local.serving import serve_simulated
 
 LARGE = request(form(file(random.Random(1).randbytes(9_000_000)), field("model", MODEL)))
 

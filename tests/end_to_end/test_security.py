@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 import trustme
 from tests.end_to_end.processes import router_process
+from tests.fake_engine.serving import SimulatedHandle, serve_simulated
 from tests.routers import MODEL, PATIENCE_S, field, file, form, request, running_router, until
 
 from vllm_router.audio.wav import silence
-from vllm_router.local.serving import SimulatedHandle, serve_simulated
 from vllm_router.requests.access import KeyRing, read_keys
 from vllm_router.requests.headers import WITHHELD
 from vllm_router.spool.upload import Spool

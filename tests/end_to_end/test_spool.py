@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from tests.fake_engine.serving import SimulatedHandle, serve_simulated
 from tests.routers import MODEL, RunningRouter, field, file, form, request, running_router, until
 
 from vllm_router.audio.wav import silence
-from vllm_router.local.serving import SimulatedHandle, serve_simulated
 
 LARGE = silence(55.0)
 

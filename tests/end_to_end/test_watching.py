@@ -4,11 +4,11 @@ back, and a busy one is not a dead one."""
 import hashlib
 
 import pytest
+from tests.fake_engine.request_log import LoggedRequest
+from tests.fake_engine.serving import SimulatedHandle, serve_simulated
 from tests.routers import MODEL, running_router, until
 
 from vllm_router.audio.wav import silence
-from vllm_router.local.requestlog import LoggedRequest
-from vllm_router.local.serving import SimulatedHandle, serve_simulated
 
 BY_TRANSCRIBING = {"static_backend_health_checks": True}
 

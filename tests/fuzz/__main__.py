@@ -16,12 +16,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from tests.clients.servers import Server, router
+from tests.fake_engine.serving import serve_simulated
 from tests.fuzz.hostile import endless, shoot_all
 from tests.fuzz.in_c import sanitized
 from tests.fuzz.targets import targets
 from tests.routers import MODEL
-
-from vllm_router.local.serving import serve_simulated
 
 #: What a router may grow by under fire, in MiB: pools fill once, and metrics get their labels.
 GROWTH_MIB = 40

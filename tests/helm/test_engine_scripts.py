@@ -161,7 +161,7 @@ def test_an_engine_that_hangs_is_not_ready(engine, words):
 
 def test_an_engine_with_vllms_api_is_ready_and_drained(tmp_path):
     def command(port: int) -> list[str]:
-        engine = [sys.executable, "-m", "vllm_router.local", "--simulate", "--api-key", "k"]
+        engine = [sys.executable, "-m", "tests.fake_engine", "--api-key", "k"]
         return [*engine, "--served-model-name", "a/b c", "--port", str(port)]
 
     environment = {"PYTHONPATH": str(ROOT / "src")}

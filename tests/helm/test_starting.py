@@ -188,7 +188,7 @@ def test_the_images_health_check_asks_the_running_router(tmp_path):
 
 def test_the_commands_of_the_notes_transcribe_through_the_rendered_router(tmp_path):
     def engine_command(port: int) -> list[str]:
-        engine = [sys.executable, "-m", "vllm_router.local", "--simulate", "--port", str(port)]
+        engine = [sys.executable, "-m", "tests.fake_engine", "--port", str(port)]
         return [*engine, "--served-model-name", "openai/whisper-large-v3"]
 
     source = {"PYTHONPATH": str(ROOT / "src")}

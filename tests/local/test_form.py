@@ -1,109 +1,67 @@
-import hashlib
+"""Requests that vLLM refuses because of their fields."""
+
+from collections.abc import AsyncIterator
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from tests.local.forms import BOUNDARY, field, file, form
+from tests.local.models import QuickModel
+from tests.local.serving import TRANSCRIPTIONS, Engine, serving
 
-from vllm_router.local.form import (
-    PART_HEADER_BYTES,
-    TAIL_BYTES,
-    FormError,
-    FormReader,
-    Part,
-    boundary_of,
-)
+from vllm_router.audio.wav import silence
 
 
-def read(
-    body: bytes, size: int | None = None, keep: int = 1 << 20, marker: bytes = b""
-) -> list[Part]:
-    reader = FormReader(BOUNDARY, keep, marker)
-    for at in range(0, len(body), size or max(1, len(body))):
-        reader.feed(body[at : at + (size or len(body))])
-    return reader.finish()
-
-
-@given(
-    values=st.lists(st.binary(max_size=60).filter(lambda b: BOUNDARY not in b), max_size=4),
-    data=st.binary(max_size=300).filter(lambda b: BOUNDARY not in b),
-    size=st.integers(1, 40),
-    junk=st.binary(max_size=10),
-)
-def test_any_cutting_of_the_body_reads_the_same(
-    values: list[bytes], data: bytes, size: int, junk: bytes
-) -> None:
-    body = form(*(field(f"n{i}", value) for i, value in enumerate(values)), file(data)) + junk
-    for parts in (read(body), read(body, size), read(body, 1)):
-        assert [part.value for part in parts[:-1]] == values
-        assert bytes(parts[-1].head) == data
-        assert parts[-1].sha256 == hashlib.sha256(data).hexdigest()
-        assert parts[-1].size_bytes == len(data)
-
-
-def test_names_files_and_types_are_told_apart() -> None:
-    plain, upload = read(form(field("model", b"m"), file(b"x", filename='ü; "a".wav')))
-    assert (plain.name, plain.filename, plain.content_type, plain.is_file) == (
-        "model",
-        None,
-        None,
-        False,
-    )
-    assert upload.is_file
-    assert upload.content_type == "audio/wav"
-
-
-@pytest.mark.parametrize("size", [1000, TAIL_BYTES // 3, 3 * TAIL_BYTES])
-def test_only_the_start_and_the_end_of_a_large_file_are_kept(size: int) -> None:
-    data = bytes(i % 251 for i in range(5 * TAIL_BYTES))
-    (part,) = read(form(file(data)), size, keep=TAIL_BYTES)
-    assert bytes(part.head) == data[:TAIL_BYTES]
-    assert part.tail == data[-TAIL_BYTES:]
-    assert part.size_bytes == len(data)
-    assert part.sha256 == hashlib.sha256(data).hexdigest()
-
-
-@pytest.mark.parametrize("size", [1, 3, 1000])
-@pytest.mark.parametrize("marker", [b"p", b"poison"])
-def test_a_marker_is_found_across_pieces_and_only_in_files(size: int, marker: bytes) -> None:
-    harmless, struck = read(
-        form(field("prompt", b"poison"), file(b"..poison..")), size, keep=4, marker=marker
-    )
-    assert not harmless.is_marked
-    assert struck.is_marked
-    (clean,) = read(form(file(b"..other..")), size, marker=b"poison")
-    assert not clean.is_marked
+@pytest.fixture
+async def engine() -> AsyncIterator[Engine]:
+    async with serving(QuickModel()) as each:
+        yield each
 
 
 @pytest.mark.parametrize(
-    "body",
+    ("fields", "status", "param", "words"),
     [
-        b"",
-        b"no form at all",
-        form(file(b"data"))[:-6],
-        b"--" + BOUNDARY + b"xx",
-        b"--" + BOUNDARY + b"\r\n\r\n\r\nno header" + form(),
-        b"--" + BOUNDARY + b"\r\n" + b"x" * (PART_HEADER_BYTES + 1),
-        b"--" + BOUNDARY + b"\r\nContent-Disposition: form-data\r\n\r\nno name\r\n" + form(),
+        ({"model": "nope"}, 404, "model", "`nope` does not exist"),
+        ({"response_format": "srt"}, 400, None, "Currently only support"),
+        ({"response_format": "vtt"}, 400, None, "Currently only support"),
+        ({"response_format": "xml"}, 400, "body.response_format", "Input should be 'json'"),
+        ({"stream": "perhaps"}, 400, "body.stream", "valid boolean"),
+        ({"temperature": "hot"}, 400, "body.temperature", "valid number"),
+        ({"temperature": "-1"}, 400, "body.temperature", "greater than or equal to 0"),
+        ({"temperature": "nan"}, 400, "body.temperature", "finite number"),
+        ({"language": "xx"}, 400, None, "Unsupported language: 'xx'"),
+        ({"stream_include_usage": "true"}, 400, "stream_include_usage", "when `stream=True`"),
+        (
+            {"stream_continuous_usage_stats": "true"},
+            400,
+            "stream_continuous_usage_stats",
+            "when `stream=True`",
+        ),
+        ({"response_format": "verbose_json", "stream": "true"}, 400, None, "streaming case"),
     ],
 )
-def test_what_is_no_form_is_refused(body: bytes) -> None:
-    with pytest.raises(FormError):
-        read(body)
-
-
-@pytest.mark.parametrize(
-    ("given_type", "boundary"),
-    [
-        (b"multipart/form-data; boundary=abc", b"abc"),
-        (b'Multipart/Form-Data; charset=utf-8; Boundary="a b;c"', b"a b;c"),
-        (b"multipart/form-data", None),
-        (b"multipart/form-data; boundary=", None),
-        (b"application/json; boundary=abc", None),
-        (b"", None),
-    ],
-)
-def test_the_boundary_is_read_from_the_content_type(
-    given_type: bytes, boundary: bytes | None
+async def test_fields_are_refused_as_vllm_refuses_them(
+    engine: Engine, fields: dict[str, str], status: int, param: str | None, words: str
 ) -> None:
-    assert boundary_of(given_type) == boundary
+    answer = await engine.post(silence(1.0), **fields)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (status, status, param)
+    assert words in error["message"]
+
+
+@pytest.mark.parametrize("files", [{}, {"file": (None, b"text")}])
+async def test_the_file_is_required(engine: Engine, files: dict[str, tuple[None, bytes]]) -> None:
+    sent = {**files, "model": (None, b"openai/whisper-small")}
+    answer = await engine.client.post(TRANSCRIPTIONS, files=sent)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "body.file"
+
+
+async def test_unknown_and_empty_fields_change_nothing(engine: Engine) -> None:
+    plain = await engine.post(silence(1.0))
+    fields = {"of_a_later_release": "x", "model": "", "language": "", "prompt": "", "stream": ""}
+    more = {"response_format": "", "temperature": ""}
+    assert (await engine.post(silence(1.0), **fields, **more)).json() == plain.json()
+
+
+async def test_a_file_over_25_mb_is_refused(engine: Engine) -> None:
+    answer = await engine.post(bytes(25 * 1024**2 + 1))
+    assert answer.status_code == 400
+    assert "Maximum file size exceeded" in answer.json()["error"]["message"]

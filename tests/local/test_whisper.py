@@ -9,8 +9,8 @@ from tests.local.recordings import SPEECH_MODEL, samples, word_errors, words
 from tests.speech import people
 from tests.speech.weights import model_folder
 
-from vllm_router.local.sound import RATE_HZ, decode
-from vllm_router.local.whisper import MAX_TOKENS, ModelError, Request, Whisper, find_model
+from vllm_router.local.audio import RATE_HZ, decode
+from vllm_router.local.whisper import MAX_TOKENS, ModelError, Options, Whisper, find_model
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +25,8 @@ def test_the_words_and_times_of_the_recordings_are_right(model: Whisper) -> None
         encoded = model.encode(audio)
         length_s = len(audio) / RATE_HZ
         assert model.detect_language(encoded) == "en"
-        plain = model.hear(encoded, length_s, Request("en", "transcribe", False))
-        timed = model.hear(encoded, length_s, Request("en", "transcribe", True))
+        plain = model.transcribe(encoded, 0.0, length_s, Options("transcribe", "en", False))
+        timed = model.transcribe(encoded, 0.0, length_s, Options("transcribe", "en", True))
         plain_errors += word_errors(plain.text, sample.text)
         timed_errors += word_errors(timed.text, sample.text)
         total += len(words(sample.text))
@@ -63,9 +63,13 @@ def test_a_multilingual_model_writes_each_language_and_translates(base: Whisper)
     clip = people.clip("ru.wav")
     encoded = base.encode(clip.samples)
     length_s = len(clip.samples) / RATE_HZ
-    heard = base.hear(encoded, length_s, Request("ru", "transcribe", False)).text.lower()
-    assert "на его месте" in heard
-    english = base.hear(encoded, length_s, Request("ru", "translate", False)).text.lower()
+    transcript = base.transcribe(
+        encoded, 0.0, length_s, Options("transcribe", "ru", False)
+    ).text.lower()
+    assert "на его месте" in transcript
+    english = base.transcribe(
+        encoded, 0.0, length_s, Options("translate", "ru", False)
+    ).text.lower()
     assert english.isascii()
     assert len(english.split()) > 3
 
@@ -74,13 +78,15 @@ def test_timestamps_follow_whispers_rules(base: Whisper) -> None:
     clip = people.clip("jfk.flac")
     audio = np.concatenate([clip.samples, np.zeros(RATE_HZ, np.float32), clip.samples])
     length_s = len(audio) / RATE_HZ
-    heard = base.hear(base.encode(audio), length_s, Request("en", "transcribe", True))
-    assert word_errors(heard.text, f"{clip.text} {clip.text}") <= 1
-    assert len(heard.segments) > 1
-    times = [at for segment in heard.segments for at in (segment.start_s, segment.end_s)]
+    transcript = base.transcribe(
+        base.encode(audio), 0.0, length_s, Options("transcribe", "en", True)
+    )
+    assert word_errors(transcript.text, f"{clip.text} {clip.text}") <= 1
+    assert len(transcript.segments) > 1
+    times = [at for segment in transcript.segments for at in (segment.start_s, segment.end_s)]
     assert times == sorted(times)
     # The second time he speaks is 12 s after the first, and some segment says so.
-    assert any(abs(s.start_s - 12.0 - clip.stretches[0][0]) < 1.0 for s in heard.segments)
+    assert any(abs(s.start_s - 12.0 - clip.stretches[0][0]) < 1.0 for s in transcript.segments)
 
 
 def test_an_english_only_model_is_told_neither_language_nor_task(tiny_en: Whisper) -> None:
@@ -89,23 +95,25 @@ def test_an_english_only_model_is_told_neither_language_nor_task(tiny_en: Whispe
     encoded = tiny_en.encode(clip.samples)
     assert tiny_en.detect_language(encoded) == "en"
     for has_timestamps in (False, True):
-        request = Request("en", "transcribe", has_timestamps)
-        heard = tiny_en.hear(encoded, len(clip.samples) / RATE_HZ, request)
-        assert word_errors(heard.text, clip.text) == 0
+        options = Options("transcribe", "en", has_timestamps)
+        transcript = tiny_en.transcribe(encoded, 0.0, len(clip.samples) / RATE_HZ, options)
+        assert word_errors(transcript.text, clip.text) == 0
 
 
 @pytest.mark.parametrize("prompt", ["The router.", "The router. " * 300])
 def test_a_prompt_of_any_length_and_a_temperature_are_taken(model: Whisper, prompt: str) -> None:
     sample = samples()[0]
     encoded = model.encode(decode(sample.path.read_bytes()))
-    request = Request("en", "transcribe", False, prompt=prompt, temperature=0.1)
-    assert model.hear(encoded, sample.duration_s, request).token_count < MAX_TOKENS
+    options = Options("transcribe", "en", False, prompt=prompt, temperature=0.1)
+    assert model.transcribe(encoded, 0.0, sample.duration_s, options).token_count < MAX_TOKENS
 
 
 def test_times_never_run_backwards_or_past_the_end(model: Whisper) -> None:
     noise = np.random.default_rng(1).standard_normal(3 * RATE_HZ).astype(np.float32)
-    heard = model.hear(model.encode(noise / 4), 3.0, Request("en", "transcribe", True))
-    times = [t for segment in heard.segments for t in (segment.start_s, segment.end_s)]
+    transcript = model.transcribe(
+        model.encode(noise / 4), 0.0, 3.0, Options("transcribe", "en", True)
+    )
+    times = [t for segment in transcript.segments for t in (segment.start_s, segment.end_s)]
     assert times == sorted(times)
     assert all(0 <= t <= 3.0 for t in times)
 

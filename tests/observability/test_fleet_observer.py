@@ -5,10 +5,10 @@ import logging
 from typing import Any
 
 import pytest
+from tests.fake_engine.serving import serve_simulated
 from tests.routers import MODEL, field, file, form, request, running_router, until
 
 from vllm_router.audio.wav import silence
-from vllm_router.local.serving import serve_simulated
 from vllm_router.observability.fleet_observer import FleetObserver
 from vllm_router.observability.metrics import RouterMetrics
 from vllm_router.observability.stats_table import RequestStats

@@ -4,10 +4,10 @@ import asyncio
 import os
 from pathlib import Path
 
+from tests.fake_engine.serving import serve_simulated
 from tests.routers import MODEL, field, file, running_router, until
 
 from vllm_router.audio.wav import silence
-from vllm_router.local.serving import serve_simulated
 
 
 async def test_models_are_shown_with_the_engines_ready_for_them() -> None:

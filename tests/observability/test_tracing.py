@@ -20,11 +20,11 @@ from opentelemetry.sdk.trace.export import (
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 from tests.clients.servers import ROOT
+from tests.fake_engine.serving import SimulatedHandle, serve_simulated
 from tests.routers import MODEL, field, file, form, named, running_router, until
 
 from vllm_router.audio.wav import pcm16_wav, silence
 from vllm_router.cli import WrongUse, read_settings
-from vllm_router.local.serving import SimulatedHandle, serve_simulated
 from vllm_router.observability.tracing import GuardedExporter, Tracing
 
 PARENT_TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"

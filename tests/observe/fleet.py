@@ -125,7 +125,7 @@ def engine(log: Path, *arguments: str) -> Server:
     """Describe a simulated engine."""
     return Server(
         command=lambda port: [
-            *(sys.executable, "-m", "vllm_router.local", "--simulate", "--port", str(port)),
+            *(sys.executable, "-m", "tests.fake_engine", "--port", str(port)),
             *("--host", "127.0.0.1", "--served-model-name", MODEL, "--time-scale", "2", *arguments),
         ],
         log=log,

@@ -14,6 +14,7 @@ import pytest
 import trustme
 import yaml
 from tests.clients.servers import ROOT, free_port
+from tests.fake_engine.serving import serve_simulated
 from tests.observe.test_dashboards import DASHBOARDS, read
 from tests.observe.test_prometheus import rules
 from tests.routers import (
@@ -29,7 +30,6 @@ from tests.routers import (
 
 from vllm_router.audio.wav import silence
 from vllm_router.cli import flag_of, read_settings
-from vllm_router.local.serving import serve_simulated
 from vllm_router.settings import Settings
 
 TEXT = (ROOT / "docs" / "operations.md").read_text()

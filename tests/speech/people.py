@@ -23,7 +23,7 @@ import pytest
 from numpy.typing import NDArray
 from tests.speech.recordings import RATE_HZ, Recording, Sentence, wav
 
-from vllm_router.local.sound import decode
+from vllm_router.local.audio import decode
 
 Pause = Literal["silence", "noise", "music", "phone"]
 Samples = NDArray[np.float32]

@@ -8,11 +8,11 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from tests.fake_engine.serving import serve_simulated
 from tests.routers import MODEL, running_router, until
 from tests.upstream.raw_engine import Peer, raw_engine
 
 from vllm_router.app.build import Router
-from vllm_router.local.serving import serve_simulated
 from vllm_router.scheduling.engine_metrics import EngineStats
 from vllm_router.upstream.engine_watch import SPREAD_FROM, EngineWatch, WatchSettings
 from vllm_router.upstream.http_client import HttpClient

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.discovery.test_kube_objects import JSON
+from tests.fake_engine.serving import serve_simulated
 from tests.upstream.raw_engine import Peer, RawEngine, http_client, raw_engine, saying, until
 
-from vllm_router.local.serving import serve_simulated
 from vllm_router.scheduling.engine_bounds import MAX_MODELS, is_name
 from vllm_router.upstream.call import CallFailed
 from vllm_router.upstream.http_client import HttpClient

@@ -1,9 +1,9 @@
-"""A Whisper model in CTranslate2's format, driven directly.
+"""A Whisper model in CTranslate2's format, without faster-whisper.
 
-Not through faster-whisper: that tells a multilingual model by the size of its vocabulary and leaves
-the language and the task out of the prompt of a model with a small one.
+faster-whisper recognises a multilingual model by the size of its vocabulary, and leaves the
+language and the task out of the prompt of a model with a small one.
 
-Calls block and are meant for worker threads; the model may be used by several at a time.
+Calls block, so they belong on worker threads; several threads may share a model.
 """
 
 import json
@@ -13,50 +13,49 @@ from pathlib import Path
 import ctranslate2
 import tokenizers
 
-from vllm_router.local.answers import Segment
-from vllm_router.local.ask import LANGUAGES
-from vllm_router.local.sound import Samples, log_mel, mel_filters
+from vllm_router.local.audio import Samples, log_mel, mel_filters
+from vllm_router.local.languages import LANGUAGES
+from vllm_router.local.responses import Chunk, Segment
 
 # A step of Whisper's timestamp tokens, and how many follow the last other token: 0.00 to 30.00 s.
 TICK_S = 0.02
 TIMESTAMPS = 1501
-# What Whisper's decoder takes; half of it is left to the prompt at most.
+# The context of Whisper's decoder; the prompt may use half of it.
 MAX_TOKENS = 448
 PROMPT_TOKENS = 223
-# Size of the English-only models' vocabulary. Their tokenizers may name languages and tasks, but
-# the weights were never taught them: OpenAI's code tells these models by this size, too.
+# Vocabulary of the English-only models. Their tokenizers may name languages and tasks that the
+# weights do not know; OpenAI's code recognises these models by this size, too.
 ENGLISH_ONLY_VOCABULARY = 51864
 
 
 class ModelError(Exception):
-    """The model cannot be had; the message says why, in one sentence."""
+    """The model is missing or unusable; the message is one sentence."""
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """How one stretch is to be heard."""
+class Options:
+    """How to transcribe.
 
-    language: str
-    task: str
-    has_timestamps: bool
+    Attributes:
+        task: "transcribe" or "translate".
+        language: Code of the language; None detects it.
+        timestamps: Whether to return segments with timestamps.
+        prompt: Text that precedes the recording.
+        temperature: 0 decodes greedily, more samples.
+    """
+
+    task: str = "transcribe"
+    language: str | None = None
+    timestamps: bool = False
     prompt: str = ""
     temperature: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """What was said in one stretch; `segments` is empty unless timestamps were asked for."""
-
-    text: str
-    segments: tuple[Segment, ...]
-    token_count: int
-
-
 def find_model(name: str) -> Path:
-    """Return the folder of a model given by folder or by its name on the Hugging Face hub.
+    """Return the folder of a model, given as a folder or by its name on the Hugging Face hub.
 
     Raises:
-        ModelError: No such folder, or the hub's client is missing or has no such model.
+        ModelError: No such folder or model, or the hub's client is not installed.
     """
     folder = Path(name)
     if folder.is_dir():
@@ -78,11 +77,11 @@ def find_model(name: str) -> Path:
         ) from None
     patterns = ["*.json", "model.bin", "vocabulary.*"]
     try:
-        # Whoever starts the engine names the model, and may mean its newest revision.
+        # The operator names the model, and may mean its newest revision.
         fetched = huggingface_hub.snapshot_download(name, allow_patterns=patterns)  # nosec B615
         return Path(fetched)
     except Exception as error:
-        # The hub's client raises errors of several libraries; all mean that there is no model.
+        # The hub's client raises the errors of several libraries; none leaves a model.
         raise ModelError(f"{name} cannot be fetched from the hub: {error}") from error
 
 
@@ -91,7 +90,7 @@ class Whisper:
 
     Args:
         folder: With model.bin, tokenizer.json and config.json.
-        threads: CPU threads for one stretch.
+        threads: CPU threads per chunk.
 
     Raises:
         ModelError: The folder holds no usable model.
@@ -119,7 +118,7 @@ class Whisper:
         }
         size = self._zero + TIMESTAMPS
         self._has_tasks = size != ENGLISH_ONLY_VOCABULARY and bool(self._languages)
-        # A model without a list of its own wants nothing suppressed.
+        # A model without a list of its own suppresses nothing.
         is_suppressing = bool(config.get("suppress_ids"))
         self._suppress = {
             "suppress_blank": is_suppressing,
@@ -129,7 +128,7 @@ class Whisper:
 
     @property
     def languages(self) -> frozenset[str]:
-        """The codes of the languages it was taught."""
+        """The codes of the languages that the model knows."""
         return frozenset(self._languages.values()) if self._has_tasks else frozenset(("en",))
 
     def encode(self, samples: Samples) -> ctranslate2.StorageView:
@@ -138,14 +137,14 @@ class Whisper:
         return self._model.encode(features)
 
     def detect_language(self, encoded: ctranslate2.StorageView) -> str:
-        """Return the code of the likeliest language; an English-only model knows one."""
+        """Return the code of the likeliest language."""
         if not self._has_tasks:
             return "en"
         if self._model.is_multilingual:
             token, _ = self._model.detect_language(encoded)[0][0]
             return str(token)[2:-2]
-        # CTranslate2 takes a small vocabulary for an English-only one, and refuses. The first token
-        # after the start is the language if nothing else is allowed.
+        # CTranslate2 takes a small vocabulary for an English-only one, and refuses. With all other
+        # tokens suppressed, the first token after the start is the language.
         result = self._model.generate(
             encoded,
             [[self._start]],
@@ -158,45 +157,54 @@ class Whisper:
             (self._languages[i] for i in result.sequences_ids[0] if i in self._languages), "en"
         )
 
-    def hear(self, encoded: ctranslate2.StorageView, length_s: float, request: Request) -> Heard:
-        """Return what is said in a stretch of that length."""
+    def transcribe(
+        self, encoded: ctranslate2.StorageView, start_s: float, length_s: float, options: Options
+    ) -> Chunk:
+        """Return the transcript of a chunk.
+
+        Args:
+            encoded: From `encode`.
+            start_s: Where the chunk starts in the recording.
+            length_s: Its length.
+            options: With a language.
+        """
         result = self._model.generate(
             encoded,
-            [self._prompt(request)],
+            [self._prompt(options)],
             beam_size=1,
             max_length=MAX_TOKENS,
             return_scores=True,
-            sampling_topk=0 if request.temperature > 0 else 1,
-            sampling_temperature=request.temperature or 1.0,
+            sampling_topk=0 if options.temperature > 0 else 1,
+            sampling_temperature=options.temperature or 1.0,
             **self._suppress,
         )[0]
         ids = result.sequences_ids[0]
-        if not request.has_timestamps:
-            return Heard(self._text(ids), (), len(ids))
+        if not options.timestamps:
+            return Chunk(start_s, self._text(ids), (), len(ids))
         segments = self._segments(ids, length_s, result.scores[0])
-        return Heard("".join(segment.text for segment in segments), segments, len(ids))
+        return Chunk(start_s, "".join(each.text for each in segments), segments, len(ids))
 
-    def _prompt(self, request: Request) -> list[int]:
+    def _prompt(self, options: Options) -> list[int]:
         prompt: list[int] = []
-        if request.prompt.strip():
-            said = self._tokens.encode(f" {request.prompt.strip()}", add_special_tokens=False).ids
-            prompt = [self._id("<|startofprev|>"), *said[-PROMPT_TOKENS:]]
+        if options.prompt.strip():
+            ids = self._tokens.encode(f" {options.prompt.strip()}", add_special_tokens=False).ids
+            prompt = [self._id("<|startofprev|>"), *ids[-PROMPT_TOKENS:]]
         prompt.append(self._start)
         if self._has_tasks:
-            prompt += [self._id(f"<|{request.language}|>"), self._id(f"<|{request.task}|>")]
-        # Unless told that there are none, CTranslate2 holds the model to Whisper's rules for
-        # timestamps: they come in pairs and never run backwards, and one is taken wherever all of
-        # them together are likelier than the likeliest word.
-        if not request.has_timestamps:
+            prompt += [self._id(f"<|{options.language}|>"), self._id(f"<|{options.task}|>")]
+        # Without this token CTranslate2 enforces Whisper's rules for timestamps: they come in pairs
+        # and never run backwards, and one is chosen wherever all of them together are likelier
+        # than the likeliest word.
+        if not options.timestamps:
             prompt.append(self._no_timestamps)
         return prompt
 
     def _segments(self, ids: list[int], length_s: float, score: float) -> tuple[Segment, ...]:
-        """Read the timestamps: one ends a segment, another begins the next."""
+        """Return the segments between timestamps: one ends a segment, another begins the next."""
         segments: list[Segment] = []
         start_s = 0.0
         words: list[int] = []
-        # A model that was cut off gives no last timestamp: the words reach to the end.
+        # A truncated output lacks its last timestamp: its words last until the end.
         for number in [*ids, self._zero + round(length_s / TICK_S)]:
             if number < self._zero:
                 words.append(number)
