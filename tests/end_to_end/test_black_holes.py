@@ -100,6 +100,7 @@ async def test_where_all_engines_are_alike_clients_are_told_soon(hole: str, stat
                 await asyncio.sleep(0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hole", ["500", "404", "429", "reset"])
 async def test_an_engine_that_has_recovered_is_in_service_again(hole: str) -> None:
     async with engines(4) as made, running_router(*[e.url for e in made]) as router:

@@ -62,8 +62,7 @@ def test_the_compiled_router_passes_the_tests_of_whole_requests() -> None:
     # Before src on the path, for the tests' own process and for the routers that it starts.
     path = ["-o", f"pythonpath={FOLDER} .", "-o", "cache_dir=build/compiled-cache"]
     workers = ["--numprocesses", str(2 * (os.cpu_count() or 1)), "--dist", "worksteal"]
-    chosen = [*path, *workers, "-m", "not slow", *SUITES]
-    run("-m", "pytest", "-q", *chosen, seconds=900, PYTHONPATH=str(FOLDER))
+    run("-m", "pytest", "-q", *path, *workers, *SUITES, seconds=900, PYTHONPATH=str(FOLDER))
 
 
 EXAMPLE = '''
