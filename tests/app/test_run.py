@@ -131,7 +131,8 @@ async def test_a_source_of_engines_that_breaks_begins_anew_and_its_last_list_sta
             altered=lambda router: replace(router, discovery=source), **settings
         ) as running:
             await until(lambda: running.router.dispatcher.fleet.is_ready(MODEL))
-            await until(lambda: failures(running, "discovery") == 1)
+            # On a busy machine the second one may have come before anyone looks.
+            await until(lambda: failures(running, "discovery") >= 1)
             assert source.status.last_error == (
                 "a fault of the router: ZeroDivisionError: division by zero"
             )

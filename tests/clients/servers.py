@@ -5,6 +5,7 @@ server that dies or stays silent fails the test with the end of its log.
 """
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -100,10 +101,17 @@ class Server:
 
 
 def free_port() -> int:
-    """Return a port nobody listens on now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """Return a port nobody listens on now.
+
+    It is none that the kernel would choose: tests that run in parallel bind port 0 all the time,
+    and one of them could be given the port before the server that it is meant for has started.
+    """
+    # Not the shared generator: hypothesis seeds that alike in every worker.
+    chance = random.SystemRandom()
+    while True:
+        with socket.socket() as listener, suppress(OSError):
+            listener.bind(("127.0.0.1", chance.randrange(20_000, 32_000)))
+            return int(listener.getsockname()[1])
 
 
 def router(engine_urls: Sequence[str], log: Path, *arguments: str) -> Server:

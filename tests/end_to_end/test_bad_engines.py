@@ -122,7 +122,7 @@ async def all_are_served(router: RunningRouter) -> None:
     assert all(answer.json()["text"] for answer in answers)
 
 
-@pytest.mark.parametrize("how", ["reset", "close"])
+@pytest.mark.parametrize("how", ["reset", pytest.param("close", marks=pytest.mark.slow)])
 async def test_an_engine_may_break_at_every_byte_of_its_answer(how: str) -> None:
     point = 0
 

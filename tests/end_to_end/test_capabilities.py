@@ -130,7 +130,14 @@ async def test_a_short_upload_has_the_same_words_in_every_format(
         assert all(upload.fields["response_format"] != "verbose_json" for upload in fleet.uploads)
 
 
-@pytest.mark.parametrize("answers", UNLIKE.values(), ids=UNLIKE)
+#: One kind at each change: an hour takes a while.
+UNLIKE_FOR_AN_HOUR = [
+    pytest.param(answers, id=name, marks=() if name == "limited" else pytest.mark.slow)
+    for name, answers in UNLIKE.items()
+]
+
+
+@pytest.mark.parametrize("answers", UNLIKE_FOR_AN_HOUR)
 async def test_an_hour_is_transcribed(answers: Answers, hour: bytes) -> None:
     async with serving(answers) as fleet:
         answer = await fleet.ask(hour, response_format="json", language="de")

@@ -31,6 +31,7 @@ async def kill_and_restart(engines: list[SimulatedHandle]) -> None:
         number += 1
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 async def test_no_request_of_2000_fails_while_engines_are_killed(tmp_path: Path) -> None:
     """WAV with a length, mp3 in chunks with the file first, one to be put into another format, and

@@ -97,6 +97,7 @@ def beside() -> Iterator[Beside]:
         thread.join(60)
 
 
+@pytest.mark.slow
 @settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

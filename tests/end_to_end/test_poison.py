@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from tests.end_to_end.black_holes import POISON, Result, engines, load, upload
 from tests.routers import running_router
 
@@ -14,6 +15,7 @@ SECONDS = 12.0
 RESTART_S = 1.0
 
 
+@pytest.mark.slow
 async def test_one_percent_of_poison_is_contained() -> None:
     async with engines(4) as made, running_router(*[e.url for e in made]) as router:
         for engine in made:

@@ -48,7 +48,8 @@ KINDS = [
 def recorded(audio_folder: Path) -> Iterator[dict[str, bytes]]:
     sound = make(audio_folder / "capture.wav", 20, ["-c:a", "pcm_s16le"], 48_000)
     folder = audio_folder / "page"
-    folder.mkdir()
+    # There already if another process took a test of this file over, and gave one back.
+    folder.mkdir(exist_ok=True)
     (folder / "index.html").write_text("<title>a page that records</title>")
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:

@@ -5,13 +5,13 @@ import contextlib
 import os
 import re
 import signal
-import socket
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+from tests.clients.servers import free_port
 from tests.end_to_end.engines import engines_beside
 from tests.end_to_end.processes import router_process
 from tests.routers import MODEL, TRANSCRIPTIONS
@@ -28,9 +28,7 @@ def haproxy(folder: Path, routers: list[str]) -> Iterator[str]:
     (block,) = re.findall(
         r"<!-- tried: haproxy -->\n```haproxy\n(.*?)```", OPERATIONS.read_text(), re.S
     )
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     backend, count = re.subn(r"(?m)^ +server .*\n", "", block)
     assert count == 2
     # The check is quicker than that, so that the test is.

@@ -184,7 +184,7 @@ def test_whatever_the_names_the_api_server_takes_them_or_the_chart_refuses(relea
         assert "execution error at" in done.stderr
         assert "is not a name" in done.stderr or "its Service would be called" in done.stderr
         return
-    for each in yaml.safe_load_all(done.stdout):
+    for each in yaml.load_all(done.stdout, yaml.CSafeLoader):
         if not each:
             continue
         metadata = each["metadata"]

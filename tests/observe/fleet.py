@@ -82,7 +82,8 @@ class Load:
                 while not self._stop.is_set():
                     await post(short, route=random.choice(("transcriptions", "translations")))
                     await post(short, stream="true")
-                    await asyncio.sleep(0.05)
+                    # Some requests a second are enough for every series.
+                    await asyncio.sleep(0.2)
 
             async def others() -> None:
                 while not self._stop.is_set():

@@ -51,6 +51,7 @@ def run(*command: object, seconds: float, **env: str) -> str:
     return done.stdout
 
 
+@pytest.mark.compiled
 @pytest.mark.timeout(1800)
 def test_the_compiled_router_passes_the_tests_of_whole_requests() -> None:
     run(SCRIPT, FOLDER, seconds=900)
@@ -60,7 +61,8 @@ def test_the_compiled_router_passes_the_tests_of_whole_requests() -> None:
     assert run("-c", where, seconds=30, PYTHONPATH=str(FOLDER)).endswith(".so\n")
     # Before src on the path, for the tests' own process and for the routers that it starts.
     path = ["-o", f"pythonpath={FOLDER} .", "-o", "cache_dir=build/compiled-cache"]
-    run("-m", "pytest", "-q", *path, *SUITES, seconds=900, PYTHONPATH=str(FOLDER))
+    workers = ["--numprocesses", str(2 * (os.cpu_count() or 1)), "--dist", "worksteal"]
+    run("-m", "pytest", "-q", *path, *workers, *SUITES, seconds=900, PYTHONPATH=str(FOLDER))
 
 
 EXAMPLE = '''

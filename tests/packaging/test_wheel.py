@@ -61,6 +61,7 @@ def test_the_wheel_holds_the_package_and_its_licence_only(wheel: Path) -> None:
         assert f"Provides-Extra: {extra}" in text
 
 
+@pytest.mark.compiled
 @pytest.mark.timeout(1300)
 def test_compiled_the_wheel_holds_extension_modules_beside_the_same_sources(
     wheel: Path, tmp_path: Path

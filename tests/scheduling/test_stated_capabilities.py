@@ -70,6 +70,8 @@ def test_names_that_people_know_are_of_containers_known_here() -> None:
 VALUES: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.floats() | st.integers() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    # No reader looks deeper than two levels; a hundred leaves take ten times as long to draw.
+    max_leaves=10,
 )
 
 

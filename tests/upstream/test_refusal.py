@@ -115,6 +115,7 @@ def test_any_answer_is_read(status: int, body: bytes, language: str) -> None:
 JSON: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=10,
 )
 
 
