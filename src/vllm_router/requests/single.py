@@ -41,7 +41,7 @@ from vllm_router.requests.event_stream import EventStream
 from vllm_router.requests.headers import engine_headers
 from vllm_router.requests.options import ResponseOptions, StreamFormat
 from vllm_router.requests.pieces import SpeechMap
-from vllm_router.requests.relay import UploadBody, pass_on, understood
+from vllm_router.requests.relay import TRANSCRIPT_BYTES, UploadBody, pass_on, understood
 from vllm_router.requests.segmented import SegmentedAnswer, answer_headers
 from vllm_router.requests.services import Services, known_length, require_words
 from vllm_router.requests.speech_check import SpeechCheck
@@ -58,6 +58,7 @@ from vllm_router.upstream.call import (
     CallFailed,
     ConnectionBroke,
 )
+from vllm_router.upstream.http_client import WHOLE_BYTES
 from vllm_router.upstream.refusal import REFUSED, EngineRefusal, RefusalKind, read_refusal
 
 log = logging.getLogger(__name__)
@@ -155,6 +156,8 @@ class SingleAnswer:
         body = UploadBody.edited(self._upload, edits)
         headers = engine_headers(self._exchange, relay.engine_key)
         path = b"/v1/audio/" + request.task.encode()
+        # A format that only the engine knows passes as it comes.
+        whole_bytes = WHOLE_BYTES if self._options.format is None else TRANSCRIPT_BYTES
 
         ticket = self._ticket() if after is None else after.ticket
         trace = ticket.trace
@@ -162,7 +165,9 @@ class SingleAnswer:
         def send(engine: Engine) -> Awaitable[Answer]:
             record.given_to(engine.engine_id)
             sent = headers if trace is None else trace.attempt(engine.engine_id, headers)
-            call = relay.send(engine, path, record.request_id, sent, body, request.hint.seconds)
+            call = relay.send(
+                engine, path, record.request_id, sent, body, request.hint.seconds, whole_bytes
+            )
             return call if read is None else understood(call, read)
 
         attempt = await self._services.dispatcher.attempt(ticket, send)
