@@ -106,7 +106,7 @@ class SegmentedAnswer:
         services, request, record = self._services, self._request, self._record
         now = services.dispatcher.now()
         urgency = services.urgency(request, self._options)
-        channels = most_channels(request, self._options, upload)
+        channels = most_channels(request, self._options.channels, upload)
         whole = Ticket(
             request_id=record.request_id,
             model=request.model,
