@@ -132,6 +132,22 @@ async def test_no_stream_begins_with_a_space(kind: str) -> None:
                 assert told[-1]["text"] == "one two"
 
 
+@pytest.mark.parametrize("kind", ["json", "text"])
+@pytest.mark.parametrize("stream", ["false", "true"])
+async def test_damage_is_told_also_where_nothing_is_decoded(kind: str, stream: str) -> None:
+    async def says(heard: Heard) -> Reply:
+        if heard.fields.get("stream") == "true":
+            return 200, sse(chunk("so", "stop"))
+        return 200, {"text": "so"}
+
+    parts = [field("model", MODEL), field("response_format", kind), field("stream", stream)]
+    async with parrot(says) as url, running_router(url, split="off") as router:
+        answer = await router.upload(*parts, file(AUDIO[: len(AUDIO) // 2]))
+    assert "cut short" in answer.headers["x-audio-warning"]
+    if stream == "true":
+        assert "cut short" in events(answer.text)[-1]["warning"]
+
+
 async def test_seconds_are_whole_wherever_a_usage_is_told() -> None:
     usage = {"type": "duration", "seconds": 4.2}
 
