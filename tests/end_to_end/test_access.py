@@ -120,7 +120,7 @@ async def test_each_channel_is_reserved_while_it_is_in_flight(
         await engine.order(delay_s=30, times=2)
         parts = [field("model", MODEL), field("channels", "each"), file(data)]
         first = asyncio.create_task(router.upload(*parts, Authorization="Bearer a"))
-        await until(lambda: engine.log.audio())
+        await until(lambda: len(engine.log.audio()) == 2)
         mono = [field("model", MODEL), file(silence(4.0))]
         # 24 s are in flight, not 12.
         assert (await router.upload(*mono, Authorization="Bearer a")).status_code == 429
