@@ -84,6 +84,16 @@ def make(path: Path, seconds: float, options: list[str], rate_hz: int = 16_000) 
     return path
 
 
+@pytest.fixture(scope="session")
+def silent_hours(audio_folder: Path) -> Path:
+    """Return a small file that takes seconds to decode: two hours of digital silence."""
+    path = audio_folder / "silent_hours.flac"
+    source = ["-f", "lavfi", "-i", "anullsrc=r=48000:cl=stereo", "-t", "7190"]
+    command = ["ffmpeg", "-nostdin", "-v", "error", "-y", *source, "-c:a", "flac", str(path)]
+    subprocess.run(command, check=True)
+    return path
+
+
 def make_kind(folder: Path, kind: str, seconds: float) -> Path:
     """Write one of KINDS into `folder`."""
     extension, options = KINDS[kind]

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+from tests.calls import call, wav
 from tests.end_to_end.engines import engines_beside
 from tests.end_to_end.processes import router_process
+from tests.end_to_end.test_channels import TURNS, encoded
 from tests.fake_engine.serving import serve_simulated
 from tests.requests.parrots import Heard, Reply, parrot, verbose
 from tests.routers import MODEL, TRANSCRIPTIONS, field, file, running_router, until
@@ -102,6 +104,29 @@ async def test_a_key_has_its_share_of_audio_in_flight() -> None:
         first.cancel()
         async with asyncio.timeout(20):
             while (await router.upload(*parts, Authorization="Bearer a")).status_code != 200:
+                await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("extension", ["wav", "flac"])
+async def test_each_channel_is_reserved_while_it_is_in_flight(
+    extension: str, tmp_path: Path
+) -> None:
+    stereo = call(TURNS, 12.0)
+    data = wav(stereo) if extension == "wav" else encoded(tmp_path, stereo, extension)
+    async with (
+        serve_simulated(MODEL, time_scale=1000) as engine,
+        running_router(engine, api_key="a", key_max_audio_s=20) as router,
+    ):
+        await engine.order(delay_s=30, times=2)
+        parts = [field("model", MODEL), field("channels", "each"), file(data)]
+        first = asyncio.create_task(router.upload(*parts, Authorization="Bearer a"))
+        await until(lambda: len(engine.log.audio()) == 2)
+        mono = [field("model", MODEL), file(silence(4.0))]
+        # 24 s are in flight, not 12.
+        assert (await router.upload(*mono, Authorization="Bearer a")).status_code == 429
+        first.cancel()
+        async with asyncio.timeout(20):
+            while (await router.upload(*mono, Authorization="Bearer a")).status_code != 200:
                 await asyncio.sleep(0.05)
 
 

@@ -14,6 +14,7 @@ import pytest
 from tests.audio_files import KINDS, audio_folder
 from tests.file_cases import CASES, FileCase
 from tests.requests.parrots import Heard, Reply, parrot
+from tests.requests.test_single import chunk, events, sse
 from tests.routers import MODEL, RunningRouter, file, running_router
 from tests.routers import field as plain
 
@@ -59,6 +60,8 @@ class Engine:
         self.seconds += length_s
         rng = random.Random(heard.number)
         words = ["".join(rng.choices("abcdeinorstu", k=5)) for _ in range(round(2 * length_s) + 1)]
+        if heard.fields.get("stream") == "true":
+            return 200, sse(chunk(" ".join(words), "stop"))
         usage = {"type": "duration", "seconds": math.ceil(length_s)}
         return 200, {"text": " ".join(words), "usage": usage}
 
@@ -72,9 +75,11 @@ def cues(srt: str) -> list[tuple[float, float]]:
     return found
 
 
-async def ask(router: RunningRouter, data: bytes, response_format: str):  # type: ignore[no-untyped-def]
-    parts = [plain("model", MODEL), plain("response_format", response_format), file(data, "a")]
-    return await router.upload(*parts, Authorization="Bearer k")
+async def ask(router: RunningRouter, data: bytes, response_format: str, *more: bytes):  # type: ignore[no-untyped-def]
+    form = plain("response_format", response_format)
+    return await router.upload(
+        plain("model", MODEL), form, *more, file(data, "a"), Authorization="Bearer k"
+    )
 
 
 def test_every_file_has_its_row_in_the_documentation() -> None:
@@ -93,34 +98,36 @@ async def test_a_file_is_transcribed_to_its_end(name: str, audio_folder: Path) -
             data, length_s = case.make(audio_folder, seconds), case.length_s(seconds)
             engine.seconds = 0.0
             answers = [await ask(router, data, kind) for kind in ("json", "verbose_json", "srt")]
+            answers.append(await ask(router, data, "json", plain("stream", "true")))
             if case.outcome == "refused":
-                assert [answer.status_code for answer in answers] == [400] * 3
+                assert [answer.status_code for answer in answers] == [400] * 4
                 assert {answer.json()["error"]["code"] for answer in answers} == {"invalid_audio"}
                 continue
-            assert [answer.status_code for answer in answers] == [200] * 3, answers[0].text
-            for answer in answers:
+            assert [answer.status_code for answer in answers] == [200] * 4, answers[0].text
+            for answer in answers[:3]:
                 assert ("x-audio-warning" in answer.headers) == (case.outcome == "damaged")
             check(case, answers, length_s)
             # Everything was heard, each time.
-            assert engine.seconds >= 3 * (case.sound_s(seconds) - 0.65)
+            assert engine.seconds >= 4 * (case.sound_s(seconds) - 0.65)
             metrics = await router.metrics()
             for name in before:
                 counted_s, before[name] = metrics[name] - before[name], metrics[name]
-                # In JSON, a short file with a hole is what its engine has heard of it.
-                hole_s = length_s - case.sound_s(seconds)
-                assert 3 * length_s - hole_s - 2 <= counted_s <= 3 * length_s + 1.5
+                assert 4 * length_s - 2.7 <= counted_s <= 4 * length_s + 2
 
 
 def check(case: FileCase, answers: list, length_s: float) -> None:  # type: ignore[type-arg]
-    """Check what three answers tell of a file's times."""
+    """Check what four answers tell of a file's times."""
     short, verbose = answers[0].json(), answers[1].json()
-    # Of what was cut short a page or a frame may be missing, in JSON all that is no sound.
+    done = events(answers[3].text)[-1]
+    # Of what was cut short a page or a frame may be missing.
     off_s = 0.65 if case.outcome == "damaged" else case.slack_s
     assert verbose["duration"] == pytest.approx(length_s, abs=off_s)
     assert verbose["usage"]["seconds"] == math.ceil(verbose["duration"])
     assert verbose["usage"]["seconds"] - 1.3 <= math.ceil(length_s)
-    most_s = math.ceil(length_s + off_s)
-    assert math.ceil(length_s - case.starts_s - 8.3 - off_s) <= short["usage"]["seconds"] <= most_s
+    # The same in every format.
+    assert short["usage"] == done["usage"] == verbose["usage"]
+    # A stream has sent its headers when damage shows at the end.
+    assert ("warning" in done) == (case.outcome == "damaged")
     times = [(part["start"], part["end"]) for part in verbose["segments"]]
     for first, last in (
         (times[0], times[-1]),

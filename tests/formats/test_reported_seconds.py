@@ -42,11 +42,17 @@ def test_nonsense_tells_nothing() -> None:
         assert told_seconds(b'{"usage": {"seconds": %b}}' % value.encode()) is None
 
 
-def test_a_length_that_agrees_to_a_second_stays_as_exact_as_it_was() -> None:
+def test_where_container_and_engine_agree_the_container_is_more_exact() -> None:
     assert confirmed_seconds(LengthHint(18.3), 19.0) == 18.3
-    assert confirmed_seconds(LengthHint(415.0), 19.0) == 19.0
-    assert confirmed_seconds(LengthHint(0.04), 85.0) == 85.0
+    assert confirmed_seconds(LengthHint(18.3), 18.2) == 18.3
 
 
-def test_a_doubtful_hint_does_not_make_the_engines_word_more_exact() -> None:
-    assert confirmed_seconds(LengthHint(18.3, "its header is missing"), 19.0) == 19.0
+@pytest.mark.parametrize(
+    ("hint_s", "told_s"), [(415.0, 19.0), (0.04, 85.0), (18.3, 18.0), (18.0, 18.2)]
+)
+def test_where_they_differ_in_whole_seconds_none_is_believed(hint_s: float, told_s: float) -> None:
+    assert confirmed_seconds(LengthHint(hint_s), told_s) is None
+
+
+def test_a_doubtful_hint_confirms_nothing() -> None:
+    assert confirmed_seconds(LengthHint(18.3, "its header is missing"), 19.0) is None

@@ -117,5 +117,12 @@ def test_what_is_missing_is_told_at_the_end() -> None:
     assert done["usage"] == usage
 
 
+@pytest.mark.parametrize("is_vllm", [False, True])
+def test_damage_is_told_in_the_last_event(is_vllm: bool) -> None:
+    one = rendering(ResponseFormat.JSON, is_vllm)
+    assert events(one.end(None, warning="It is cut short."))[-1]["warning"] == "It is cut short."
+    assert "warning" not in events(one.end(None))[-1]
+
+
 def test_a_piece_of_silence_is_no_event() -> None:
     assert rendering(ResponseFormat.JSON).add(Transcript("")) == b""

@@ -59,7 +59,11 @@ def test_a_format_that_is_not_ours_is_left_to_the_engine() -> None:
 def test_who_speaks_is_ours_to_tell_by_channel_alone() -> None:
     diarized = ("response_format", "diarized_json")
     assert (options(diarized).format, options(diarized).is_diarized) == (None, True)
-    assert options(diarized, ("channels", "left")).is_diarized
+    for channel in ("left", "right"):
+        with pytest.raises(UnsupportedValue) as refused:
+            options(diarized, ("channels", channel))
+        assert refused.value.param == "channels"
+        assert "channels=each" in refused.value.message
     each = options(diarized, ("channels", "each"))
     assert (each.format, each.is_diarized) == (ResponseFormat.DIARIZED_JSON, False)
     assert each.needs_times
@@ -109,7 +113,7 @@ def test_what_is_decoded_for_its_channels(
         list(upload.append(data))
         assert told_channels(known, upload) == held
         assert must_choose(known, asked, upload) is chosen
-        assert most_channels(known, asked, upload) == most
+        assert most_channels(known, asked.channels, upload) == most
     finally:
         upload.close()
 

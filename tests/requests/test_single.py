@@ -132,6 +132,22 @@ async def test_no_stream_begins_with_a_space(kind: str) -> None:
                 assert told[-1]["text"] == "one two"
 
 
+@pytest.mark.parametrize("kind", ["json", "text"])
+@pytest.mark.parametrize("stream", ["false", "true"])
+async def test_damage_is_told_also_where_nothing_is_decoded(kind: str, stream: str) -> None:
+    async def says(heard: Heard) -> Reply:
+        if heard.fields.get("stream") == "true":
+            return 200, sse(chunk("so", "stop"))
+        return 200, {"text": "so"}
+
+    parts = [field("model", MODEL), field("response_format", kind), field("stream", stream)]
+    async with parrot(says) as url, running_router(url, split="off") as router:
+        answer = await router.upload(*parts, file(AUDIO[: len(AUDIO) // 2]))
+    assert "cut short" in answer.headers["x-audio-warning"]
+    if stream == "true":
+        assert "cut short" in events(answer.text)[-1]["warning"]
+
+
 async def test_seconds_are_whole_wherever_a_usage_is_told() -> None:
     usage = {"type": "duration", "seconds": 4.2}
 
@@ -247,22 +263,52 @@ async def test_a_stream_asked_of_an_engine_that_answers_at_once_is_its_answer() 
         assert answer.json() == {"text": "all at once"}
 
 
-async def test_a_long_answer_of_an_engine_passes_as_it_comes() -> None:
-    """More than is taken whole: it is streamed, and cut where the engine breaks it off."""
-    whole = b'{"text": "' + b"word " * 800_000 + b'"}'
+LARGE = b'{"text": " ' + b"word " * 800_000 + b'","usage":{"type":"duration","seconds":4.2}}'
+LARGE_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 
+
+async def test_a_large_transcript_is_edited_like_a_small_one() -> None:
     async def says(heard: Heard) -> Reply:
-        sent = whole if heard.number == 0 else whole[:-1000]
-        head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
-        return 200, head % len(whole) + sent
+        return 200, LARGE_HEAD % len(LARGE) + LARGE
 
     async with parrot(says) as url, running_router(url) as router:
         answer = await router.upload(*asking())
+    assert answer.headers["content-length"] == str(len(answer.content))
+    assert answer.content[:20] == b'{"text": "word word '
+    assert answer.json()["usage"] == {"type": "duration", "seconds": 5}
+    assert len(answer.json()["text"]) == 4_000_000
+
+
+async def test_where_a_large_transcript_breaks_off_another_engine_is_asked() -> None:
+    calls: list[Heard] = []
+
+    async def says(heard: Heard) -> Reply:
+        calls.append(heard)
+        return 200, LARGE_HEAD % len(LARGE) + (LARGE[:-1000] if len(calls) == 1 else LARGE)
+
+    async with parrot(says) as one, parrot(says) as other, running_router(one, other) as router:
+        answer = await router.upload(*asking())
+    assert answer.status_code == 200
+    assert len(answer.json()["text"]) == 4_000_000
+    assert len(calls) == 2
+
+
+async def test_a_large_answer_in_an_engines_own_format_passes_as_it_comes() -> None:
+    """More than is taken whole: it is streamed, and cut where the engine breaks it off."""
+    whole = LARGE
+
+    async def says(heard: Heard) -> Reply:
+        sent = whole if heard.number == 0 else whole[:-1000]
+        return 200, LARGE_HEAD % len(whole) + sent
+
+    own = field("response_format", "own")
+    async with parrot(says) as url, running_router(url) as router:
+        answer = await router.upload(*asking(own))
         assert answer.content == whole
         got = b""
         with pytest.raises(httpx.RemoteProtocolError):  # noqa: PT012
             async with router.client.stream(
-                "POST", TRANSCRIPTIONS, content=form(*asking()), headers=named({})
+                "POST", TRANSCRIPTIONS, content=form(*asking(own)), headers=named({})
             ) as cut:
                 async for data in cut.aiter_bytes():
                     got += data

@@ -26,6 +26,9 @@ _LISTS: Final = (
     b"#EXTM3U", b"ffconcat", b"[playlist]", b"[Reference]", b"<?xml", b"<MPD", b"<smil", b"<asx",
     b"v=0\r\n", b"v=0\n",
 )  # fmt: skip
+_MP4_BOXES: Final = frozenset(
+    {b"ftyp", b"moov", b"mdat", b"moof", b"styp", b"sidx", b"emsg", b"prft", b"free", b"uuid"}
+)
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
 
@@ -101,7 +104,10 @@ def plain_wav(head: bytes, size_bytes: int) -> WavHeader | None:
         header = read_wav_header(head)
     except WavError:
         return None
-    return header if header.is_plain and _lengths_agree(header, size_bytes) else None
+    if not header.is_plain or header.data_bytes(size_bytes) % header.frame_bytes:
+        # Engines give up at a part of a sample, as recorders leave it that were killed.
+        return None
+    return header if _lengths_agree(header, size_bytes) else None
 
 
 def is_whole_wav(head: bytes, size_bytes: int, tail: bytes) -> bool:
@@ -117,6 +123,11 @@ def is_whole_wav(head: bytes, size_bytes: int, tail: bytes) -> bool:
     except WavError:
         return False
     if not header.is_plain or header.data_bytes(size_bytes) < header.frame_bytes:
+        return False
+    if header.data_bytes(size_bytes) % header.frame_bytes:
+        return False
+    if header.declared_bytes is None and not head.startswith(b"RIFF"):
+        # Engines read nothing of an RF64 file whose length was never written.
         return False
     if _lengths_agree(header, size_bytes):
         return True
@@ -232,8 +243,12 @@ def _ogg_is_cut_short(tail: bytes) -> bool:
 def _mp4_is_cut_short(head: bytes, size_bytes: int) -> bool:
     stop = 0
     has_index = False
+    last = b""
     for name, _, end in mp4.boxes(head, 0, size_bytes):
         has_index = has_index or name == b"moov"
-        stop = end
+        last, stop = name, end
+    if stop > size_bytes:
+        # What stands behind the samples and is no box is not their end.
+        return last in _MP4_BOXES or not has_index
     # Seen to its end, and no index: it was to come after what is missing.
-    return stop > size_bytes or (not has_index and stop >= size_bytes)
+    return not has_index and stop >= size_bytes

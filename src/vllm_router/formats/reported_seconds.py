@@ -9,14 +9,13 @@ import re
 from typing import Final
 
 from vllm_router.audio.length import LengthHint, MeasuredSeconds
+from vllm_router.formats.usage_seconds import whole_seconds
 
 # vLLM's verbose_json begins with task, language and duration; its json ends with usage.
 _ENDS_BYTES: Final = 256
 # As text in older releases.
 _DURATION: Final = re.compile(rb'"duration"\s*:\s*"?([0-9]{1,7}(?:\.[0-9]{1,12})?)"?\s*[,}]')
 _SECONDS: Final = re.compile(rb'"seconds"\s*:\s*([0-9]{1,7}(?:\.[0-9]{1,12})?)\s*[,}]')
-#: vLLM's usage counts whole seconds, rounded up. What agrees to a second is no news.
-ROUNDING_S: Final = 1.0
 
 
 def told_seconds(body: bytes) -> float | None:
@@ -32,13 +31,17 @@ def told_seconds(body: bytes) -> float | None:
     return None if found is None else float(found[1])
 
 
-def confirmed_seconds(hint: LengthHint, told_s: float) -> MeasuredSeconds:
-    """Return an audio's length as an engine tells it.
+def confirmed_seconds(hint: LengthHint, told_s: float) -> MeasuredSeconds | None:
+    """Return an audio's length where its container and an engine agree on it; else None.
+
+    They agree if both are the same in whole seconds, rounded up, as every format tells them.
+    Engines count the samples that they decode and skip gaps in a container's clock, so that one
+    that tells less than the container is not necessarily right.
 
     Args:
-        hint: By the container. Where it has no doubt and agrees, it is the more exact of the two:
-            engines round up to whole seconds.
+        hint: By the container; the more exact of the two, as engines round up to whole seconds.
         told_s: From the engine's answer.
     """
-    agrees = hint.doubt is None and abs(told_s - hint.seconds) <= ROUNDING_S
-    return MeasuredSeconds(hint.seconds if agrees else told_s)
+    if hint.doubt is not None or whole_seconds(hint.seconds) != whole_seconds(told_s):
+        return None
+    return MeasuredSeconds(hint.seconds)

@@ -33,6 +33,14 @@ def done_event(text: str, usage: JsonObject | None = None) -> JsonObject:
     return event
 
 
+def with_warning(event: JsonObject, warning: str | None) -> JsonObject:
+    """Return a stream's last event with what is wrong with the audio file; None: nothing is known.
+
+    A field that clients do not know: the official ones keep it, others leave it out.
+    """
+    return event if warning is None else {**event, "warning": warning}
+
+
 def segment_event(segment_id: int, start_s: float, end_s: float, text: str) -> JsonObject:
     """Return OpenAI's event for a finished segment; its id is text there."""
     return {

@@ -1,7 +1,6 @@
 """The seconds in an engine's usage, as OpenAI counts them: whole, rounded up.
 
-Promises: nothing else changes in an answer; what is a whole number already stays. Refuses to know:
-whether the engine is right.
+Promises: nothing else changes in an answer. Refuses to know: how long an audio is.
 """
 
 import math
@@ -11,7 +10,9 @@ from typing import Final
 
 from vllm_router.formats.json_text import JsonObject
 
-_SECONDS: Final = re.compile(rb'("seconds"\s*:\s*)([0-9]{1,9}\.[0-9]{1,18})(?=\s*[,}])')
+_NAME: Final = b'"seconds"'
+_SECONDS: Final = re.compile(rb'("seconds"\s*:\s*)([0-9]{1,9}(?:\.[0-9]{1,18})?)(?=\s*[,}])')
+_ENDS: Final = (b"}", b",")
 _MILLISECONDS: Final = 3
 
 
@@ -20,17 +21,32 @@ def whole_seconds(seconds: float) -> int:
     return math.ceil(round(seconds, _MILLISECONDS))
 
 
-def with_whole_seconds(body: bytes) -> bytes:
-    """Return a JSON answer with the seconds of its usage rounded up.
+def with_whole_seconds(body: bytes, length_s: float | None) -> bytes:
+    """Return a JSON answer with whole seconds in its usage.
 
     Args:
         body: The whole answer; the usage stands at its end. Bytes that are no JSON come back
             unharmed.
+        length_s: The audio's length, which goes before the engine's word; None: the engine's is
+            rounded up.
     """
-    at = body.rfind(b'"seconds"')
-    if at < 0 or body.find(b".", at) < 0:
+    at = body.rfind(_NAME)
+    if at < 0:
         return body
-    return body[:at] + _SECONDS.sub(_rounded, body[at:], count=1)
+    if length_s is None:
+        if body.find(b".", at) < 0:
+            return body
+        return body[:at] + _SECONDS.sub(_rounded, body[at:], count=1)
+    seconds = b"%d" % whole_seconds(length_s)
+    # Nearly every answer is right already, with a space behind the colon or without.
+    value = at + len(_NAME) + 1
+    if body.startswith(b" ", value):
+        value += 1
+    end = value + len(seconds)
+    if body.startswith(seconds, value) and body[end : end + 1] in _ENDS:
+        return body
+    found = _SECONDS.match(body, at)
+    return body if found is None else body[: found.end(1)] + seconds + body[found.end(2) :]
 
 
 def _rounded(found: re.Match[bytes]) -> bytes:

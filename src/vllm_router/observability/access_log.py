@@ -125,7 +125,7 @@ class AccessLog:
                 "speech_s", record.speech_s or None,
                 "covered_s", record.covered_s if record.is_verified else None,
                 "key", record.holder,
-                "warning", " ".join(record.damage) or None,
+                "warning", record.warning,
                 "trace_id", None if record.trace is None else record.trace.trace_id,
             )  # fmt: skip
         return log_line(self._moment, fields)
@@ -159,7 +159,7 @@ class AccessLog:
             "speech_s": round(record.speech_s, 3) if record.speech_s else None,
             "covered_s": round(record.covered_s, 3) if record.is_verified else None,
             "key": record.holder,
-            "warning": " ".join(record.damage) or None,
+            "warning": record.warning,
             "client": exchange.client,
         }
         if record.trace is not None:

@@ -94,6 +94,11 @@ class RequestRecord:
         """Note how the file is damaged; what is noted already is not noted again."""
         self.damage = tuple(dict.fromkeys((*self.damage, *sentences)))
 
+    @property
+    def warning(self) -> str | None:
+        """How the file is damaged, as clients are told; None: no damage is known."""
+        return " ".join(self.damage) if self.damage else None
+
     def given_to(self, engine_id: str) -> None:
         """Note an engine that got the upload or a piece of it."""
         if engine_id not in self.engines:

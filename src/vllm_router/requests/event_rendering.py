@@ -22,6 +22,7 @@ from vllm_router.formats.stream_events import (
     done_event,
     engine_chunk,
     segment_event,
+    with_warning,
 )
 from vllm_router.formats.subtitles import Cue, SubtitleStyle
 from vllm_router.formats.transcript import Segment, Transcript, separator
@@ -126,19 +127,26 @@ class EventRendering:
             finish_reason=finish_reason,
         )
 
-    def end(self, usage: JsonObject | None, missing: Sequence[tuple[float, float]] = ()) -> bytes:
+    def end(
+        self,
+        usage: JsonObject | None,
+        missing: Sequence[tuple[float, float]] = (),
+        warning: str | None = None,
+    ) -> bytes:
         """Return the last events.
 
         Args:
             usage: As far as known.
             missing: (start, end) in seconds of what could not be had, where that is allowed.
+            warning: How the audio file is damaged; None: no damage is known. Much of it shows only
+                when all has been decoded, long after the headers have been sent.
         """
         head = b""
         if self.subtitles is not None and not self._text and self.subtitles.header:
             head = self._delta(self.subtitles.header, is_joined=False)
         if self._is_vllm:
-            return head + encode(self._chunk("", "stop")) + DONE
+            return head + encode(with_warning(self._chunk("", "stop"), warning)) + DONE
         done = done_event(self.text, usage)
         if missing:
             done = {**done, "missing": [{"start": a, "end": b} for a, b in missing]}
-        return head + encode(done)
+        return head + encode(with_warning(done, warning))

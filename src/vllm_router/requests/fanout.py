@@ -113,12 +113,18 @@ class Fanout:
         assert stream.length_s is not None
         return SpeechMap(tuple(spans), stream.length_s, stream.damage)
 
-    async def length_s(self, request: TranscriptionRequest, file: int) -> MeasuredSeconds | None:
+    async def length_s(
+        self,
+        request: TranscriptionRequest,
+        file: int,
+        damaged: Callable[[tuple[str, ...]], None] = lambda _: None,
+    ) -> MeasuredSeconds | None:
         """Return the seconds of audio in a short upload; None if that cannot be had soon.
 
         Args:
             facts: The request's.
             file: Descriptor of the file that holds the upload.
+            damaged: Told how the file is damaged, in sentences.
         """
         audio = request.file
         stream = self._decoder.pieces(
@@ -130,6 +136,7 @@ class Fanout:
                     pass
         except (RouterError, TimeoutError):
             return None
+        damaged(stream.damage)
         return stream.length_s
 
     async def _cut(

@@ -216,8 +216,9 @@ class RouterService:
                 record.damaged((request.damage,))
             if record.holder is not None:
                 # Reserved, until the length has been measured.
-                self._charge(record.holder, request.hint.seconds)
-                record.charged_s = request.hint.seconds
+                reserved_s = self._transcriber.reserved_seconds(request, intake.upload)
+                self._charge(record.holder, reserved_s)
+                record.charged_s = reserved_s
             await self._transcriber.answer(exchange, request, intake.upload, record)
             if request.measured_s is None and record.audio_s is not None:
                 size_bytes = request.file.end - request.file.start

@@ -8,7 +8,9 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Final, NamedTuple
 
+from vllm_router.audio.announced_channels import announced_channels
 from vllm_router.audio.channels import MAX_CHANNELS, Channels
+from vllm_router.audio.duration import HEAD_BYTES, TAIL_BYTES, tail_offset
 from vllm_router.audio.upload_faults import plain_wav
 from vllm_router.errors import UnsupportedValue
 from vllm_router.formats.formats import ResponseFormat
@@ -95,6 +97,14 @@ def read_response_options(
     except ValueError:
         kind = None
     channels = _channels(request.text("channels"), default_channels)
+    if kind is ResponseFormat.DIARIZED_JSON and channels in (Channels.LEFT, Channels.RIGHT):
+        # Engines mix the channels: whoever told speakers apart would hear the wrong audio.
+        raise UnsupportedValue(
+            f"'channels={channels}' leaves one channel, and 'response_format=diarized_json' is to "
+            "tell speakers apart. Send 'channels=each' for one speaker per channel, or ask for "
+            "'verbose_json'.",
+            param="channels",
+        )
     is_diarized = kind is ResponseFormat.DIARIZED_JSON and channels is not Channels.EACH
     if is_diarized:
         kind = None
@@ -140,11 +150,38 @@ def must_choose(request: TranscriptionRequest, options: ResponseOptions, upload:
     return is_diarized or told_channels(request, upload) != 1
 
 
-def most_channels(request: TranscriptionRequest, options: ResponseOptions, upload: Upload) -> int:
-    """Return by how many times its length an upload is work at the most, as far as is known."""
-    if options.channels is not Channels.EACH:
+def most_channels(request: TranscriptionRequest, channels: Channels, upload: Upload) -> int:
+    """Return by how many times its length an upload is work at the most, as far as is known.
+
+    What its container announces is good for reserving, until decoding has told.
+    """
+    if channels is not Channels.EACH:
         return 1
-    return min(told_channels(request, upload) or _USUAL_CHANNELS, MAX_CHANNELS)
+    count = told_channels(request, upload) or _announced(request, upload) or _USUAL_CHANNELS
+    return min(count, MAX_CHANNELS)
+
+
+def reserved_seconds(request: TranscriptionRequest, upload: Upload, default: Channels) -> float:
+    """Return the seconds of audio that a key is charged until they have been measured.
+
+    Args:
+        facts: With the form.
+        upload: The bytes.
+        default: The channels transcribed when the request names none.
+
+    Raises:
+        UnsupportedValue: It asks for channels that do not exist.
+    """
+    channels = _channels(request.text("channels"), default)
+    return request.hint.seconds * most_channels(request, channels, upload)
+
+
+def _announced(request: TranscriptionRequest, upload: Upload) -> int | None:
+    start, size_bytes = request.file.start, request.file.end - request.file.start
+    head = upload.read(start, min(size_bytes, HEAD_BYTES))
+    offset = tail_offset(head, size_bytes)
+    tail = upload.read(start + offset, min(TAIL_BYTES, size_bytes - offset))
+    return announced_channels(head, size_bytes, tail)
 
 
 def _channels(value: str | None, default: Channels) -> Channels:

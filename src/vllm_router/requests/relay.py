@@ -24,7 +24,7 @@ from vllm_router.scheduling.work import OutcomeKind
 from vllm_router.server.exchange import Exchange
 from vllm_router.spool.multipart import Edit
 from vllm_router.spool.upload import BodySpan, Pieces, Upload
-from vllm_router.upstream.answer import Answer
+from vllm_router.upstream.answer import MAX_READ_BYTES, Answer
 from vllm_router.upstream.call import (
     BadAnswer,
     Body,
@@ -33,7 +33,7 @@ from vllm_router.upstream.call import (
     Deadlines,
     Headers,
 )
-from vllm_router.upstream.http_client import HttpClient
+from vllm_router.upstream.http_client import WHOLE_BYTES, HttpClient
 from vllm_router.upstream.origin import Origins
 
 #: Headers that go along with a refusal that is put into another shape.
@@ -42,6 +42,10 @@ _KEPT_WITH_REFUSAL: Final = frozenset({b"retry-after", b"x-engine-id"})
 #: What an engine may take for each second of audio: 0.5 times real time is slower than any engine
 #: worth having, so a longer wait means that it hangs.
 ANSWER_S_PER_AUDIO_S: Final = 2.0
+
+#: A transcript is awaited whole up to the size up to which the router reads one: its beginning and
+#: its end are edited, its words are checked, and if the engine breaks off another one is asked.
+TRANSCRIPT_BYTES: Final = MAX_READ_BYTES
 
 
 class UploadBody:
@@ -229,10 +233,17 @@ class Relay:
         headers: Headers,
         body: Body,
         audio_s: float,
+        whole_bytes: int = WHOLE_BYTES,
     ) -> Awaitable[Answer]:
-        """Send an upload to an engine; errors as `HttpClient.call`."""
+        """Send an upload to an engine; see `HttpClient.call`."""
         deadlines = self.deadlines(audio_s)
         headers = [*headers, (b"x-request-id", self._call_ids.next(request_id))]
         return self._client.call(
-            self._origins.of(engine.spec.url), b"POST", path, headers, body, deadlines
+            self._origins.of(engine.spec.url),
+            b"POST",
+            path,
+            headers,
+            body,
+            deadlines,
+            whole_bytes=whole_bytes,
         )

@@ -74,9 +74,8 @@ def answer_headers(record: RequestRecord) -> list[tuple[bytes, bytes]]:
 
 def warning_headers(record: RequestRecord) -> list[tuple[bytes, bytes]]:
     """Return the header that tells how the file is damaged, if it is."""
-    if not record.damage:
-        return []
-    return [(b"x-audio-warning", " ".join(record.damage).encode("ascii", "replace"))]
+    warning = record.warning
+    return [] if warning is None else [(b"x-audio-warning", warning.encode("ascii", "replace"))]
 
 
 class SegmentedAnswer:
@@ -106,7 +105,7 @@ class SegmentedAnswer:
         services, request, record = self._services, self._request, self._record
         now = services.dispatcher.now()
         urgency = services.urgency(request, self._options)
-        channels = most_channels(request, self._options, upload)
+        channels = most_channels(request, self._options.channels, upload)
         whole = Ticket(
             request_id=record.request_id,
             model=request.model,
@@ -191,5 +190,7 @@ class SegmentedAnswer:
             self._record.audio_s = length_s
             missing = [(h.start_s, h.end_s) for h in self._missing]
             await stream.send(turns.rest())
-            await stream.send(rendering.end(duration_usage(length_s), missing))
+            await stream.send(
+                rendering.end(duration_usage(length_s), missing, self._record.warning)
+            )
             stream.end()

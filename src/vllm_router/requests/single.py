@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
+from vllm_router.audio.length import MeasuredSeconds
 from vllm_router.errors import (
     EngineFailed,
     EnginesDied,
@@ -26,7 +27,12 @@ from vllm_router.formats.leading_space import StreamStart, without_leading_space
 from vllm_router.formats.media_type import is_type
 from vllm_router.formats.reported_seconds import confirmed_seconds, told_seconds
 from vllm_router.formats.sse import encode
-from vllm_router.formats.stream_events import ChunkTranslator, StreamState, delta_event
+from vllm_router.formats.stream_events import (
+    ChunkTranslator,
+    StreamState,
+    delta_event,
+    with_warning,
+)
 from vllm_router.formats.transcript import (
     BadTranscript,
     Transcript,
@@ -41,8 +47,8 @@ from vllm_router.requests.event_stream import EventStream
 from vllm_router.requests.headers import engine_headers
 from vllm_router.requests.options import ResponseOptions, StreamFormat
 from vllm_router.requests.pieces import SpeechMap
-from vllm_router.requests.relay import UploadBody, pass_on, understood
-from vllm_router.requests.segmented import SegmentedAnswer, answer_headers
+from vllm_router.requests.relay import TRANSCRIPT_BYTES, UploadBody, pass_on, understood
+from vllm_router.requests.segmented import SegmentedAnswer, answer_headers, warning_headers
 from vllm_router.requests.services import Services, known_length, require_words
 from vllm_router.requests.speech_check import SpeechCheck
 from vllm_router.requests.transcription_request import TranscriptionRequest
@@ -58,6 +64,7 @@ from vllm_router.upstream.call import (
     CallFailed,
     ConnectionBroke,
 )
+from vllm_router.upstream.http_client import WHOLE_BYTES
 from vllm_router.upstream.refusal import REFUSED, EngineRefusal, RefusalKind, read_refusal
 
 log = logging.getLogger(__name__)
@@ -155,6 +162,8 @@ class SingleAnswer:
         body = UploadBody.edited(self._upload, edits)
         headers = engine_headers(self._exchange, relay.engine_key)
         path = b"/v1/audio/" + request.task.encode()
+        # A format that only the engine knows passes as it comes.
+        whole_bytes = WHOLE_BYTES if self._options.format is None else TRANSCRIPT_BYTES
 
         ticket = self._ticket() if after is None else after.ticket
         trace = ticket.trace
@@ -162,7 +171,9 @@ class SingleAnswer:
         def send(engine: Engine) -> Awaitable[Answer]:
             record.given_to(engine.engine_id)
             sent = headers if trace is None else trace.attempt(engine.engine_id, headers)
-            call = relay.send(engine, path, record.request_id, sent, body, request.hint.seconds)
+            call = relay.send(
+                engine, path, record.request_id, sent, body, request.hint.seconds, whole_bytes
+            )
             return call if read is None else understood(call, read)
 
         attempt = await self._services.dispatcher.attempt(ticket, send)
@@ -174,11 +185,28 @@ class SingleAnswer:
             if record.audio_s is None and answer.body is not None:
                 told_s = told_seconds(answer.body)
                 if told_s is not None:
-                    record.audio_s = confirmed_seconds(request.hint, told_s)
-            attempt.charge.measured_s = record.audio_s
+                    self._note_length(attempt, told_s)
+            if record.audio_s is not None:
+                attempt.charge.measured_s = record.audio_s
         elif answer.status in REFUSED and not takes_refusals:
             return await self._asked_otherwise(attempt, more, read, is_verbose)
         return attempt
+
+    def _note_length(self, attempt: Attempt, told_s: float) -> None:
+        """Take an engine's word for the upload's length, if nothing contradicts it.
+
+        If the container does, a short upload is decoded: engines do not count gaps.
+        """
+        record = self._record
+        record.audio_s = confirmed_seconds(self._request.hint, told_s)
+        if record.audio_s is not None:
+            return
+        length_s = MeasuredSeconds(told_s)
+        attempt.charge.measured_s = length_s
+        if told_s > self._services.rules.split_longer_than_s:
+            record.audio_s = length_s
+        else:
+            self._check.told_s = length_s
 
     def _note_success(self, is_verbose: bool) -> None:
         request, capabilities = self._request, self._services.capabilities
@@ -307,10 +335,12 @@ class SingleAnswer:
         if answer.status != 200:
             await self._refused(attempt)
             return
-        if self._record.audio_s is None:
-            # Older engines do not tell it.
-            await self._check.length()
         body = answer.body
+        if self._record.audio_s is None:
+            # Older engines do not tell it, and what others tell may contradict the container.
+            if body is not None:
+                attempt.close(attempt.kind)
+            await self._check.length()
         if body is None or is_ample(body, self._record.audio_s or self._request.hint.seconds):
             await self._pass_on(attempt)
             return
@@ -452,12 +482,14 @@ class SingleAnswer:
     async def _pass_on(self, attempt: Attempt) -> None:
         answer = attempt.answer
         start: StreamStart | None = None
+        if self._record.damage and answer.status == 200:
+            self._exchange.extra += warning_headers(self._record)
         # A format that only the engine knows may mean something by its white space.
         if self._options.format is not None and answer.status == 200:
             if answer.body is None:
                 start = StreamStart()
             else:
-                _trim(answer, answer.body)
+                _trim(answer, answer.body, self._record.audio_s)
         try:
             with attempt:
                 await pass_on(self._exchange, attempt, start)
@@ -589,7 +621,7 @@ class SingleAnswer:
         rendering = self._services.rendering(self._request, self._options, self._record)
         transcript = await self._check.timed(transcript, speech)
         await stream.send(rendering.add(transcript, None if speech is None else speech.spans))
-        await stream.send(rendering.end(transcript.usage))
+        await stream.send(rendering.end(transcript.usage, warning=self._record.warning))
         stream.end()
 
     async def _streamed_through(self) -> None:
@@ -617,6 +649,8 @@ class SingleAnswer:
                     else:
                         await self._refused(attempt, stream)
                     return
+                for name, value in warning_headers(self._record):
+                    stream.set_header(name, value)
                 stream.set_header(b"x-engine-id", attempt.engine_id.encode())
                 translator = ChunkTranslator(known_length(self._request), told=told)
                 done: list[JsonObject] = []
@@ -640,9 +674,11 @@ class SingleAnswer:
         What the client has been told cannot be taken back. Where the words of another transcription
         go on from there they follow as a delta; in any case the last event holds them all.
         """
-        if done.get("usage") is None and self._record.audio_s is None:
-            usage = duration_usage(await self._check.length())
-            done = done if usage is None else {**done, "usage": usage}
+        usage = done.get("usage")
+        if usage is None or (isinstance(usage, Mapping) and usage.get("type") == "duration"):
+            measured = duration_usage(await self._check.length())
+            done = done if measured is None else {**done, "usage": measured}
+        done = with_warning(done, self._record.warning)
         text = done.get("text")
         if not isinstance(text, str) or not self._check.may_lack_words(text):
             return encode(done)
@@ -723,10 +759,10 @@ def _is_plain(form: Form) -> bool:
     )
 
 
-def _trim(answer: Answer, body: bytes) -> None:
+def _trim(answer: Answer, body: bytes, length_s: MeasuredSeconds | None) -> None:
     """Write an engine's answer as OpenAI does: no space before the text, whole seconds."""
-    edited = with_whole_seconds(without_leading_space(body))
-    if len(edited) != len(body):
+    edited = with_whole_seconds(without_leading_space(body), length_s)
+    if edited is not body:
         answer.body = edited
         answer.headers = [header for header in answer.headers if header[0] not in _OF_THE_BYTES]
 

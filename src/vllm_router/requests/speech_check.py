@@ -50,6 +50,9 @@ class SpeechCheck:
         wish: What is asked for.
         story: Its record.
         upload: The bytes.
+
+    Attributes:
+        told_s: The length that an engine tells, for want of a measured one; None: it tells none.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class SpeechCheck:
         self._record = record
         self._upload = upload
         self._measuring: asyncio.Task[None] | None = None
+        self.told_s: MeasuredSeconds | None = None
 
     def may_lack_words(self, text: str) -> bool:
         """Return whether an answer is so thin for the upload's length that it is worth a look."""
@@ -80,6 +84,8 @@ class SpeechCheck:
         """Return the upload's length, by decoding it where nothing has told it yet."""
         if self._record.audio_s is None:
             await (self._measuring or self._measure())
+            if self._record.audio_s is None:
+                self._record.audio_s = self.told_s
         return self._record.audio_s
 
     @contextlib.contextmanager
@@ -97,7 +103,9 @@ class SpeechCheck:
     async def _measure(self) -> None:
         file = self._upload.file()
         try:
-            length_s = await self._services.fanout.length_s(self._request, file)
+            length_s = await self._services.fanout.length_s(
+                self._request, file, self._record.damaged
+            )
         finally:
             os.close(file)
         if self._record.audio_s is None:
@@ -205,9 +213,9 @@ class SpeechCheck:
         guess = None
         if named == [None, None] and self._request.task is Task.TRANSCRIBE:
             guess = await self._services.languages.identify(answer.text)
-        length_s = found.length_s if found is not None else answer.duration_s
+        length_s: float | None = found.length_s if found is not None else await self.length()
         if length_s is None:
-            length_s = await self.length()
+            length_s = answer.duration_s
         segments = answer.segments
         if not segments and answer.text:
             spans = found.spans if found is not None and found.spans else ()

@@ -12,7 +12,12 @@ from vllm_router.formats.formats import (
     ResponseFormat,
 )
 from vllm_router.observability.request_record import RequestRecord
-from vllm_router.requests.options import ResponseOptions, must_choose, read_response_options
+from vllm_router.requests.options import (
+    ResponseOptions,
+    must_choose,
+    read_response_options,
+    reserved_seconds,
+)
 from vllm_router.requests.segmented import SegmentedAnswer
 from vllm_router.requests.services import Services
 from vllm_router.requests.single import SingleAnswer
@@ -36,6 +41,10 @@ class Transcriber:
 
     def __init__(self, services: Services) -> None:
         self._services = services
+
+    def reserved_seconds(self, request: TranscriptionRequest, upload: Upload) -> float:
+        """Return what a key is charged for an upload until that is measured; see `wish`."""
+        return reserved_seconds(request, upload, self._services.rules.channels)
 
     async def answer(
         self,

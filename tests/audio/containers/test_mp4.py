@@ -46,6 +46,17 @@ def test_the_audio_track_decides_not_the_movie() -> None:
     assert mp4_seconds(FTYP + moov, 1000, b"") == 5.0
 
 
+@pytest.mark.parametrize("is_long", [False, True])
+def test_a_pause_in_the_edit_list_counts(is_long: bool) -> None:
+    layout, version = (">QqI", 1 << 24) if is_long else (">IiI", 0)
+    edits = [(6000, -1, 1 << 16), (5000, 0, 1 << 16)]
+    entries = b"".join(struct.pack(layout, *edit) for edit in edits)
+    track = trak(b"soun", 100, 500)
+    elst = box(b"elst", u32(version, len(edits)), entries)
+    moov = box(b"moov", mvhd(1000, 11000), box(b"trak", track[8:], box(b"edts", elst)))
+    assert mp4_seconds(FTYP + moov, 1000, b"") == 11.0
+
+
 def test_without_an_audio_length_the_movie_decides() -> None:
     moov = box(b"moov", mvhd(1000, 9000), trak(b"vide", 90, 900))
     assert mp4_seconds(FTYP + moov, 1000, b"") == 9.0

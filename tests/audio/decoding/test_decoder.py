@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.audio_files import audio_folder, make_kind
+from tests.audio_files import audio_folder, make_kind, silent_hours
 
 from vllm_router.audio.decoding.decoder import (
     AudioDecoder,
@@ -23,7 +23,7 @@ from vllm_router.audio.decoding.worker import ANSWER, PIECE
 from vllm_router.audio.wav import pcm16_wav
 from vllm_router.errors import UnreadableAudio
 
-__all__ = ["audio_folder"]
+__all__ = ["audio_folder", "silent_hours"]
 
 SAMPLES = Path(__file__).parents[3] / "speech_model" / "samples"
 
@@ -258,6 +258,26 @@ async def test_decoding_without_end_is_given_up(minutes: Path) -> None:
         with pytest.raises(UnreadableAudio, match="too long to decode"):
             await collect(decoder.pieces(minutes))
         assert not children()
+
+
+async def test_computing_without_end_is_given_up_and_harms_nobody_else(
+    minutes: Path, silent_hours: Path
+) -> None:
+    async with (
+        asyncio.timeout(90),
+        AudioDecoder(max_workers=2, vad="off", cpu_s=1) as decoder,
+    ):
+        beside = decoder.pieces(minutes)
+        first = await anext(beside)
+        (innocent,) = children()
+        with pytest.raises(UnreadableAudio, match="too long to decode") as caught:
+            await collect(decoder.pieces(silent_hours, only_length=True))
+        assert (caught.value.status, caught.value.param) == (400, "file")
+        assert children() == {innocent}
+        assert len([first, *await collect(beside)]) == 7
+        # Another one takes its place.
+        both = [decoder.pieces(minutes) for _ in range(2)]
+        assert [len(pieces) for pieces in await asyncio.gather(*map(collect, both))] == [7, 7]
 
 
 @pytest.mark.parametrize("vad", ["silero", "level", "off"])

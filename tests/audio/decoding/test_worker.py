@@ -1,14 +1,17 @@
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.audio_files import audio_folder, silent_hours
 
 import vllm_router
 from vllm_router.audio.decoding.worker import (
@@ -24,6 +27,8 @@ from vllm_router.audio.decoding.worker import (
     serve,
 )
 from vllm_router.audio.wav import pcm16_wav, silence
+
+__all__ = ["audio_folder", "silent_hours"]
 
 Answer = tuple[bytes, bytes, bytes]
 
@@ -179,9 +184,47 @@ def test_the_process_keeps_to_its_memory_and_writes_no_file() -> None:
         assert bounds["Max address space"] == [str(1 << 30)] * 2
         assert bounds["Max core file size"] == ["0", "0"]
         assert bounds["Max file size"] == ["0", "0"]
+        assert bounds["Max open files"] == ["32", "32"]
     finally:
         sock.close()
         process.wait(30)
+
+
+def test_the_kernel_ends_a_process_that_computes_for_too_long(silent_hours: Path) -> None:
+    """Also where the router is no more, and its socket closed."""
+    process, sock = start(2 << 30)
+    try:
+        receive(sock)
+        size = silent_hours.stat().st_size
+        work = Job(0, size, 86_400, 30.0, (), True, OFF, cpu_s=1, only_length=True)
+        send(sock, work, silent_hours)
+        sock.close()
+        assert process.wait(60) == -signal.SIGXCPU
+    finally:
+        process.kill()
+
+
+def test_a_process_that_gets_on_may_compute_for_long(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(pcm16_wav(loud(75)))
+    granted: list[int] = []
+    ours, theirs = socket.socketpair()
+    thread = threading.Thread(target=serve, args=(theirs, OFF, granted.append))
+    thread.start()
+    try:
+        ours.settimeout(30)
+        receive(ours)
+        send(ours, replace(job(path.stat().st_size), cpu_s=7), path)
+        pieces = 0
+        while receive(ours)[0] == PIECE:
+            pieces += 1
+    finally:
+        ours.close()
+        thread.join(30)
+    assert pieces >= 4
+    # At its start, and for each piece but those at its end.
+    assert len(granted) >= pieces - 1
+    assert set(granted) == {7}
 
 
 def test_a_job_states_its_own_length() -> None:

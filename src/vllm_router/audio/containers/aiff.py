@@ -34,6 +34,20 @@ def aiff_seconds(head: bytes) -> float | None:
     return None
 
 
+def aiff_channels(head: bytes) -> int | None:
+    """Return how many channels the common chunk announces; None if it is not in the file's head."""
+    at = 12
+    for _ in range(_MOST_CHUNKS):
+        if at + _CHUNK.size > len(head):
+            return None
+        name, size = _CHUNK.unpack_from(head, at)
+        at += _CHUNK.size
+        if name == b"COMM":
+            return max(0, int(_COMMON.unpack_from(head, at)[0]))
+        at += size + (size & 1)
+    return None
+
+
 def form_bytes(head: bytes) -> int | None:
     """Return the file's size as its outermost chunk states it; None where it does not."""
     size = int.from_bytes(head[4:8], "big")

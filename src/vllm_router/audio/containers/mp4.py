@@ -14,6 +14,11 @@ _U32 = struct.Struct(">I")
 _U64 = struct.Struct(">Q")
 _PAIR = struct.Struct(">II")
 _REFERENCE = struct.Struct(">III")
+#: Its length in the movie's units, where it begins in the track, and its speed.
+_EDIT = struct.Struct(">IiI")
+_LONG_EDIT = struct.Struct(">QqI")
+_NOTHING_SHOWN: Final = -1
+_MAX_EDITS: Final = 64
 _MAX_BOXES: Final = 64
 # The last frame is shortened by some writers, and by some in one of the two places alone.
 _TOLERANCE_S: Final = 0.5
@@ -94,15 +99,20 @@ def mp4_doubt(head: bytes, size_bytes: int, tail: bytes, seconds: float) -> str 
     if stop > len(data):
         return "its index is not seen whole"
     sounds: list[float | None] = []
+    movie_scale = 0
+    pause_s = 0.0
     for kind, at, end in boxes(data, body, stop):
         if kind == b"mvex":
             return "fragments follow its header"
+        if kind == b"mvhd":
+            movie_scale = _scale_and_units(data, at)[0]
         if kind == b"trak" and _audio_track(data, at, end) is not None:
             sounds.append(_counted_seconds(data, at, end))
+            pause_s = _pause_s(data, at, end, movie_scale)
     if len(sounds) != 1:
         return "it holds several sound tracks" if sounds else "its sound track is not found"
     counted = sounds[0]
-    if counted is None or abs(counted - seconds) > _TOLERANCE_S:
+    if counted is None or abs(counted + pause_s - seconds) > _TOLERANCE_S:
         return "its header contradicts its table of samples"
     return None
 
@@ -125,6 +135,23 @@ def _counted_seconds(data: bytes, body: int, end: int) -> float | None:
     count = min(int(_U32.unpack_from(data, table[1] + 4)[0]), (table[2] - at) // 8)
     units = sum(samples * each for samples, each in _PAIR.iter_unpack(data[at : at + 8 * count]))
     return units / scale if scale else None
+
+
+def _pause_s(data: bytes, body: int, end: int, movie_scale: int) -> float:
+    """Return how long the edits of a track show nothing: before late sound, as a rule."""
+    edits = _inner(data, body, end, b"edts")
+    entries = None if edits is None else _inner(data, edits[1], edits[2], b"elst")
+    if entries is None or not movie_scale:
+        return 0.0
+    at = entries[1]
+    edit = _LONG_EDIT if data[at] else _EDIT
+    count = min(int(_U32.unpack_from(data, at + 4)[0]), _MAX_EDITS)
+    units = 0
+    for number in range(count):
+        length, media_time, _ = edit.unpack_from(data, at + 8 + number * edit.size)
+        if media_time == _NOTHING_SHOWN:
+            units += length
+    return units / movie_scale
 
 
 def _inner(data: bytes, body: int, end: int, kind: bytes) -> "Box | None":
@@ -150,6 +177,7 @@ class _Movie:
         whole: float | None = None
         movie_scale = 0
         fragments = 0
+        pause_s = 0.0
         audio: tuple[int, int, int] | None = None
         for kind, body, stop in boxes(data, moov[1], moov[2]):
             if kind == b"mvhd":
@@ -157,11 +185,14 @@ class _Movie:
                 whole = _seconds(movie_scale, units)
             elif kind == b"trak" and audio is None:
                 audio = _audio_track(data, body, stop)
+                pause_s = _pause_s(data, body, stop, movie_scale) if audio else 0.0
             elif kind == b"mvex":
                 for name, at, _ in boxes(data, body, stop):
                     if name == b"mehd":
                         fragments = _versioned(data, at, at + 4)
         track_seconds = _seconds(audio[1], audio[2]) if audio else None
+        if track_seconds:
+            track_seconds += pause_s
         self.seconds = track_seconds or whole or _seconds(movie_scale, fragments)
         self.track_id = audio[0] if audio else 0
         self.timescale = audio[1] if audio else None

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -41,6 +42,8 @@ MOST_ANSWER_BYTES: Final = 16 * 1024**2
 """Samples or JSON in one message: a piece of 30 s is 0.96 MB. Whatever a file made of a decoder,
 it must not have the router wait for gigabytes."""
 START_TIMEOUT_S: Final = 60.0
+_TOO_SLOW: Final = "The audio takes too long to decode."
+_OUT_OF_CPU: Final = -signal.SIGXCPU
 _CONSTANT_ENVIRONMENT: Final = {
     # Threads for linear algebra that nobody does would cost memory each.
     "OPENBLAS_NUM_THREADS": "1",
@@ -83,6 +86,8 @@ class AudioDecoder:
         piece_timeout_s: Decoding that takes longer than this for one piece, or for ten minutes in
             which nobody speaks, is given up.
         memory_bytes: Address space a worker may take.
+        cpu_s: CPU seconds that a worker may take for one piece, or for ten minutes in which nobody
+            speaks; the kernel ends one that takes more, even if the router has been killed.
         keeps_one_ready: Whether a process is started ahead of need, which spares an audio the
             second or so that a start takes on a busy machine.
         vad: What tells speech from other sound: "silero", a neural network; "level", loudness
@@ -96,6 +101,7 @@ class AudioDecoder:
         max_audio_s: float = 86_400.0,
         piece_timeout_s: float = 60.0,
         memory_bytes: int = MEMORY_LIMIT_BYTES,
+        cpu_s: int = 60,
         keeps_one_ready: bool = False,
         vad: str = SILERO,
     ) -> None:
@@ -103,6 +109,7 @@ class AudioDecoder:
         self._max_audio_s = max_audio_s
         self._piece_timeout_s = piece_timeout_s
         self._memory_bytes = memory_bytes
+        self._cpu_s = cpu_s
         self._idle: list[_Worker] = []
         self._workers: set[_Worker] = set()
         self._keeps_one_ready = keeps_one_ready
@@ -169,6 +176,7 @@ class AudioDecoder:
                 first_s=first_s,
                 keeps_silence=keeps_silence or self._vad == OFF,
                 vad=self._vad,
+                cpu_s=self._cpu_s,
                 only_length=only_length,
                 channels=channels.value,
             )
@@ -333,9 +341,11 @@ class PieceStream:
                     kind, meta, pcm = await worker.answer()
         except TimeoutError as error:
             self._leave()
-            raise UnreadableAudio("The audio takes too long to decode.", param="file") from error
+            raise UnreadableAudio(_TOO_SLOW, param="file") from error
         except (EOFError, ConnectionError) as error:
             self._leave()
+            if self._killed is not None and await self._killed.process.wait() == _OUT_OF_CPU:
+                raise UnreadableAudio(_TOO_SLOW, param="file") from error
             raise UnreadableAudio(
                 "The audio file is damaged: the decoder broke on it.", param="file"
             ) from error

@@ -91,6 +91,13 @@ _MAX_JOINED: Final = 1000
 # A day of fragments of one second, which have two boxes each.
 _MOST_BOXES: Final = 200_000
 # Sound for those who hear or see badly: described pictures are not what is said in a film.
+_OPEN_HEAD_BYTES: Final = 4096
+_AU_MAGIC: Final = b".snd"
+_W64_MAGIC: Final = bytes.fromhex("72696666 2e91cf11 a5d628db 04c10000")
+_W64_DATA: Final = bytes.fromhex("64617461 f3acd311 8cd100c0 4f8edb8a")
+# Frames of AMR in which nobody speaks: comfort noise, and none at all (RFC 4867, section 3.6).
+_AMR_PAUSES: Final = {"amrnb": 8, "amr_nb": 8, "amrwb": 9, "amr_wb": 9}
+_AMR_FRAME_S: Final = 0.02
 _IMPAIRED: Final = Disposition.hearing_impaired | Disposition.visual_impaired
 _AV_FORMATS: Final = {"u1": "u8", "i2": "s16", "i4": "s32", "f4": "flt", "f8": "dbl"}
 Samples = npt.NDArray[Any]
@@ -125,11 +132,17 @@ class ByteRange:
     """A stretch of an open file, read like a file of its own.
 
     It has its own position: the descriptor's is shared with the process that sent it.
+
+    Attributes:
+        patch: Bytes that are read in place of the file's own.
+        patch_at: Where.
     """
 
     fd: int
     offset: int
     size_bytes: int
+    patch: bytes = b""
+    patch_at: int = 0
     _at: int = 0
 
     def read(self, count: int = -1) -> bytes:
@@ -141,7 +154,14 @@ class ByteRange:
     def peek(self, at: int, count: int) -> bytes:
         """Return bytes from `at`, wherever the position is."""
         count = min(count, self.size_bytes - at)
-        return os.pread(self.fd, count, self.offset + at) if count > 0 else b""
+        if count <= 0:
+            return b""
+        data = os.pread(self.fd, count, self.offset + at)
+        start, end = max(at, self.patch_at), min(at + len(data), self.patch_at + len(self.patch))
+        if start >= end:
+            return data
+        own = self.patch[start - self.patch_at : end - self.patch_at]
+        return data[: start - at] + own + data[end - at :]
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Move the position, as files do."""
@@ -163,7 +183,7 @@ def channel_count(file: ByteRange) -> int:
     header = _plain_wav(file) if container_kind(file.peek(0, HEAD_BYTES)) == "wav" else None
     if header is not None:
         return header.channels
-    file = _without_torn_box(file)
+    file = _with_open_end(_without_torn_box(file))
     with _opened(file) as container:
         stream = _default_stream(container)
         try:
@@ -403,6 +423,25 @@ def _without_torn_box(file: ByteRange) -> ByteRange:
     return file
 
 
+def _with_open_end(file: ByteRange) -> ByteRange:
+    """Return a file whose samples go on to its end where its header has no length yet.
+
+    Recorders that were killed, or that still write, leave zero there, by which FFmpeg reads nothing
+    of AU and Wave64. Of WAV, AIFF and CAF it reads all there is.
+    """
+    head = file.peek(0, _OPEN_HEAD_BYTES)
+    if head.startswith(_AU_MAGIC) and head[8:12] == bytes(4):
+        return ByteRange(file.fd, file.offset, file.size_bytes, b"\xff" * 4, 8)
+    if head.startswith(_W64_MAGIC):
+        at = head.find(_W64_DATA)
+        size = int.from_bytes(head[at + 16 : at + 24], "little")
+        # The size counts the identifier and itself.
+        if at > 0 and size <= 24:
+            rest = (file.size_bytes - at).to_bytes(8, "little")
+            return ByteRange(file.fd, file.offset, file.size_bytes, rest, at + 16)
+    return file
+
+
 def _opened(file: ByteRange) -> Any:
     file.seek(0)
     try:
@@ -425,7 +464,7 @@ def _opened(file: ByteRange) -> Any:
 
 
 def _decode(file: ByteRange, channel: int | None, notes: list[str]) -> Iterator[bytes]:
-    file = _without_torn_box(file)
+    file = _with_open_end(_without_torn_box(file))
     with _opened(file) as container:
         clock = _Clock(container, _starts_at_zero(container, file))
         yield from _decode_stream(container, clock, channel, notes)
@@ -454,6 +493,10 @@ def _decode_stream(
         try:
             frames = packet.decode()
         except av.FFmpegError:
+            if _is_pause(stream, packet):
+                good += 1
+                yield from clock.pause(_AMR_FRAME_S)
+                continue
             bad += 1
             is_last_bad = True
             continue
@@ -471,6 +514,12 @@ def _decode_stream(
         notes.append(_ENDS_EARLY)
     elif bad > _NOTABLE_SHARE * good:
         notes.append(f"The audio is damaged: {bad} of {good + bad} packets cannot be decoded.")
+
+
+def _is_pause(stream: Any, packet: Any) -> bool:
+    """Say whether a packet of AMR tells that nobody speaks, which FFmpeg does not decode."""
+    first_pause = _AMR_PAUSES.get(stream.codec_context.name)
+    return first_pause is not None and packet.size > 0 and bytes(packet)[0] >> 3 & 15 >= first_pause
 
 
 def _default_stream(container: Any) -> Any:
@@ -543,6 +592,17 @@ class _Clock:
                 self._origin_s += gap_s
         self._heard_s += frame.samples / (frame.sample_rate or RATE_HZ)
         yield from self._counted(self._resampler.feed(frame))
+
+    def pause(self, seconds: float) -> Iterator[bytes]:
+        """Yield silence for a time of which nothing was decoded.
+
+        Where packets carry the time, the next one tells.
+        """
+        if self._is_told:
+            return
+        yield from self._counted(self._resampler.flush())
+        self._heard_s += seconds
+        yield from self._counted(_silence(round(self._heard_s * RATE_HZ) - self._samples))
 
     def _may_jump(self, gap_s: float, at_s: float) -> bool:
         if self._latest_s is not None and at_s > self._latest_s:

@@ -1,8 +1,8 @@
 """The process that decodes and cuts: one audio after the other, from one socket.
 
-Promises: it ends when its socket does, takes no more memory than it is given, and knows nothing
-of the router but what comes with a job: no keys, no settings. It sends a piece only when there is
-room for it, so that the router's pace is its own.
+Promises: it ends when its socket does, takes no more memory and time than it is given, and knows
+nothing of the router but what comes with a job: no keys, no settings. It sends a piece only when
+there is room for it, so that the router's pace is its own.
 
 A job is a length, JSON, and the file's descriptor beside them. Each answer is a kind, two lengths,
 JSON, and samples: any number of "piece", then "end" with the audio's length and how the file is
@@ -12,11 +12,14 @@ for long nobody speaks.
 
 import contextlib
 import json
+import math
 import os
 import resource
 import socket
 import struct
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Final
 
@@ -45,6 +48,8 @@ LEVEL: Final = "level"
 OFF: Final = "off"
 # Ten minutes of audio, which take seconds: the router waits for a minute before it gives up.
 _SILENT_BYTES: Final = 600 * 2 * RATE_HZ
+_MOST_FILES: Final = 32
+"""Descriptors: its socket, the upload, three that lead nowhere, the network's file for a moment."""
 _NICE: Final = 5
 """The event loop, which all requests share, goes before decoding, which a few wait for."""
 
@@ -60,6 +65,7 @@ class Job:
     first_s: tuple[float, ...]
     keeps_silence: bool
     vad: str
+    cpu_s: int = 60
     channels: str = Channels.MIX
     only_length: bool = False
 
@@ -95,12 +101,17 @@ class Detectors:
         )
 
 
-def serve(sock: socket.socket, vad: str = LEVEL) -> None:
+Allow = Callable[[int], None]
+
+
+def serve(sock: socket.socket, vad: str = LEVEL, allow: Allow = lambda _: None) -> None:
     """Do the jobs that come over `sock` until its other end is closed.
 
     Args:
         sock: Where jobs come from.
         vad: The detector to have ready for the first job.
+        allow: Grants the process so many further seconds on the CPU; called at a job's start and
+            whenever it gets on.
     """
     detectors = Detectors()
     sock.sendall(ANSWER.pack(READY, 0, 0))
@@ -110,7 +121,7 @@ def serve(sock: socket.socket, vad: str = LEVEL) -> None:
     while (received := _next_job(sock)) is not None:
         job, fd = received
         try:
-            _decode(sock, job, fd, detectors)
+            _decode(sock, job, fd, detectors, allow)
         finally:
             os.close(fd)
 
@@ -127,8 +138,9 @@ def _next_job(sock: socket.socket) -> tuple[Job, int] | None:
     return Job(**fields), fds[0]
 
 
-def _decode(sock: socket.socket, job: Job, fd: int, detectors: Detectors) -> None:
+def _decode(sock: socket.socket, job: Job, fd: int, detectors: Detectors, allow: Allow) -> None:
     notes: list[str] = []
+    allow(job.cpu_s)
     try:
         if job.only_length:
             _send(sock, END, json.dumps([_length_s(job, fd, notes), 0.0, notes]).encode())
@@ -140,12 +152,14 @@ def _decode(sock: socket.socket, job: Job, fd: int, detectors: Detectors) -> Non
             silent += max(map(len, blocks))
             if silent > _SILENT_BYTES:
                 _send(sock, GOES_ON, b"")
+                allow(job.cpu_s)
                 silent = 0
             if cutter is None:
                 cutter = ChannelCutter([_cutter(job, detectors, len(blocks)) for _ in blocks])
             for piece in cutter.feed(blocks):
                 silent = 0
                 _send(sock, PIECE, _described(piece), piece.pcm)
+                allow(job.cpu_s)
         assert cutter is not None, "what holds no sound is no audio"
         for piece in cutter.flush():
             _send(sock, PIECE, _described(piece), piece.pcm)
@@ -186,11 +200,26 @@ def _send(sock: socket.socket, kind: bytes, meta: bytes, pcm: bytes = b"") -> No
 
 
 def confine(memory_bytes: int) -> None:  # pragma: no cover - would bind the tests themselves
-    """Give this process its bounds: memory, no core dumps, no writing, a lower priority."""
+    """Give this process its bounds: memory, files, no core dumps, no writing, a lower priority."""
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_MOST_FILES, _MOST_FILES))
     os.nice(_NICE)
+
+
+def allow_cpu(seconds: int) -> None:  # pragma: no cover - would bind the tests themselves
+    """Have the kernel end this process once it has computed for so many seconds from now.
+
+    The router gives a decoder up that is silent for too long. This ends one that nobody watches
+    any more: spinning within a decoder it would not notice that its socket is closed.
+    """
+    used_s = math.ceil(time.process_time())
+    _, most = resource.getrlimit(resource.RLIMIT_CPU)
+    wanted = used_s + seconds
+    if most != resource.RLIM_INFINITY:
+        wanted = min(wanted, most)
+    resource.setrlimit(resource.RLIMIT_CPU, (wanted, most))
 
 
 def main() -> None:  # pragma: no cover - runs in a process of its own
@@ -201,7 +230,7 @@ def main() -> None:  # pragma: no cover - runs in a process of its own
     confine(int(sys.argv[2]))
     # A closed socket means that the router has gone or wants no more: nothing is left to say.
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[3])
+        serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[3], allow_cpu)
 
 
 if __name__ == "__main__":
