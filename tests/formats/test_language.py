@@ -138,6 +138,10 @@ def test_a_second_language_that_lasts_stays():
     assert finished(*pieces, ("de", 0.95, 20.0), *pieces).to_ask_again() == []
     assert finished(*pieces, *[("de", 0.95, 4.0)] * 3, *pieces).to_ask_again() == []
     assert finished(*pieces, *[("de", 0.95, 8.0)] * 2, *pieces).to_ask_again() == []
+    assert finished(*pieces, *[("de", 0.95, 5.0)] * 2, *pieces).to_ask_again() == []
+    assert finished(*pieces, ("de", 0.95, 10.0), *pieces).to_ask_again() == [4]
+    assert finished(*pieces, *[("de", 0.95, 3.0)] * 2, *pieces).to_ask_again() == [4, 5]
+    assert finished(*pieces, *[("cy", 0.95, 5.0)] * 2, *pieces).to_ask_again() == [4, 5]
     # A piece that does not tell stands between two that do.
     between = [("de", 0.95, 8.0), (None, 0.0, 3.0), ("de", 0.95, 8.0)]
     assert finished(*pieces, *between, *pieces).to_ask_again() == []

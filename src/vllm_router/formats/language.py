@@ -111,6 +111,8 @@ _MISTAKES: Final = frozenset(
 
 # A second language is kept if a run of pieces has this much speech in it.
 _LONG_S: Final = 15.0
+# Two pieces hardly err in the same way: with this much speech in both, it is kept, too.
+_PAIR_S: Final = 8.0
 # It is also kept if a run has this many pieces.
 _RUN: Final = 3
 # Pieces looked at on each side. Many in a row may be of unknown language, and only so many are
@@ -264,9 +266,9 @@ class LanguageVote:
         """Return what to do with a piece that has been added.
 
         A piece in another language than the majority's is kept if the pieces around it in that
-        language have, with high confidence, 15 s of speech or number three. For languages that
-        Whisper tends to choose for noise, only three pieces count. After `WAIT`, call again when
-        further pieces have been added.
+        language have, with high confidence, 15 s of speech, or 8 s if they are two, or number
+        three. For languages that Whisper tends to choose for noise, only three pieces count. After
+        `WAIT`, call again when further pieces have been added.
 
         Raises:
             KeyError: the piece has not been added.
@@ -317,7 +319,8 @@ class LanguageVote:
         if len(sure) >= _RUN:
             return True
         believed = [heard for heard in sure if heard.language not in _MISTAKES]
-        return sum(heard.speech_s for heard in believed) >= _LONG_S
+        enough_s = _LONG_S if len(believed) < 2 else _PAIR_S
+        return sum(heard.speech_s for heard in believed) >= enough_s
 
     def _is_enough(self, run: Sequence[int]) -> bool:
         """Say whether enough has been heard to trust a majority that includes this run."""

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vllm_router.audio.levels import RATE_HZ, Samples
-from vllm_router.audio.spans import SpanFinder
+from vllm_router.audio.spans import OFF, ON, SpanFinder
 from vllm_router.audio.wav import Buffer
 
 # The layout of the model's input: each frame goes in behind the end of the one before it.
@@ -52,6 +52,26 @@ _HELD_LIKENESS: Final = 0.97
 _WINDOW: Final = np.hanning(2 * _FRAME).astype(np.float32)
 _HELD_BINS: Final = slice(3, 256)
 """Of 15.6 Hz each: 50 Hz to 4 kHz, without what is below any voice."""
+
+# After a long pause, above all one of noise or music, the model is slow to believe in a voice: of a
+# soft first word it is sure half a second late or more. With a fresh state it is sure at once. So
+# wherever speech begins after a pause, the model hears the sound around that once more, fresh.
+_AGAIN_BEFORE: Final = (40, 64)
+"""Frames, 1.3 and 2 s, heard again before the one that begins speech; the more if the fewer do not
+show the beginning."""
+_AGAIN_CLEAR: Final = 20
+"""Frames before a beginning in the fewer ones that show that it is one."""
+_AGAIN_DOUBT: Final = 0.15
+"""A beginning is sudden, and stands, if the frames just before it were less likely than this."""
+_AGAIN_AFTER: Final = 16
+"""Frames, 0.51 s, heard again from there on, until the model's own state has come round."""
+_AGAIN_PAUSE: Final = 31
+"""Frames, 1 s: the state does not go stale in a shorter pause."""
+_AGAIN_BLIPS: Final = 3
+"""Likely frames in such a pause that do not end it."""
+_SETTLING: Final = 8
+"""Frames, 0.26 s, in which a fresh state may take music for speech: it must have heard none by
+their end, or it is not believed."""
 
 Frames = npt.NDArray[np.float32]
 
@@ -111,10 +131,7 @@ class VoiceDetector:
     def __init__(self, voice: Voice) -> None:
         self._voice = voice
         self._pending = bytearray()
-        self._state: tuple[Any, Any] = (
-            np.zeros(_STATE_SHAPE, np.float32),
-            np.zeros(_STATE_SHAPE, np.float32),
-        )
+        self._state = _fresh_state()
         self._context = np.zeros(_CONTEXT, np.float32)
         self._finder = SpanFinder(shortest=_SHORTEST, shortest_pause=_SHORTEST_PAUSE)
         # Steps whose level is known, and the gain at the beginning of the first of them.
@@ -125,6 +142,11 @@ class VoiceDetector:
         self._last = np.zeros((1, _FRAME), np.float32)
         self._spectra = np.zeros((_HELD_LAG, 253), np.float32)
         self._held = np.zeros(_HELD_FRAMES - 1, np.bool_)
+        # What may be heard once more: frames, probabilities, and which of those stay at zero.
+        self._recent = np.zeros((0, _FRAME), np.float32)
+        self._likely = np.zeros(0, np.float32)
+        self._silenced = np.zeros(0, np.bool_)
+        self._heard_again = 0
 
     def __repr__(self) -> str:
         return f"<VoiceDetector {self.known / RATE_HZ:.2f} s known>"
@@ -148,7 +170,7 @@ class VoiceDetector:
     def flush(self) -> list[Samples]:
         """Return the speech that is left, when the audio has ended."""
         size_samples = len(self._pending) // 2
-        end = self._finder.at * _FRAME + size_samples
+        end = (self._finder.at + len(self._likely)) * _FRAME + size_samples
         end += sum(len(step) for step, _ in self._steps) * _FRAME
         end += sum(len(step) for step in self._ready) * _FRAME
         found: list[Samples] = []
@@ -160,6 +182,7 @@ class VoiceDetector:
             (last, level), self._steps = self._steps[0], []
             self._ready.append(self._levelled(last, level, level))
         found += self._run()
+        found += self._told(len(self._likely))
         found += _in_samples(self._finder.flush())
         return [(a, min(b, end)) for a, b in found if a < end]
 
@@ -185,13 +208,52 @@ class VoiceDetector:
             return []
         frames = np.concatenate(self._ready)
         self._ready.clear()
-        heads = np.concatenate((self._context[None], frames[:-1, -_CONTEXT:]))
+        likely, self._state = self._voice.run(_with_heads(self._context, frames), self._state)
         self._context = frames[-1, -_CONTEXT:].copy()
-        probabilities, self._state = self._voice.run(
-            np.concatenate((heads, frames), axis=1), self._state
-        )
-        probabilities = np.where(self._is_held(frames), 0.0, probabilities)
-        return _in_samples(self._finder.feed(probabilities.tolist()))
+        is_held = self._is_held(frames)
+        self._recent = np.concatenate((self._recent, frames))
+        self._silenced = np.concatenate((self._silenced, is_held))
+        self._likely = np.concatenate((self._likely, np.where(is_held, 0.0, likely)))
+        self._hear_again(len(frames))
+        return self._told(max(0, len(self._likely) - _AGAIN_BEFORE[-1]))
+
+    def _told(self, count: int) -> list[Samples]:
+        """Return the speech that the first frames at hand decide, and forget these."""
+        found = self._finder.feed(self._likely[:count].tolist())
+        self._recent = self._recent[count:].copy()
+        self._likely = self._likely[count:]
+        self._silenced = self._silenced[count:]
+        self._heard_again = max(0, self._heard_again - count)
+        return _in_samples(found)
+
+    def _hear_again(self, fresh: int) -> None:
+        """Hear the sound around each beginning of speech in the last frames once more."""
+        likely, size = self._likely, len(self._likely)
+        is_on = likely >= ON
+        for found in np.flatnonzero(is_on[size - fresh :]):
+            at = size - fresh + int(found)
+            if at < max(self._heard_again, _AGAIN_PAUSE):
+                continue
+            if np.count_nonzero(is_on[at - _AGAIN_PAUSE : at]) > _AGAIN_BLIPS:
+                continue
+            if likely[at - _SHORTEST_PAUSE : at].max() < _AGAIN_DOUBT:
+                continue
+            past = self._heard_again = min(at + _AGAIN_AFTER, size)
+            for count, least in zip(_AGAIN_BEFORE, (_AGAIN_CLEAR, _SETTLING), strict=True):
+                first = max(0, at - count)
+                again = self._heard_fresh(first, past)
+                begin = _begin_of(again, at - first)
+                if begin >= least:
+                    # More speech than before, never less.
+                    known = likely[first + begin : past]
+                    np.maximum(known, again[begin:], out=known)
+                    break
+
+    def _heard_fresh(self, first: int, past: int) -> Frames:
+        """Return how likely recent frames are for a model that has heard nothing before them."""
+        frames = _with_heads(np.zeros(_CONTEXT, np.float32), self._recent[first:past])
+        likely, _ = self._voice.run(frames, _fresh_state())
+        return np.where(self._silenced[first:past], np.float32(0), likely)
 
     def _is_held(self, frames: Frames) -> npt.NDArray[np.bool_]:
         """Say of each frame whether it is in a tone that does not change."""
@@ -211,6 +273,27 @@ class VoiceDetector:
 def _frames(pcm: bytes) -> Frames:
     samples = np.frombuffer(pcm, "<i2").astype(np.float32)
     return np.asarray(samples / 32768, np.float32).reshape(-1, _FRAME)
+
+
+def _fresh_state() -> tuple[Any, Any]:
+    return np.zeros(_STATE_SHAPE, np.float32), np.zeros(_STATE_SHAPE, np.float32)
+
+
+def _with_heads(context: Frames, frames: Frames) -> Frames:
+    """Return frames as the model takes them, each behind the end of the one before it."""
+    heads = np.concatenate((context[None], frames[:-1, -_CONTEXT:]))
+    return np.concatenate((heads, frames), axis=1)
+
+
+def _begin_of(likely: Frames, at: int) -> int:
+    """Return where the speech begins that a frame is in, which may be that frame."""
+    begin = at
+    for frame in range(at - 1, -1, -1):
+        if likely[frame] >= OFF:
+            begin = frame
+        elif begin - frame >= _SHORTEST_PAUSE:
+            break
+    return begin
 
 
 def _level(step: Frames) -> float:
