@@ -290,8 +290,8 @@ async def test_a_slow_client_of_a_large_answer_frees_the_engine_first() -> None:
 
 
 async def test_a_slow_answer_without_events_has_no_keep_alive_written_into_it() -> None:
-    """It pauses for longer than a stream of events would stay silent."""
-    large = b'{"text": "%b"}' % (b"w" * 3_000_000)
+    """It is too large to be read before it is passed on, and pauses for longer than keep-alive."""
+    large = b'{"text": "%b"}' % (b"w" * 65 * 2**20)
 
     async def act(peer: Peer) -> None:
         await peer.reader.readuntil(b"--\r\n")

@@ -3,7 +3,7 @@
 import json
 import subprocess
 from collections.abc import AsyncIterator
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +83,14 @@ def is_near(shown: list[tuple[float, float, str]], turns: list[Turn]) -> bool:
     )
 
 
-@pytest.mark.parametrize("kind", ["json", "text", "srt", "verbose_json", "diarized_json"])
-@pytest.mark.parametrize("channels", ["mix", "left", "each"])
+@pytest.mark.parametrize(
+    ("channels", "kind"),
+    [
+        *product(["mix", "left", "each"], ["json", "text", "srt", "verbose_json"]),
+        # With one channel left there is nobody to tell apart.
+        *product(["mix", "each"], ["diarized_json"]),
+    ],
+)
 async def test_an_engine_that_forbids_fields_it_does_not_know_gets_none_of_ours(
     kind: str, channels: str
 ) -> None:

@@ -2,7 +2,7 @@
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from operator import attrgetter
+from operator import itemgetter
 from typing import NamedTuple
 
 
@@ -21,6 +21,6 @@ def spans_within(speech: Sequence[SpeechSpan], start_s: float, end_s: float) -> 
         start_s: Seconds on the spans' clock.
         end_s: Likewise.
     """
-    first = bisect_right(speech, start_s, key=attrgetter("end_s"))
-    last = bisect_left(speech, end_s, key=attrgetter("start_s"))
+    first = bisect_right(speech, start_s, key=itemgetter(1))
+    last = bisect_left(speech, end_s, key=itemgetter(0))
     return [SpeechSpan(max(a, start_s), min(b, end_s)) for a, b in speech[first:last]]
