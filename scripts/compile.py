@@ -73,8 +73,6 @@ HOT = (
     "formats/usage_seconds.py",
     "audio/wav.py",
 )
-#: Written in C, in the place of the Python of the same name.
-IN_C = ("wire/quick",)
 STAMP = "compiled-from"
 
 
@@ -137,7 +135,7 @@ def _init_of(fields: list[ast.AnnAssign]) -> str:
 def fingerprint() -> str:
     """Return what a compiled copy is made from: the sources, this file, and the Python."""
     digest = hashlib.sha256(f"{sys.version} {sysconfig.get_config_var('EXT_SUFFIX')}".encode())
-    for path in (Path(__file__), *sorted(SRC.rglob("*.py")), *sorted(SRC.rglob("*.c"))):
+    for path in (Path(__file__), *sorted(SRC.rglob("*.py"))):
         digest.update(f"\0{path.name}\0".encode() + path.read_bytes())
     return digest.hexdigest()
 
@@ -150,7 +148,7 @@ def build(folder: Path) -> None:
     """
     # Not at the top: where something is missing, these may be too.
     from mypyc.build import mypycify
-    from setuptools import Distribution, Extension
+    from setuptools import Distribution
 
     package, work = folder / "vllm_router", folder / "work"
     shutil.copytree(SRC / "vllm_router", package, ignore=shutil.ignore_patterns("__pycache__"))
@@ -172,9 +170,6 @@ def build(folder: Path) -> None:
         # Nobody replaces our functions at load time: calls among them need no detour.
         extension.extra_compile_args += ["-fno-semantic-interposition", "-fno-plt"]
         extension.extra_link_args += ["-Wl,-Bsymbolic"]
-    for name in IN_C:
-        module = "vllm_router." + name.replace("/", ".")
-        extensions.append(Extension(module, [f"vllm_router/{name}.c"], extra_compile_args=["-O2"]))
     command = Distribution({"ext_modules": extensions}).get_command_obj("build_ext")
     command.build_lib, command.build_temp = ".", "work/o"
     command.ensure_finalized()

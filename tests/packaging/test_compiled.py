@@ -56,8 +56,6 @@ def test_the_compiled_router_passes_the_tests_of_whole_requests() -> None:
     run(SCRIPT, FOLDER, seconds=900)
     said = run("-m", "vllm_router.app", "--version", seconds=30, PYTHONPATH=str(FOLDER))
     assert said.endswith(" (compiled)\n")
-    where = "import vllm_router.formats.quick as quick; print(quick.__file__)"
-    assert run("-c", where, seconds=30, PYTHONPATH=str(FOLDER)).endswith(".so\n")
     # Before src on the path, for the tests' own process and for the routers that it starts.
     path = ["-o", f"pythonpath={FOLDER} .", "-o", "cache_dir=build/compiled-cache"]
     run("-m", "pytest", "-q", *path, *SUITES, seconds=900, PYTHONPATH=str(FOLDER))

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, TextIO
 
-from vllm_router.formats.quick import log_line
 from vllm_router.observability.request_record import RequestRecord
 from vllm_router.server.exchange import Exchange
 
@@ -128,7 +127,15 @@ class AccessLog:
                 "warning", " ".join(record.damage) or None,
                 "trace_id", None if record.trace is None else record.trace.trace_id,
             )  # fmt: skip
-        return log_line(self._moment, fields)
+        words = [self._moment]
+        for name, value in zip(fields[::2], fields[1::2], strict=True):
+            if type(value) is float:
+                words.append(f"{name}={value:.4f}")
+            elif value is not None:
+                words.append(f"{name}={value}")
+        line = " ".join(words) + "\n"
+        # A model's name may hold half a surrogate pair, which no stream can write.
+        return line if line.isascii() else line.encode("utf-8", "replace").decode()
 
     def _json(self, exchange: Exchange, record: RequestRecord, status: int, total_s: float) -> str:
         at = self._wall_clock()

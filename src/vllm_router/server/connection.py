@@ -16,7 +16,6 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, Final, cast
 
 from vllm_router.errors import BadRequest, HeadersTooLarge, RouterError, TooLarge, TooSlow
-from vllm_router.formats.quick import copied, find
 from vllm_router.server.chunked import BadChunk, ChunkedReader
 from vllm_router.server.exchange import Exchange
 from vllm_router.server.head import MAX_HEAD_BYTES, BadHead, RequestHead, read_head
@@ -277,9 +276,9 @@ class Connection(asyncio.BufferedProtocol):
                 at += 1
             if at == end:
                 return
-            stop = find(data, b"\r\n\r\n", at, end)
+            stop = data.find(b"\r\n\r\n", at, end)
             if 0 <= stop - at <= MAX_HEAD_BYTES:
-                self._begin(copied(data, at, stop + 4), data, view, stop + 4, end)
+                self._begin(bytes(view[at : stop + 4]), data, view, stop + 4, end)
                 return
             self.deadline = self.now() + self._listener.patience.head_s
         before = len(held)

@@ -12,7 +12,6 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 from vllm_router.errors import RouterError
-from vllm_router.formats.quick import write_head
 
 if TYPE_CHECKING:
     from vllm_router.server.connection import Connection
@@ -139,7 +138,8 @@ class Exchange:
             rest += b"connection: close\r\n"
         elif self.head.http_version == "1.0":
             rest += b"connection: keep-alive\r\n"
-        return write_head(status_line(status), headers + self.extra, rest + b"\r\n")
+        lines = [b"%b: %b\r\n" % header for header in headers + self.extra]
+        return b"".join([status_line(status), *lines, rest, b"\r\n"])
 
     def speak(self) -> None:
         """Note that the answer begins now: what went before only kept the stream alive."""

@@ -1,8 +1,8 @@
 """A request's head: bytes in, values out, by httptools (llhttp), which refuses what is ambiguous.
 
-Knows nothing of sockets. Usual heads are read without llhttp where the router is compiled. What two
-parsers might read differently (both Content-Length and chunked, two lengths, a length that is no
-number) is refused here, since that is what request smuggling lives from.
+Knows nothing of sockets. What two parsers might read differently (both Content-Length and chunked,
+two lengths, a length that is no number) is refused here, since that is what request smuggling lives
+from.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ from typing import Final
 from urllib.parse import unquote_to_bytes
 
 import httptools
-
-from vllm_router.formats.quick import usual_request
 
 #: 16 KiB is what uvicorn's h11 side and nginx's large header buffers take twice over.
 MAX_HEAD_BYTES: Final = 32 * 1024
@@ -96,17 +94,10 @@ def read_head(data: bytes) -> RequestHead:
     Raises:
         BadHead: It is not a request, or one that may be read in two ways.
     """
-    usual = usual_request(data)
-    first: dict[bytes, bytes] | None
-    if usual is not None:
-        method, target, headers, first, length, is_keep_alive = usual
-        is_chunked, version = False, "1.1"
-    else:
-        method, target, headers, version = _parsed(data)
-        if len(headers) > MAX_HEADERS:
-            raise BadHead(f"the request has more than {MAX_HEADERS} headers")
-        length, is_chunked, is_keep_alive = _framing(headers, version)
-        first = None
+    method, target, headers, version = _parsed(data)
+    if len(headers) > MAX_HEADERS:
+        raise BadHead(f"the request has more than {MAX_HEADERS} headers")
+    length, is_chunked, is_keep_alive = _framing(headers, version)
     raw_path, _, query = target.partition(b"?")
     if not raw_path.startswith(b"/"):
         raw_path = _path_of_absolute(raw_path)
@@ -123,7 +114,6 @@ def read_head(data: bytes) -> RequestHead:
         is_chunked=is_chunked,
         is_keep_alive=is_keep_alive,
         http_version=version,
-        first=first,
     )
 
 

@@ -14,8 +14,6 @@ from enum import Enum, auto
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from vllm_router.formats.quick import copied, find, usual_parts
-
 #: A part's headers: browsers and SDKs send about 150 bytes; python-multipart stops at 8 KiB too.
 MAX_PART_HEAD_BYTES: Final = 8 * 1024
 #: vLLM knows 30 fields; a list may repeat one a few times.
@@ -227,8 +225,6 @@ class FormReader:
         Raises:
             BadForm: The body breaks the rules or a bound.
         """
-        if not self._offset and self._read_whole(data, start, end):
-            return
         self._shift = self._offset - start
         self._offset += end - start
         at = start
@@ -253,23 +249,6 @@ class FormReader:
             raise BadForm("the form ends before its closing boundary")
         return Form(tuple(self._parts), self._close_at, self._boundary)
 
-    def _read_whole(self, data: bytes | bytearray, start: int, end: int) -> bool:
-        """Read a form that has come in one piece, as those of short clips do, if it is a usual one.
-
-        Reading on step by step comes to the same, or says what is wrong.
-        """
-        found = usual_parts(data, self._delimiter, start, end)
-        if found is None:
-            return False
-        self._parts = [
-            FormPart(name, filename, content_type, at, stop, value)
-            for name, filename, content_type, at, stop, value in found
-        ]
-        self._close_at = self._parts[-1].end
-        self._offset = end - start
-        self._state = _END
-        return True
-
     # Each of these reads on from `at` and returns how far it has come.
 
     def _content(self, data: bytes | bytearray, at: int, end: int) -> int:
@@ -291,14 +270,14 @@ class FormReader:
                 if self._kept is not None:
                     self._keep(data, at, end)
                 return end
-        found = find(data, delimiter, at, end)
+        found = data.find(delimiter, at, end)
         if found >= 0:
             if self._kept is not None:
                 self._keep(data, at, found)
             self._close_part(self._shift + found)
             return found + len(delimiter)
         # What may be the beginning of a boundary is looked at again with what follows.
-        tail = copied(data, max(at, end - len(delimiter) + 1), end)
+        tail = bytes(data[max(at, end - len(delimiter) + 1) : end])
         start = tail.find(b"\r")
         self._carry = tail[start:] if start >= 0 else b""
         if self._kept is not None:

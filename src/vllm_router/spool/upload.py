@@ -17,7 +17,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, TypeVar
 
-from vllm_router.formats.quick import copied
 from vllm_router.spool.block_pool import BLOCK_BYTES, BlockPool, is_viewed
 from vllm_router.spool.multipart import Edit
 
@@ -249,7 +248,7 @@ class Upload:
         if at + end - start > BLOCK_BYTES:
             return b"".join(self.views(start, end))
         block = self._blocks[(start + self._base) // BLOCK_BYTES]
-        return copied(block, at, at + end - start)
+        return bytes(memoryview(block)[at : at + end - start])
 
     def views(self, start: int, end: int) -> list[memoryview]:
         """Return a range's bytes where they lie in memory."""

@@ -15,7 +15,6 @@ from typing import Any, Final, Protocol, cast
 import httptools
 
 from vllm_router.formats.media_type import is_type
-from vllm_router.formats.quick import usual_answer
 from vllm_router.upstream.answer import Answer
 from vllm_router.upstream.call import (
     BadAnswer,
@@ -158,15 +157,6 @@ class EngineConnection(asyncio.Protocol):
             self._fail(BadAnswer("the engine sent bytes that nobody asked for"))
             return
         self._last_arrival = self._loop.time()
-        if not (self._head_bytes or self._is_head_done) and len(data) <= self._whole_bytes:
-            usual = usual_answer(data)
-            if usual is not None:
-                self._status, self._headers, body = usual
-                self._body.append(body)
-                self._is_head_done = self._is_complete = self._is_keep_alive = True
-                if self._waiter is not None and not self._waiter.done():
-                    self._waiter.set_result(None)
-                return
         body_bytes = self._body_bytes
         try:
             self._parser.feed_data(data)
