@@ -299,7 +299,7 @@ class Upload:
             elif self._fd is not None:
                 return None
             else:
-                out += self.views(span[0], span[1])
+                out += _views(self._blocks, span[0] + self._base, span[1] + self._base)
         return out
 
     def pieces(self, spans: list[BodySpan]) -> Pieces:
@@ -343,8 +343,8 @@ class Upload:
             return
         self.is_closed = True
         self._spool.open_uploads -= 1
-        self._spool.pool.give(self._blocks)
-        self._spool.pool.give(self._staged)
+        # One of them is empty.
+        self._spool.pool.give(self._blocks or self._staged)
         self._blocks, self._staged, self._block = [], [], None
         if self._fd is not None:
             self._spool.bytes_on_disk -= self._disk_bytes

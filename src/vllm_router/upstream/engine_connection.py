@@ -136,10 +136,13 @@ class EngineConnection(asyncio.Protocol):
         """Seconds since it was given back."""
         return self._loop.time() - self._idle_since
 
-    @property
-    def is_usable(self) -> bool:
-        """Whether another call may be sent on it."""
-        return self._error is None and not self._transport.is_closing()
+    def is_usable(self, max_idle_s: float) -> bool:
+        """Return whether another call may be sent on it."""
+        return (
+            self._error is None
+            and self._loop.time() - self._idle_since < max_idle_s
+            and not self._transport.is_closing()
+        )
 
     # --- what the loop calls
 
@@ -436,7 +439,8 @@ class EngineConnection(asyncio.Protocol):
 
     def release(self) -> None:
         """Give the connection back for the next call, or cut it if this one is not over."""
-        self._disarm()
+        self._due = math.inf
+        transport = self._transport
         is_called, self._is_called = self._is_called, False
         self._body = []
         if (
@@ -444,9 +448,10 @@ class EngineConnection(asyncio.Protocol):
             and self._is_complete
             and self._is_sent
             and self._is_keep_alive
-            and self.is_usable
+            and self._error is None
+            and not transport.is_closing()
             # It answered before it had taken the whole upload, and may never take the rest.
-            and not self._transport.get_write_buffer_size()
+            and not transport.get_write_buffer_size()
         ):
             self._idle_since = self._loop.time()
             self._client.keep(self._origin, self)

@@ -83,13 +83,13 @@ class HttpClient:
             CallTimedOut: A deadline passed.
         """
         lines = [
-            b"%b %b%b HTTP/1.1\r\n" % (method, origin.prefix, path),
-            b"host: %b\r\n" % origin.host_header,
-            *[b"%b: %b\r\n" % header for header in headers],
+            b"%b %b%b HTTP/1.1" % (method, origin.prefix, path),
+            b"host: " + origin.host_header,
+            *map(b": ".join, headers),
         ]
         if body.size_bytes or method == b"POST":
-            lines.append(b"content-length: %d\r\n" % body.size_bytes)
-        head = b"".join([*lines, b"\r\n"])
+            lines.append(b"content-length: %d" % body.size_bytes)
+        head = b"\r\n".join((*lines, b"\r\n"))
         connection = self._take(origin)
         broke: ConnectionBroke | None = None
         if connection is not None:
@@ -112,7 +112,7 @@ class HttpClient:
         idle = self._idle.get(origin.address)
         while idle:
             connection = idle.pop()
-            if connection.is_usable and connection.idle_s < IDLE_S:
+            if connection.is_usable(IDLE_S):
                 return connection
             connection.abort()
         return None
