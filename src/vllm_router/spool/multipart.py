@@ -315,6 +315,9 @@ class FormReader:
             if len(self._parts) > MAX_PARTS:
                 raise BadForm(f"the form has more than {MAX_PARTS} parts")
         behind = found + len(self._delimiter)
+        if data.startswith(b"--", behind, end):
+            self._state = _END
+            return behind + 2
         head_end = data.find(b"\r\n\r\n", behind, min(end, behind + MAX_PART_HEAD_BYTES))
         if head_end > behind:
             head = bytes(data[behind:head_end])
