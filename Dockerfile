@@ -10,14 +10,8 @@ WORKDIR /build
 COPY LICENSE README.md pyproject.toml hatch_build.py ./
 COPY scripts/compile.py ./scripts/
 COPY src ./src
-# Compiled by mypyc where BASE has a C compiler and Python's headers; where it has apt-get and may use
-# it, it gets them. COMPILE=0 leaves the package pure Python, COMPILE=1 takes no other than compiled.
-ARG COMPILE=auto
-RUN missing() { [ "$COMPILE" != 0 ] && ! python3 scripts/compile.py --check; } \
- && get() { apt-get -qq install -y --no-install-recommends "$@" >/dev/null; } \
- && if missing; then apt-get -qq update && get gcc libc6-dev; fi \
- && if missing; then get python3-dev; fi \
- || [ "$COMPILE" = auto ]
+# COMPILE=1 compiles what every upload goes through; BASE must then have gcc and Python's headers.
+ARG COMPILE=0
 RUN VLLM_ROUTER_COMPILE=${COMPILE} python3 -m pip wheel --no-deps --wheel-dir /dist .
 # The environment is made at the path it is used from: a venv cannot be moved.
 RUN python3 -m venv /opt/vllm-router

@@ -1,17 +1,15 @@
-"""Compile the modules that every upload goes through, with mypyc.
+"""Compile the modules that every upload goes through, with mypyc, as they are.
 
     python scripts/compile.py FOLDER
-    python scripts/compile.py --check      says what is missing for it, if anything
 
 FOLDER gets a copy of the package with these modules' extension modules beside their sources.
-Nothing is written to `src`: what is edited there is always what runs from there. The sources stay
-plain Python and the one truth, and run interpreted too. A folder that is up to date is left as it
-is. Needs mypy, setuptools, a C compiler and Python's headers.
+Nothing is written to `src`. A module that does not compile as it is does not belong into HOT: no
+source is changed for the compiler. A folder that is up to date is left as it is. Needs mypy,
+setuptools, a C compiler and Python's headers.
 """
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import os
 import shutil
@@ -74,71 +72,13 @@ HOT = (
     "formats/usage_seconds.py",
     "audio/wav.py",
 )
-#: Written in C, in the place of the Python of the same name.
-IN_C = ("formats/quick",)
 STAMP = "compiled-from"
-
-
-def missing() -> str | None:
-    """Return what is not there that compiling needs, None if all is."""
-    compiler = os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc"
-    if shutil.which(compiler.split()[0]) is None:
-        return f"no C compiler ({compiler.split()[0]})"
-    if not Path(sysconfig.get_path("include"), "Python.h").is_file():
-        return "no Python.h (Debian: python3-dev)"
-    return None
-
-
-def with_inits(source: str) -> str:
-    """Return a module whose dataclasses have their `__init__` written out, line for line the same.
-
-    mypyc leaves the one that `dataclass` makes interpreted, which was a fifth of an upload's
-    instructions. It sets plain attributes, so that what is frozen is not: mypy has seen that nobody
-    writes to it.
-    """
-    lines = source.split("\n")
-    for node in ast.walk(ast.parse(source)):
-        for decorator in node.decorator_list if isinstance(node, ast.ClassDef) else ():
-            if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == "dataclass":
-                assert isinstance(node, ast.ClassDef)
-                options = {str(o.arg): ast.literal_eval(o.value) for o in decorator.keywords}
-                if options.pop("frozen", False) and options.get("eq", True):
-                    options["unsafe_hash"] = True
-                options.pop("slots", None)
-                options["init"] = False
-                text = ", ".join(f"{name}={value}" for name, value in options.items())
-                lines[decorator.lineno - 1] = f"@dataclass({text})"
-                fields = [each for each in node.body if isinstance(each, ast.AnnAssign)]
-                # A blank line follows the fields, or the file's end.
-                behind = fields[-1].end_lineno or 0
-                assert not lines[behind].strip(), f"{node.name}: no blank line behind its fields"
-                lines[behind] = f"    {_init_of(fields)}"
-    return "\n".join(lines)
-
-
-def _init_of(fields: list[ast.AnnAssign]) -> str:
-    taken, steps = ["self"], []
-    for field in fields:
-        name, kind = ast.unparse(field.target), ast.unparse(field.annotation)
-        given, default = name, None if field.value is None else ast.unparse(field.value)
-        if isinstance(field.value, ast.Call) and ast.unparse(field.value.func) == "field":
-            options = {option.arg: ast.unparse(option.value) for option in field.value.keywords}
-            default = options.get("default")
-            if options.get("init") == "False":
-                steps.append(f"self.{name} = {default}")
-                continue
-            if "default_factory" in options:
-                given = f"{options['default_factory']}() if {name} is None else {name}"
-                kind, default = f"{kind} | None", "None"
-        taken.append(f"{name}: {kind}" + ("" if default is None else f" = {default}"))
-        steps.append(f"self.{name} = {given}")
-    return f"def __init__({', '.join(taken)}) -> None: {'; '.join(steps)}"
 
 
 def fingerprint() -> str:
     """Return what a compiled copy is made from: the sources, this file, and the Python."""
     digest = hashlib.sha256(f"{sys.version} {sysconfig.get_config_var('EXT_SUFFIX')}".encode())
-    for path in (Path(__file__), *sorted(SRC.rglob("*.py")), *sorted(SRC.rglob("*.c"))):
+    for path in (Path(__file__), *sorted(SRC.rglob("*.py"))):
         digest.update(f"\0{path.name}\0".encode() + path.read_bytes())
     return digest.hexdigest()
 
@@ -149,16 +89,13 @@ def build(folder: Path) -> None:
     Raises:
         SystemExit: By mypyc or setuptools, which have said why.
     """
-    # Not at the top: where something is missing, these may be too.
+    # Not at the top: tests read HOT without a compiler.
     from mypyc.build import mypycify
-    from setuptools import Distribution, Extension
+    from setuptools import Distribution
 
     package, work = folder / "vllm_router", folder / "work"
     shutil.copytree(SRC / "vllm_router", package, ignore=shutil.ignore_patterns("__pycache__"))
     hot = sorted({path for pattern in HOT for path in package.glob(pattern)})
-    sources = {path: path.read_text() for path in hot}
-    for path, source in sources.items():
-        path.write_text(with_inits(source))
     os.chdir(folder)
     # One group: calls between modules of one are direct. Types of libraries that are not installed
     # count as unknown; scripts/check has checked ours.
@@ -173,15 +110,10 @@ def build(folder: Path) -> None:
         # Nobody replaces our functions at load time: calls among them need no detour.
         extension.extra_compile_args += ["-fno-semantic-interposition", "-fno-plt"]
         extension.extra_link_args += ["-Wl,-Bsymbolic"]
-    for name in IN_C:
-        module = "vllm_router." + name.replace("/", ".")
-        extensions.append(Extension(module, [f"vllm_router/{name}.c"], extra_compile_args=["-O2"]))
     command = Distribution({"ext_modules": extensions}).get_command_obj("build_ext")
     command.build_lib, command.build_temp = ".", "work/o"
     command.ensure_finalized()
     command.run()
-    for path, source in sources.items():
-        path.write_text(source)
     shutil.rmtree(work)
 
 
@@ -190,9 +122,6 @@ def main(folder: Path) -> None:
     stamp, now = folder / STAMP, fingerprint()
     if stamp.is_file() and stamp.read_text() == now:
         return
-    lack = missing()
-    if lack is not None:
-        raise SystemExit(f"compile: {lack}")
     # Whole or not at all, also when two builds run at once.
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix="compile-") as name:
@@ -205,6 +134,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "--check":
-        sys.exit(missing())
     main(Path(sys.argv[1]).absolute())

@@ -45,7 +45,7 @@ AT_ONCE = 64
 WORKERS_AT = (4, 8, 32)
 SLOW_BYTES_PER_S = 1_000_000
 #: What the quick run compares with, so that it stays quick.
-QUICK_PEERS = "haproxy,unbuffered,fastapi"
+QUICK_PEERS = "haproxy,unbuffered,smg,fastapi"
 
 
 def parser() -> argparse.ArgumentParser:

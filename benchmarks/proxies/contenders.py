@@ -20,6 +20,9 @@ ROUTER = "vllm-router"
 NAIVE = "FastAPI + httpx"
 UNBUFFERED = "nginx, unbuffered"
 DIRECT = "straight to the engine"
+SMG = "smg"
+#: Installed by scripts/bench, apart from the router: it brings a hundred megabytes.
+_SMG_COMMAND = Path(__file__).parents[2] / "build" / "smg" / "bin" / "smg"
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +160,16 @@ def haproxy(folder: Path, engines: list[str]) -> AbstractContextManager[Target]:
     return _serve(folder, "haproxy", ["haproxy", "-f", str(config)], port)
 
 
+def smg(folder: Path, engines: list[str]) -> AbstractContextManager[Target]:
+    """Start the Shepherd Model Gateway, written in Rust, with its defaults."""
+    port = free_port()
+    command = [str(_SMG_COMMAND), "launch", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--prometheus-port", str(free_port()), "--worker-urls", *engines]
+    # It waits this long for what is under way even if nothing is.
+    command += ["--shutdown-grace-period-secs", "1"]
+    return _serve(folder, "smg", command, port, path="/readiness")
+
+
 CONTENDERS: dict[str, Start] = {
     DIRECT: direct,
     ROUTER: router,
@@ -168,5 +181,6 @@ CONTENDERS: dict[str, Start] = {
         "nginx-buffered", _KEPT + " client_body_buffer_size 2m;", "keepalive 64;"
     ),
     "nginx, defaults": _nginx("nginx-defaults", "", ""),
+    SMG: smg,
     NAIVE: naive,
 }

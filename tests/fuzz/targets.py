@@ -201,7 +201,7 @@ class EngineAnswers:
         task = asyncio.ensure_future(calling)
         await asyncio.sleep(0)
         for part in parts:
-            if connection.is_usable:
+            if connection.is_usable(60.0):
                 connection.data_received(part)
         connection.connection_lost(None)
         with contextlib.suppress(CallFailed):
@@ -210,7 +210,7 @@ class EngineAnswers:
             with contextlib.suppress(CallFailed):
                 await answer.read()
             answer.close()
-        assert not connection.is_usable
+        assert not connection.is_usable(60.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -189,3 +189,9 @@ def test_the_second_is_told_anew_when_it_changes() -> None:
         log.flush()
         seconds = [line[:30] for line in stream.getvalue().splitlines()]
         assert seconds[0] != seconds[2]
+
+
+def test_a_model_whose_name_is_half_a_surrogate_pair_is_still_logged() -> None:
+    line = written("text", exchange(), record(model="whisper-\ud800", engines=["http://\u00e9"]))
+    assert " model=whisper-? " in line
+    assert " engines=http://\u00e9 " in line

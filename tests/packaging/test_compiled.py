@@ -6,10 +6,8 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 
@@ -57,65 +55,15 @@ def test_the_compiled_router_passes_the_tests_of_whole_requests() -> None:
     run(SCRIPT, FOLDER, seconds=900)
     said = run("-m", "vllm_router.app", "--version", seconds=30, PYTHONPATH=str(FOLDER))
     assert said.endswith(" (compiled)\n")
-    where = "import vllm_router.formats.quick as quick; print(quick.__file__)"
-    assert run("-c", where, seconds=30, PYTHONPATH=str(FOLDER)).endswith(".so\n")
     # Before src on the path, for the tests' own process and for the routers that it starts.
     path = ["-o", f"pythonpath={FOLDER} .", "-o", "cache_dir=build/compiled-cache"]
     workers = ["--numprocesses", str(2 * (os.cpu_count() or 1)), "--dist", "worksteal"]
     run("-m", "pytest", "-q", *path, *workers, *SUITES, seconds=900, PYTHONPATH=str(FOLDER))
 
 
-EXAMPLE = '''
-from dataclasses import dataclass, field
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """A place."""
-
-    x: int
-    y: int = 0
-
-    def shifted(self) -> "Point":
-        return Point(self.x + 1, self.y)
-
-
-@dataclass(slots=True, eq=False)
-class Bag:
-    things: list[int] = field(default_factory=list)
-    last: int | None = field(default=None, init=False, repr=False)
-    count: int = field(default=0, repr=False)
-
-
-BAG = Bag()
-'''
-
-
-def test_dataclasses_get_the_init_that_they_would_have_had(script: ModuleType) -> None:
-    source = script.with_inits(EXAMPLE)
-    assert source.count("\n") == EXAMPLE.count("\n"), "tracebacks name the lines of the source"
-    assert source.count("def __init__") == 2
-    made: dict[str, Any] = {"__name__": __name__}
-    exec(source, made)
-    point, bag = made["Point"], made["Bag"]
-    assert repr(point(1)) == "Point(x=1, y=0)"
-    assert point(1, y=2).shifted() == point(2, 2) == replace(point(2), y=2)
-    assert len({point(1), point(1)}) == 1
-    assert bag([1], 2).things == [1]
-    assert bag().things == []
-    assert bag().things is not bag().things
-    assert bag().last is None
-    assert bag(count=3).count == 3
-    assert bag() != bag()
-
-
-def test_no_hot_module_is_missing_and_each_keeps_its_lines(script: ModuleType) -> None:
+def test_no_hot_module_is_missing(script: ModuleType) -> None:
     for pattern in script.HOT:
-        found = list((script.SRC / "vllm_router").glob(pattern))
-        assert found, pattern
-        for path in found:
-            source = path.read_text()
-            assert script.with_inits(source).count("\n") == source.count("\n")
+        assert list((script.SRC / "vllm_router").glob(pattern)), pattern
 
 
 def test_no_hot_module_calls_what_has_effects_within_a_slice(script: ModuleType) -> None:
@@ -145,8 +93,3 @@ def test_each_constant_of_a_hot_module_is_final(script: ModuleType) -> None:
                 if isinstance(target, ast.Name) and re.fullmatch("_?[A-Z][A-Z0-9_]*", target.id)
             ]
             assert plain == [], path
-
-
-def test_what_is_missing_is_told(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CC", "no-such-compiler")
-    assert script.missing() == "no C compiler (no-such-compiler)"

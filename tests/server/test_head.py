@@ -1,8 +1,13 @@
 """Request heads: what is read, and what is refused because two parsers could disagree on it."""
 
+import contextlib
+import random
+
+import httptools
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.fuzz.targets import mutated
 
 from vllm_router.server.head import MAX_HEADERS, BadHead, RequestHead, read_head
 
@@ -174,14 +179,14 @@ def test_headers_keep_their_order_and_their_bytes() -> None:
     assert read.headers[1:3] == [(b"x-two", b"2 "), (b"x-two", b"\xff\xfe")]
     assert read.header(b"x-two") == b"2 "
     assert read.header(b"nobody") is None
-    assert (read.content_length, read.is_chunked, read.has_body) == (12, False, True)
+    assert (read.content_length, read.is_chunked) == (12, False)
 
 
 def test_a_body_is_known_by_its_framing_alone() -> None:
     chunked = head(b"Transfer-Encoding: Chunked")
-    assert (chunked.content_length, chunked.is_chunked, chunked.has_body) == (None, True, True)
-    assert not head(b"Content-Length: 0").has_body
-    assert not head().has_body
+    assert (chunked.content_length, chunked.is_chunked) == (None, True)
+    assert head(b"Content-Length: 0").content_length == 0
+    assert head().content_length is None
 
 
 @given(st.binary(max_size=120))
@@ -192,3 +197,59 @@ def test_no_bytes_bring_it_down(data: bytes) -> None:
         except BadHead:
             continue
         assert all(b"\r" not in v and b"\n" not in v and b"\0" not in v for _, v in read.headers)
+
+
+class Events:
+    """What llhttp reports."""
+
+    def __init__(self) -> None:
+        self.target = b""
+        self.headers: list[tuple[bytes, bytes]] = []
+
+    def on_url(self, url: bytes) -> None:
+        self.target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value))
+
+
+SEEDS = (
+    b"POST /v1/audio/transcriptions?a=b HTTP/1.1\r\nHost: a:1\r\nUser-Agent: curl/7.88.1\r\n"
+    b"Accept: */*\r\nContent-Length: 98600\r\nConnection: keep-alive\r\nX:  two words \r\n\r\n",
+    b"GET /metrics HTTP/1.0\r\nhost:a\r\nx-1:\t\r\nX-1: \xe9:\xff\r\nUpgrade: websocket\r\n"
+    b"connection:upgrade\r\n\r\n",
+)
+
+
+@given(st.sampled_from(SEEDS), st.integers(0, 2**32))
+def test_what_is_read_is_what_llhttp_reads(seed: bytes, chance: int) -> None:
+    raw = mutated(seed, random.Random(chance))
+    try:
+        read = read_head(raw)
+    except BadHead:
+        return
+    events = Events()
+    with contextlib.suppress(httptools.HttpParserUpgrade):
+        httptools.HttpRequestParser(events).feed_data(raw)
+    assert read.headers == events.headers
+    path, _, query = events.target.partition(b"?")
+    assert read.query == query.partition(b"#")[0]
+    assert read.raw_path == path or b"://" in path
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\n\r",
+        b"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nx\r\nx\r\n\r\n",
+        b"\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET  / HTTP/1.1\r\nHost: a\r\n\r\n",
+    ],
+)
+def test_what_is_not_one_whole_head_is_refused(raw: bytes) -> None:
+    with pytest.raises(BadHead):
+        read_head(raw)

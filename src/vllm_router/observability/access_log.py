@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, TextIO
 
-from vllm_router.formats.quick import log_line
 from vllm_router.observability.request_record import RequestRecord
 from vllm_router.server.exchange import Exchange
 
@@ -102,33 +101,28 @@ class AccessLog:
             moment = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now))
             self._moment = f"{moment} INFO    request"
         first_at = exchange.first_byte_at
-        fields: tuple[object, ...] = (
-            "request_id", record.request_id,
-            "route", record.task,
-            "status", status,
-            "bytes", exchange.received_bytes,
-            "queue_s", record.queue_s,
-            "total_s", total_s,
-            "client", exchange.client,
-            "model", record.model or None,
-            "audio_s", record.audio_s,
-            "engines", ",".join(record.engines) or None,
-            "first_byte_s", None if first_at is None else first_at - exchange.started_at,
-            "error", record.error,
-            "windows", record.windows or None,
-        )  # fmt: skip
+        line = (
+            f"{self._moment} request_id={record.request_id} route={record.task} status={status}"
+            f" bytes={exchange.received_bytes} queue_s={record.queue_s:.4f} total_s={total_s:.4f}"
+            f" client={exchange.client}"
+        )
+        if record.model:
+            line += f" model={record.model}"
+        if record.audio_s is not None:
+            line += f" audio_s={record.audio_s:.4f}"
+        if record.engines:
+            line += f" engines={','.join(record.engines)}"
+        if first_at is not None:
+            line += f" first_byte_s={first_at - exchange.started_at:.4f}"
+        if record.error is not None:
+            line += f" error={record.error}"
+        if record.windows:
+            line += f" windows={record.windows}"
         is_plain = not (record.pieces or record.speech_s or record.is_verified or record.damage)
         if not is_plain or record.holder is not None or record.trace is not None:
-            fields += (
-                "pieces", record.pieces or None,
-                "channels", record.channels if record.channels > 1 else None,
-                "speech_s", record.speech_s or None,
-                "covered_s", record.covered_s if record.is_verified else None,
-                "key", record.holder,
-                "warning", record.warning,
-                "trace_id", None if record.trace is None else record.trace.trace_id,
-            )  # fmt: skip
-        return log_line(self._moment, fields)
+            line += _rare_fields(record)
+        # A model's name may hold half a surrogate pair, which no stream can write.
+        return f"{line}\n" if line.isascii() else f"{line}\n".encode("utf-8", "replace").decode()
 
     def _json(self, exchange: Exchange, record: RequestRecord, status: int, total_s: float) -> str:
         at = self._wall_clock()
@@ -165,3 +159,17 @@ class AccessLog:
         if record.trace is not None:
             line["trace_id"] = record.trace.trace_id
         return f"{self._encode(line)}\n"
+
+
+def _rare_fields(record: RequestRecord) -> str:
+    """Return what a line tells of long, damaged, limited and traced requests only."""
+    fields = {
+        "pieces": record.pieces or None,
+        "channels": record.channels if record.channels > 1 else None,
+        "speech_s": f"{record.speech_s:.4f}" if record.speech_s else None,
+        "covered_s": f"{record.covered_s:.4f}" if record.is_verified else None,
+        "key": record.holder,
+        "warning": record.warning,
+        "trace_id": None if record.trace is None else record.trace.trace_id,
+    }
+    return "".join(f" {name}={value}" for name, value in fields.items() if value is not None)

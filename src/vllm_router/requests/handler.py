@@ -137,13 +137,13 @@ class RouterService:
         head = exchange.head
         path = self._route_path(head)
         task = UPLOAD_ROUTES.get(path)
-        cors = self._cors.headers(head.header(b"origin"))
+        cors = self._cors.headers(head.fields.get(b"origin"))
         if task is None or (head.method == "OPTIONS" and self._cors.is_preflight(head)):
             if not _is_admin(path):
                 exchange.extra = list(cors)
             return None
         self.in_flight += 1
-        given = head.header(b"x-request-id")
+        given = head.fields.get(b"x-request-id")
         if given is not None and _REQUEST_ID.fullmatch(given):
             request_id = given.decode("ascii")
         else:
@@ -161,7 +161,7 @@ class RouterService:
             exchange.record.holder = self._holder(exchange)
         return UploadReceiver(
             self._spool,
-            head.header(b"content-type") or b"",
+            head.fields.get(b"content-type", b""),
             head.content_length,
             self._limits.upload_bytes,
             self._limits.disk_bytes,

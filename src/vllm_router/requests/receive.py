@@ -46,18 +46,17 @@ class UploadReceiver:
             )
         self._max_bytes = max_bytes
         self._max_disk_bytes = max_disk_bytes
-        if declared_bytes is not None:
-            self._check_size(declared_bytes)
+        if declared_bytes is not None and declared_bytes > max_bytes:
+            raise self._too_large()
         self._reader = FormReader(boundary)
         self._spool = spool
         self.upload: Upload = spool.upload(declared_bytes or 0)
 
-    def _check_size(self, size_bytes: int) -> None:
-        if size_bytes > self._max_bytes:
-            raise TooLarge(
-                f"The upload is larger than the {self._max_bytes / 2**20:g} MiB taken here; send a "
-                "compressed format such as mp3 or opus, or ask for a higher --max-upload-mb."
-            )
+    def _too_large(self) -> TooLarge:
+        return TooLarge(
+            f"The upload is larger than the {self._max_bytes / 2**20:g} MiB taken here; send a "
+            "compressed format such as mp3 or opus, or ask for a higher --max-upload-mb."
+        )
 
     def block(self) -> tuple[bytearray, int]:
         """Return the memory for the next bytes and the offset in it."""
@@ -73,20 +72,22 @@ class UploadReceiver:
     def wrote(self, count: int) -> None:
         """Read the form on through the bytes just received into the block."""
         block, end = self.upload.wrote(count)
-        self._feed(block, end - count, end)
+        if self.upload.size_bytes > self._max_bytes:
+            raise self._too_large()
+        try:
+            self._reader.feed(block, end - count, end)
+        except BadForm as e:
+            raise BadRequest(f"The form cannot be read: {e}.") from e
 
     def append(self, data: memoryview) -> None:
         """Copy bytes in and read the form on through them."""
         try:
             for block, start, end in self.upload.append(data):
-                self._feed(block, start, end)
+                if self.upload.size_bytes > self._max_bytes:
+                    raise self._too_large()
+                self._reader.feed(block, start, end)
         except SpoolFailed as e:
             raise SpoolFull(_no_room(e), retry_after_s=10) from e
-
-    def _feed(self, block: bytearray, start: int, end: int) -> None:
-        self._check_size(self.upload.size_bytes)
-        try:
-            self._reader.feed(block, start, end)
         except BadForm as e:
             raise BadRequest(f"The form cannot be read: {e}.") from e
 
@@ -110,7 +111,8 @@ class UploadReceiver:
         Raises:
             BadRequest: The form is broken.
         """
-        await self.flush()
+        if self.upload.is_on_disk:
+            await self.flush()
         try:
             return self._reader.finish()
         except BadForm as e:

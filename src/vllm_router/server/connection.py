@@ -12,11 +12,11 @@ import asyncio
 import fcntl
 import sys
 import termios
+from collections.abc import Callable
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Final, cast
 
 from vllm_router.errors import BadRequest, HeadersTooLarge, RouterError, TooLarge, TooSlow
-from vllm_router.formats.quick import copied, find
 from vllm_router.server.chunked import BadChunk, ChunkedReader
 from vllm_router.server.exchange import Exchange
 from vllm_router.server.head import MAX_HEAD_BYTES, BadHead, RequestHead, read_head
@@ -67,7 +67,6 @@ class Connection(asyncio.BufferedProtocol):
         "_is_answering",
         "_is_paused",
         "_left",
-        "_listener",
         "_loop",
         "_service",
         "_small",
@@ -77,13 +76,16 @@ class Connection(asyncio.BufferedProtocol):
         "_unsent",
         "client",
         "deadline",
+        "listener",
+        "now",
         "will_close",
         "write_waiter",
     )
 
     def __init__(self, listener: Listener) -> None:
-        self._listener = listener
+        self.listener = listener
         self._service = listener.service
+        self.now: Callable[[], float] = listener.service.now
         self._state = _HEAD
         self._head = bytearray()
         self._ahead = bytearray()
@@ -114,7 +116,7 @@ class Connection(asyncio.BufferedProtocol):
         self._transport = cast(asyncio.Transport, transport)
         peer = transport.get_extra_info("peername")
         self.client = peer[0] if isinstance(peer, tuple) else "local"
-        listener = self._listener
+        listener = self.listener
         listener.connections.add(self)
         self.deadline = self.now() + listener.patience.head_s
         if len(listener.connections) > listener.max_connections:
@@ -133,19 +135,21 @@ class Connection(asyncio.BufferedProtocol):
                 # A byte longer than what is to come: what has been filled is read from again.
                 self._direct = view = memoryview(block)[used : used + self._left + 1]
                 return view
-        return self._listener.scratch_view
+        return self.listener.scratch_view
 
     def buffer_updated(self, count: int) -> None:  # noqa: D102
         view, self._direct = self._direct, None
         if view is not None:
-            self.deadline = self.now() + self._listener.patience.body_s
+            self.deadline = self.now() + self.listener.patience.body_s
             if count > self._left:
                 self._ahead += view[self._left : count]
                 count = self._left
             self._left -= count
             self._take_body(None, count)
+        elif self._state is _HEAD:
+            self._read_head(self.listener.scratch, self.listener.scratch_view, 0, count)
         else:
-            self._received(self._listener.scratch, self._listener.scratch_view, 0, count)
+            self._received(self.listener.scratch, self.listener.scratch_view, 0, count)
 
     def eof_received(self) -> bool:  # noqa: D102
         if self._state is _BODY:
@@ -158,7 +162,7 @@ class Connection(asyncio.BufferedProtocol):
         return self._state is _ANSWER and self._intake is None
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102
-        self._listener.connections.discard(self)
+        self.listener.connections.discard(self)
         state, self._state = self._state, _CLOSED
         self._resume_writers()
         if self._task is not None:
@@ -178,7 +182,7 @@ class Connection(asyncio.BufferedProtocol):
         if self.write_waiter is None:
             self.write_waiter = self._loop.create_future()
         self._unsent = self._unsent_bytes()
-        self.deadline = self.now() + self._listener.patience.body_s
+        self.deadline = self.now() + self.listener.patience.body_s
 
     def resume_writing(self) -> None:  # noqa: D102
         self._resume_writers()
@@ -194,14 +198,6 @@ class Connection(asyncio.BufferedProtocol):
 
     # --- what the exchange calls
 
-    def now(self) -> float:
-        """Return the service's clock."""
-        return self._service.now()
-
-    def date_line(self, now: float) -> bytes:
-        """Return the Date header; see `Listener.date_line`."""
-        return self._listener.date_line(now)
-
     def write(self, data: bytes) -> None:
         """Send bytes to the client."""
         self._transport.write(data)
@@ -212,7 +208,7 @@ class Connection(asyncio.BufferedProtocol):
             exchange.head.is_keep_alive
             and self._state is _ANSWER
             and not self.will_close
-            and not self._listener.is_draining
+            and not self.listener.is_draining
         )
 
     def abort(self) -> None:
@@ -228,7 +224,7 @@ class Connection(asyncio.BufferedProtocol):
         elif self._state is _HEAD and self._head:
             self._refuse_early(TooSlow("the request's head took too long to come"))
         elif self._is_taking():
-            self.deadline = self.now() + self._listener.patience.body_s
+            self.deadline = self.now() + self.listener.patience.body_s
         else:
             self.abort()
 
@@ -256,7 +252,7 @@ class Connection(asyncio.BufferedProtocol):
         if state is _HEAD:
             self._read_head(data, view, at, end)
         elif state is _BODY:
-            self.deadline = self.now() + self._listener.patience.body_s
+            self.deadline = self.now() + self.listener.patience.body_s
             self._read_body(data, view, at, end)
         elif state is _ANSWER:
             if self.will_close:
@@ -277,11 +273,11 @@ class Connection(asyncio.BufferedProtocol):
                 at += 1
             if at == end:
                 return
-            stop = find(data, b"\r\n\r\n", at, end)
+            stop = data.find(b"\r\n\r\n", at, end)
             if 0 <= stop - at <= MAX_HEAD_BYTES:
-                self._begin(copied(data, at, stop + 4), data, view, stop + 4, end)
+                self._begin(bytes(view[at : stop + 4]), data, view, stop + 4, end)
                 return
-            self.deadline = self.now() + self._listener.patience.head_s
+            self.deadline = self.now() + self.listener.patience.head_s
         before = len(held)
         held += view[at : min(end, at + MAX_HEAD_BYTES + 4)]
         stop = held.find(b"\r\n\r\n", max(0, before - 3))
@@ -302,7 +298,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         self._exchange = exchange = Exchange(self, head, self.now())
         self._state = _BODY
-        self.deadline = exchange.started_at + self._listener.patience.body_s
+        self.deadline = exchange.started_at + self.listener.patience.body_s
         self._chunks = ChunkedReader() if head.is_chunked else None
         self._left = head.content_length or 0
         try:
@@ -315,7 +311,7 @@ class Connection(asyncio.BufferedProtocol):
             if self._left > MAX_SMALL_BODY_BYTES:
                 self._refuse(TooLarge("this route takes no large body"))
                 return
-        if head.has_body:
+        if head.content_length or head.is_chunked:
             if at == end and head.http_version == "1.1":
                 expect = head.header(b"expect")
                 if expect is not None and expect.lower() == b"100-continue":
@@ -331,15 +327,19 @@ class Connection(asyncio.BufferedProtocol):
             self._left -= count
             if at + count < end:
                 self._ahead += view[at + count : end]
-            listener = self._listener
+            listener = self.listener
             if (
                 count >= WORTH_ADOPTING_BYTES
                 and self._intake is not None
                 and data is listener.scratch
-                and listener.give_scratch(self._intake, at)
             ):
-                self._take_body(None, count)
-            elif count:
+                block = self._intake.adopt(data, at)
+                if block is not None:
+                    # The bytes stay where they are: the buffer is the upload's now.
+                    listener.scratch, listener.scratch_view = block, memoryview(block)
+                    self._take_body(None, count)
+                    return
+            if count:
                 self._take_body(view[at : at + count], count)
             return
         try:
@@ -396,7 +396,7 @@ class Connection(asyncio.BufferedProtocol):
             self._refuse(self._shown(error))
             return
         # The client was silent because it had to be.
-        self.deadline = self.now() + self._listener.patience.body_s
+        self.deadline = self.now() + self.listener.patience.body_s
         self._resume()
 
     def _body_complete(self) -> None:
@@ -453,12 +453,12 @@ class Connection(asyncio.BufferedProtocol):
             self._linger(LINGER_S if self._has_dropped else 0)
             return
         self._state = _HEAD
-        self.deadline = self.now() + self._listener.patience.idle_s
+        self.deadline = self.now() + self.listener.patience.idle_s
         if self.write_waiter is not None:
             # A client that asks and asks and takes no answer would fill the memory.
             self._pause()
-            return
-        self._read_ahead()
+        elif self._is_paused or self._ahead:
+            self._read_ahead()
 
     def _read_ahead(self) -> None:
         self._resume()
@@ -483,9 +483,9 @@ class Connection(asyncio.BufferedProtocol):
 
     def _refuse_early(self, error: RouterError) -> None:
         """Answer an error to what cannot even be called a request."""
-        head = RequestHead("GET", "", b"", b"", [], None, False, False, "1.1")
+        head = RequestHead("GET", "", b"", b"", [], None, False, False, "1.1", {})
         self._exchange = Exchange(self, head, self.now())
-        self._exchange.extra = list(self._listener.early_headers)
+        self._exchange.extra = list(self.listener.early_headers)
         self.will_close = True
         self._exchange.refuse(error)
         self._finish()
@@ -495,7 +495,7 @@ class Connection(asyncio.BufferedProtocol):
         """Close, giving a client that is still sending the time to read its answer first."""
         self._state = _LINGER
         self._unsent = 0
-        self.deadline = self.now() + (seconds or self._listener.patience.body_s)
+        self.deadline = self.now() + (seconds or self.listener.patience.body_s)
         if not seconds:
             self._transport.close()
             return

@@ -12,7 +12,6 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 from vllm_router.errors import RouterError
-from vllm_router.formats.quick import write_head
 
 if TYPE_CHECKING:
     from vllm_router.server.connection import Connection
@@ -20,13 +19,8 @@ if TYPE_CHECKING:
 
 Headers = list[tuple[bytes, bytes]]
 
-_STATUS_LINES: Final = {s.value: b"HTTP/1.1 %d %b\r\n" % (s, s.phrase.encode()) for s in HTTPStatus}
+_STATUS_LINES: Final = {s.value: b"HTTP/1.1 %d %b" % (s, s.phrase.encode()) for s in HTTPStatus}
 _NO_BODY: Final = frozenset({204, 304})
-
-
-def status_line(status: int) -> bytes:
-    """Return the first line of an answer; an engine may answer with a status nobody has named."""
-    return _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
 
 
 class Exchange:
@@ -125,7 +119,7 @@ class Exchange:
         self.status = status
         self.first_byte_at = now = self._connection.now()
         keep_alive = self._connection.may_keep_alive(self)
-        rest = self._connection.date_line(now)
+        rest = self._connection.listener.date_line(now)
         if length is not None:
             if status not in _NO_BODY:
                 rest += b"content-length: %d\r\n" % length
@@ -139,7 +133,10 @@ class Exchange:
             rest += b"connection: close\r\n"
         elif self.head.http_version == "1.0":
             rest += b"connection: keep-alive\r\n"
-        return write_head(status_line(status), headers + self.extra, rest + b"\r\n")
+        # An engine may answer with a status nobody has named.
+        first = _STATUS_LINES.get(status) or b"HTTP/1.1 %d " % status
+        lines = map(b": ".join, headers + self.extra)
+        return b"\r\n".join((first, *lines, rest + b"\r\n"))
 
     def speak(self) -> None:
         """Note that the answer begins now: what went before only kept the stream alive."""

@@ -1,8 +1,8 @@
 """A request's head: bytes in, values out, by httptools (llhttp), which refuses what is ambiguous.
 
-Knows nothing of sockets. Usual heads are read without llhttp where the router is compiled. What two
-parsers might read differently (both Content-Length and chunked, two lengths, a length that is no
-number) is refused here, since that is what request smuggling lives from.
+Knows nothing of sockets. What two parsers might read differently (both Content-Length and chunked,
+two lengths, a length that is no number) is refused here, since that is what request smuggling lives
+from.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from urllib.parse import unquote_to_bytes
 
 import httptools
 
-from vllm_router.formats.quick import usual_request
-
 #: 16 KiB is what uvicorn's h11 side and nginx's large header buffers take twice over.
 MAX_HEAD_BYTES: Final = 32 * 1024
 #: Apache's default; no client of an audio API comes near.
 MAX_HEADERS: Final = 100
 
-#: What decides where a request ends, and where it goes.
-_FRAMING: Final = frozenset({b"connection", b"content-length", b"host", b"transfer-encoding"})
+#: llhttp also reads HTTP/0.9, HTTP/2.0, RTSP and ICE, none of which is spoken here.
+_VERSIONS: Final = {b"HTTP/1.1": "1.1", b"HTTP/1.0": "1.0"}
+#: For a parser that only judges: a callback for each header costs more than splitting the head.
+_NO_CALLBACKS: Final = object()
 
 
 class BadHead(ValueError):
@@ -42,7 +42,7 @@ class RequestHead:
         is_chunked: Whether the body comes in chunks.
         is_keep_alive: Whether the client wants the connection kept.
         http_version: "1.0" or "1.1".
-        first: The first value of each name; None: not worked out yet.
+        fields: The first value of each name.
     """
 
     method: str
@@ -54,40 +54,11 @@ class RequestHead:
     is_chunked: bool
     is_keep_alive: bool
     http_version: str
-    first: dict[bytes, bytes] | None = field(default=None, repr=False, compare=False)
+    fields: dict[bytes, bytes] = field(repr=False, compare=False)
 
     def header(self, name: bytes) -> bytes | None:
         """Return the first header of that lower-case name."""
-        first = self.first
-        if first is None:
-            # Of each name the last one read stays.
-            first = self.first = dict(reversed(self.headers))
-        return first.get(name)
-
-    @property
-    def has_body(self) -> bool:
-        """Whether any body bytes follow."""
-        return self.is_chunked or bool(self.content_length)
-
-
-class _Events:
-    """What llhttp reports; its callbacks are looked up by name."""
-
-    __slots__ = ("headers", "is_complete", "url")
-
-    def __init__(self) -> None:
-        self.url = b""
-        self.headers: list[tuple[bytes, bytes]] = []
-        self.is_complete = False
-
-    def on_url(self, url: bytes) -> None:
-        self.url += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name.lower(), value))
-
-    def on_headers_complete(self) -> None:
-        self.is_complete = True
+        return self.fields.get(name)
 
 
 def read_head(data: bytes) -> RequestHead:
@@ -96,98 +67,93 @@ def read_head(data: bytes) -> RequestHead:
     Raises:
         BadHead: It is not a request, or one that may be read in two ways.
     """
-    usual = usual_request(data)
-    first: dict[bytes, bytes] | None
-    if usual is not None:
-        method, target, headers, first, length, is_keep_alive = usual
-        is_chunked, version = False, "1.1"
-    else:
-        method, target, headers, version = _parsed(data)
-        if len(headers) > MAX_HEADERS:
-            raise BadHead(f"the request has more than {MAX_HEADERS} headers")
-        length, is_chunked, is_keep_alive = _framing(headers, version)
-        first = None
+    parser = httptools.HttpRequestParser(_NO_CALLBACKS)
+    try:
+        parser.feed_data(data)
+    except httptools.HttpParserUpgrade as e:
+        # We speak nothing else: an offer to upgrade is ignored, as RFC 9110 (7.8) allows. Bytes
+        # left behind the head are not that.
+        if e.args[0] != len(data):
+            raise BadHead("the request asks for a protocol that is not spoken here") from e
+    except httptools.HttpParserError as e:
+        raise BadHead(f"the request is not valid HTTP/1.1: {e}") from e
+    # llhttp has found each line to end with CRLF, each name to be a token before a colon, and no
+    # line to go on in the next one. So splitting at CRLFs and first colons finds what it found.
+    first, *lines = data.split(b"\r\n")
+    words = first.split(b" ")
+    if len(words) != 3:
+        raise BadHead("the request line is not a method, a target and a version")
+    method, target, said_version = words
+    version = _VERSIONS.get(said_version)
+    if version is None:
+        raise BadHead("only HTTP/1.1 and HTTP/1.0 are spoken here")
+    # Behind the last line there is the empty one, and then nothing.
+    if len(lines) < 2 or lines.pop() or lines.pop() or b"" in lines:
+        raise BadHead("the request's head is incomplete")
+    if len(lines) > MAX_HEADERS:
+        raise BadHead(f"the request has more than {MAX_HEADERS} headers")
+    headers = []
+    for line in lines:
+        name, _, value = line.partition(b":")
+        headers.append((name.lower(), value.lstrip(b" \t")))
+    # Of each name the last one read stays.
+    fields = dict(reversed(headers))
+    length, is_chunked = _framing(headers, fields, version)
     raw_path, _, query = target.partition(b"?")
     if not raw_path.startswith(b"/"):
         raw_path = _path_of_absolute(raw_path)
     path = raw_path.decode("latin-1")
     if "%" in path:
         path = unquote_to_bytes(raw_path).decode("utf-8", "replace")
+    is_keep_alive = version == "1.1"
+    if b"connection" in fields:
+        is_keep_alive = _is_keep_alive(headers, version)
     return RequestHead(
-        method=method,
-        path=path,
-        raw_path=raw_path,
-        query=query.partition(b"#")[0],
-        headers=headers,
-        content_length=length,
-        is_chunked=is_chunked,
-        is_keep_alive=is_keep_alive,
-        http_version=version,
-        first=first,
+        method.decode("ascii"),
+        path,
+        raw_path,
+        query.partition(b"#")[0],
+        headers,
+        length,
+        is_chunked,
+        is_keep_alive,
+        version,
+        fields,
     )
 
 
-def _parsed(data: bytes) -> tuple[str, bytes, list[tuple[bytes, bytes]], str]:
-    events = _Events()
-    parser = httptools.HttpRequestParser(events)
-    try:
-        parser.feed_data(data)
-    except httptools.HttpParserUpgrade as e:
-        # We speak nothing else: an offer to upgrade is ignored, as RFC 9110 (7.8) allows. A
-        # CONNECT, or bytes left behind the head, is not that.
-        if not events.is_complete or e.args[0] != len(data):
-            raise BadHead("the request asks for a protocol that is not spoken here") from e
-    except httptools.HttpParserError as e:
-        raise BadHead(f"the request is not valid HTTP/1.1: {e}") from e
-    if not events.is_complete:
-        raise BadHead("the request's head is incomplete")
-    return parser.get_method().decode("ascii"), events.url, events.headers, _version(data)
-
-
-def _version(data: bytes) -> str:
-    # llhttp also reads HTTP/0.9, HTTP/2.0, RTSP and ICE, none of which is spoken here.
-    line = data[: data.find(b"\r\n")]
-    if line.endswith(b" HTTP/1.1"):
-        return "1.1"
-    if line.endswith(b" HTTP/1.0"):
-        return "1.0"
-    raise BadHead("only HTTP/1.1 and HTTP/1.0 are spoken here")
-
-
-def _framing(headers: list[tuple[bytes, bytes]], version: str) -> tuple[int | None, bool, bool]:
-    """Return the body's declared length, whether it is chunked, and the wish to keep alive."""
-    length: int | None = None
-    is_chunked = False
-    # llhttp forgets what Connection said once a request without a body has ended.
-    is_keep_alive = version == "1.1"
-    hosts = 0
-    for name, value in headers:
-        if name not in _FRAMING:
-            continue
-        if name == b"content-length":
-            if length is not None or not value.isdigit() or len(value) > 18:
-                raise BadHead("the request's Content-Length is not one plain number")
-            length = int(value)
-        elif name == b"transfer-encoding":
-            if is_chunked or value.strip().lower() != b"chunked":
-                raise BadHead("the only Transfer-Encoding taken is chunked")
-            is_chunked = True
-        elif name == b"connection":
-            options = [option.strip() for option in value.lower().split(b",")]
-            if b"close" in options:
-                is_keep_alive = False
-            elif version == "1.0":
-                is_keep_alive = b"keep-alive" in options
-        else:
-            hosts += 1
-    if is_chunked and length is not None:
-        raise BadHead("the request has both a Content-Length and a Transfer-Encoding")
-    if is_chunked and version == "1.0":
-        # HTTP/1.0 knows no chunks: who stands in front may have read another end (RFC 9112, 6.1).
-        raise BadHead("an HTTP/1.0 request cannot be chunked")
+def _framing(
+    headers: list[tuple[bytes, bytes]], fields: dict[bytes, bytes], version: str
+) -> tuple[int | None, bool]:
+    """Return the body's declared length, and whether it is chunked."""
+    # Only what was sent twice is not among the fields.
+    names = list(fields) if len(fields) == len(headers) else [name for name, _ in headers]
+    hosts = names.count(b"host")
     if hosts > 1 or (not hosts and version == "1.1"):
         raise BadHead("the request must have one Host")
-    return length, is_chunked, is_keep_alive
+    length = fields.get(b"content-length")
+    encoding = fields.get(b"transfer-encoding")
+    if length is not None and (
+        names.count(b"content-length") > 1 or not length.isdigit() or len(length) > 18
+    ):
+        raise BadHead("the request's Content-Length is not one plain number")
+    if encoding is None:
+        return None if length is None else int(length), False
+    if names.count(b"transfer-encoding") > 1 or encoding.strip().lower() != b"chunked":
+        raise BadHead("the only Transfer-Encoding taken is chunked")
+    if length is not None:
+        raise BadHead("the request has both a Content-Length and a Transfer-Encoding")
+    if version == "1.0":
+        # HTTP/1.0 knows no chunks: who stands in front may have read another end (RFC 9112, 6.1).
+        raise BadHead("an HTTP/1.0 request cannot be chunked")
+    return None, True
+
+
+def _is_keep_alive(headers: list[tuple[bytes, bytes]], version: str) -> bool:
+    # llhttp forgets what Connection said once a request without a body has ended.
+    said = b",".join(value for name, value in headers if name == b"connection")
+    options = [option.strip() for option in said.lower().split(b",")]
+    return b"close" not in options and (version == "1.1" or b"keep-alive" in options)
 
 
 def _path_of_absolute(url: bytes) -> bytes:

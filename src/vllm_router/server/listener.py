@@ -130,19 +130,6 @@ class Listener:
             self._date_until = now + 1.0 - wall % 1.0
         return self._date_line
 
-    def give_scratch(self, intake: Intake, at: int) -> bool:
-        """Let an intake have the scratch buffer, in which its first bytes lie from `at` on.
-
-        Returns:
-            Whether it took it, and gave another in exchange.
-        """
-        other = intake.adopt(self.scratch, at)
-        if other is None:
-            return False
-        self.scratch = other
-        self.scratch_view = memoryview(other)
-        return True
-
     def __call__(self) -> Connection:
         """Return the protocol for a new connection, as `create_server` asks for it."""
         return Connection(self)

@@ -9,12 +9,10 @@ are argued where they stand.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from functools import lru_cache
 from typing import Final, NamedTuple
-
-from vllm_router.formats.quick import copied, find, usual_parts
 
 #: A part's headers: browsers and SDKs send about 150 bytes; python-multipart stops at 8 KiB too.
 MAX_PART_HEAD_BYTES: Final = 8 * 1024
@@ -30,8 +28,6 @@ _PARAMETER: Final = re.compile(
 )
 #: The Content-Type that everybody sends, up to its boundary; any other is taken apart.
 _USUAL_CONTENT_TYPE: Final = b"multipart/form-data; boundary="
-#: What follows the closing boundary is no longer than this; no part's head is as short.
-_SHORTEST_HEAD_BYTES: Final = len(b"--\r\n")
 #: What curl, browsers and SDKs write, read in one step; everything else is read line by line.
 _USUAL_PART_HEAD: Final = re.compile(
     rb'\r\nContent-Disposition: form-data; name="([^"\\\r\n]*)"(?:; filename="([^"\\\r\n]*)")?'
@@ -64,7 +60,7 @@ class FormPart(NamedTuple):
     value: bytes | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Form:
     """A form that has been read to its end.
 
@@ -72,19 +68,24 @@ class Form:
         parts: In the order sent.
         close_at: Offset of the CRLF before the closing boundary: where a new part may be inserted.
         boundary: The boundary, without its dashes.
+        fields: The plain fields' bytes; of a name sent twice the last, as in Starlette, which vLLM
+            uses.
     """
 
     parts: tuple[FormPart, ...]
     close_at: int
     boundary: bytes
+    fields: dict[str, bytes] = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.fields = fields = {}
+        for part in self.parts:
+            if part.value is not None:
+                fields[part.name] = part.value
 
     def value(self, name: str) -> bytes | None:
-        """Return a plain field's bytes; the last one wins, as in Starlette, which vLLM uses."""
-        found = None
-        for part in self.parts:
-            if part.name == name and part.value is not None:
-                found = part.value
-        return found
+        """Return a plain field's bytes."""
+        return self.fields.get(name)
 
     def values(self, name: str) -> list[bytes]:
         """Return every value of a field that may be repeated."""
@@ -227,8 +228,6 @@ class FormReader:
         Raises:
             BadForm: The body breaks the rules or a bound.
         """
-        if not self._offset and self._read_whole(data, start, end):
-            return
         self._shift = self._offset - start
         self._offset += end - start
         at = start
@@ -253,57 +252,36 @@ class FormReader:
             raise BadForm("the form ends before its closing boundary")
         return Form(tuple(self._parts), self._close_at, self._boundary)
 
-    def _read_whole(self, data: bytes | bytearray, start: int, end: int) -> bool:
-        """Read a form that has come in one piece, as those of short clips do, if it is a usual one.
-
-        Reading on step by step comes to the same, or says what is wrong.
-        """
-        found = usual_parts(data, self._delimiter, start, end)
-        if found is None:
-            return False
-        self._parts = [
-            FormPart(name, filename, content_type, at, stop, value)
-            for name, filename, content_type, at, stop, value in found
-        ]
-        self._close_at = self._parts[-1].end
-        self._offset = end - start
-        self._state = _END
-        return True
-
     # Each of these reads on from `at` and returns how far it has come.
 
     def _content(self, data: bytes | bytearray, at: int, end: int) -> int:
         delimiter = self._delimiter
-        carry = self._carry
-        if carry:
-            # A boundary may lie across two pieces: look where they meet.
-            reach = len(delimiter) - 1
-            window = carry + data[at : min(end, at + reach)]
-            found = window.find(delimiter)
-            if found >= 0:
-                found += at - len(carry)
-                if self._kept is not None:
-                    self._keep(data, at, max(at, found))
-                self._close_part(self._shift + found)
-                return found + len(delimiter)
-            if end - at < reach:
-                self._carry = bytes(window[-reach:])
+        while at < end and self._state is _CONTENT:
+            carry = self._carry
+            if carry:
+                # A boundary may lie across two pieces: look where they meet.
+                reach = len(delimiter) - 1
+                window = carry + data[at : min(end, at + reach)]
+                seam = window.find(delimiter)
+                if seam >= 0:
+                    at = self._take_boundary(data, at, at - len(carry) + seam, end)
+                    continue
+                if end - at < reach:
+                    self._carry = bytes(window[-reach:])
+                    if self._kept is not None:
+                        self._keep(data, at, end)
+                    return end
+            found = data.find(delimiter, at, end)
+            if found < 0:
+                # What may be the beginning of a boundary is looked at again with what follows.
+                tail = bytes(data[max(at, end - len(delimiter) + 1) : end])
+                start = tail.find(b"\r")
+                self._carry = tail[start:] if start >= 0 else b""
                 if self._kept is not None:
                     self._keep(data, at, end)
                 return end
-        found = find(data, delimiter, at, end)
-        if found >= 0:
-            if self._kept is not None:
-                self._keep(data, at, found)
-            self._close_part(self._shift + found)
-            return found + len(delimiter)
-        # What may be the beginning of a boundary is looked at again with what follows.
-        tail = copied(data, max(at, end - len(delimiter) + 1), end)
-        start = tail.find(b"\r")
-        self._carry = tail[start:] if start >= 0 else b""
-        if self._kept is not None:
-            self._keep(data, at, end)
-        return end
+            at = self._take_boundary(data, at, found, end)
+        return at
 
     def _keep(self, data: bytes | bytearray, at: int, end: int) -> None:
         assert self._kept is not None
@@ -312,32 +290,45 @@ class FormReader:
             raise BadForm(f"the fields besides the file are larger than {MAX_FIELD_BYTES} bytes")
         self._kept += data[at:end]
 
-    def _close_part(self, end: int) -> None:
+    def _take_boundary(self, data: bytes | bytearray, at: int, found: int, end: int) -> int:
+        """Close the part whose content from `at` on ends at a boundary; begin the next one.
+
+        Args:
+            found: Where the boundary begins, before `data` if it began in the piece before.
+
+        Returns:
+            Where to read on: behind the next part's head if that lies whole in this piece, as
+            nearly all do; else behind the boundary.
+        """
+        kept = self._kept
+        if kept is not None:
+            self._keep(data, at, max(at, found))
         self._carry = b""
-        self._state = _BOUNDARY
         # A closing boundary ends the form just before its own CRLF.
-        self._close_at = end
-        if self._part is None:
-            return
-        name, filename, content_type, start = self._part
-        value = None
-        if self._kept is not None:
+        self._close_at = stop = self._shift + found
+        if self._part is not None:
+            name, filename, content_type, start = self._part
             # A boundary across two pieces leaves its first bytes kept.
-            value = bytes(self._kept[: end - start])
-        self._parts.append(FormPart(name, filename, content_type, start, end, value))
-        self._part = self._kept = None
-        if len(self._parts) > MAX_PARTS:
-            raise BadForm(f"the form has more than {MAX_PARTS} parts")
+            value = None if kept is None else bytes(kept[: stop - start])
+            self._parts.append(FormPart(name, filename, content_type, start, stop, value))
+            self._part = self._kept = None
+            if len(self._parts) > MAX_PARTS:
+                raise BadForm(f"the form has more than {MAX_PARTS} parts")
+        behind = found + len(self._delimiter)
+        if data.startswith(b"--", behind, end):
+            self._state = _END
+            return behind + 2
+        head_end = data.find(b"\r\n\r\n", behind, min(end, behind + MAX_PART_HEAD_BYTES))
+        if head_end > behind:
+            head = bytes(data[behind:head_end])
+            if head.startswith(b"\r\n"):
+                self._begin_part(head, head_end + 4)
+                return head_end + 4
+        self._state = _BOUNDARY
+        return behind
 
     def _behind_boundary(self, data: bytes | bytearray, at: int, end: int) -> int:
         head = self._head
-        if not head and end - at > _SHORTEST_HEAD_BYTES:
-            stop = data.find(b"\r\n\r\n", at, min(end, at + MAX_PART_HEAD_BYTES))
-            whole = bytes(data[at:stop]) if stop >= 0 else b""
-            if whole.startswith(b"\r\n"):
-                # What nearly every part comes down to: its head lies whole in this piece.
-                self._begin_part(whole, stop + 4)
-                return stop + 4
         # Blanks before the line end (RFC 2046's transport padding) are refused: nobody sends them,
         # and what vLLM reads then is another form.
         behind = min(end, at + 2 - len(head))

@@ -17,7 +17,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, TypeVar
 
-from vllm_router.formats.quick import copied
 from vllm_router.spool.block_pool import BLOCK_BYTES, BlockPool, is_viewed
 from vllm_router.spool.multipart import Edit
 
@@ -249,7 +248,7 @@ class Upload:
         if at + end - start > BLOCK_BYTES:
             return b"".join(self.views(start, end))
         block = self._blocks[(start + self._base) // BLOCK_BYTES]
-        return copied(block, at, at + end - start)
+        return bytes(memoryview(block)[at : at + end - start])
 
     def views(self, start: int, end: int) -> list[memoryview]:
         """Return a range's bytes where they lie in memory."""
@@ -300,7 +299,7 @@ class Upload:
             elif self._fd is not None:
                 return None
             else:
-                out += self.views(span[0], span[1])
+                out += _views(self._blocks, span[0] + self._base, span[1] + self._base)
         return out
 
     def pieces(self, spans: list[BodySpan]) -> Pieces:
@@ -344,8 +343,8 @@ class Upload:
             return
         self.is_closed = True
         self._spool.open_uploads -= 1
-        self._spool.pool.give(self._blocks)
-        self._spool.pool.give(self._staged)
+        # One of them is empty.
+        self._spool.pool.give(self._blocks or self._staged)
         self._blocks, self._staged, self._block = [], [], None
         if self._fd is not None:
             self._spool.bytes_on_disk -= self._disk_bytes

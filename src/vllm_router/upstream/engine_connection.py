@@ -15,7 +15,6 @@ from typing import Any, Final, Protocol, cast
 import httptools
 
 from vllm_router.formats.media_type import is_type
-from vllm_router.formats.quick import usual_answer
 from vllm_router.upstream.answer import Answer
 from vllm_router.upstream.call import (
     BadAnswer,
@@ -137,10 +136,13 @@ class EngineConnection(asyncio.Protocol):
         """Seconds since it was given back."""
         return self._loop.time() - self._idle_since
 
-    @property
-    def is_usable(self) -> bool:
-        """Whether another call may be sent on it."""
-        return self._error is None and not self._transport.is_closing()
+    def is_usable(self, max_idle_s: float) -> bool:
+        """Return whether another call may be sent on it."""
+        return (
+            self._error is None
+            and self._loop.time() - self._idle_since < max_idle_s
+            and not self._transport.is_closing()
+        )
 
     # --- what the loop calls
 
@@ -158,15 +160,6 @@ class EngineConnection(asyncio.Protocol):
             self._fail(BadAnswer("the engine sent bytes that nobody asked for"))
             return
         self._last_arrival = self._loop.time()
-        if not (self._head_bytes or self._is_head_done) and len(data) <= self._whole_bytes:
-            usual = usual_answer(data)
-            if usual is not None:
-                self._status, self._headers, body = usual
-                self._body.append(body)
-                self._is_head_done = self._is_complete = self._is_keep_alive = True
-                if self._waiter is not None and not self._waiter.done():
-                    self._waiter.set_result(None)
-                return
         body_bytes = self._body_bytes
         try:
             self._parser.feed_data(data)
@@ -446,7 +439,8 @@ class EngineConnection(asyncio.Protocol):
 
     def release(self) -> None:
         """Give the connection back for the next call, or cut it if this one is not over."""
-        self._disarm()
+        self._due = math.inf
+        transport = self._transport
         is_called, self._is_called = self._is_called, False
         self._body = []
         if (
@@ -454,9 +448,10 @@ class EngineConnection(asyncio.Protocol):
             and self._is_complete
             and self._is_sent
             and self._is_keep_alive
-            and self.is_usable
+            and self._error is None
+            and not transport.is_closing()
             # It answered before it had taken the whole upload, and may never take the rest.
-            and not self._transport.get_write_buffer_size()
+            and not transport.get_write_buffer_size()
         ):
             self._idle_since = self._loop.time()
             self._client.keep(self._origin, self)

@@ -14,7 +14,6 @@ import ssl
 from collections import deque
 from typing import Any, Final
 
-from vllm_router.formats.quick import write_head
 from vllm_router.upstream.answer import Answer
 from vllm_router.upstream.call import (
     Body,
@@ -83,12 +82,14 @@ class HttpClient:
             BadAnswer: What it answered is not HTTP.
             CallTimedOut: A deadline passed.
         """
-        start = b"%b %b%b HTTP/1.1\r\nhost: %b\r\n" % (
-            method, origin.prefix, path, origin.host_header,
-        )  # fmt: skip
-        has_length = body.size_bytes or method == b"POST"
-        rest = b"content-length: %d\r\n\r\n" % body.size_bytes if has_length else b"\r\n"
-        head = write_head(start, headers, rest)
+        lines = [
+            b"%b %b%b HTTP/1.1" % (method, origin.prefix, path),
+            b"host: " + origin.host_header,
+            *map(b": ".join, headers),
+        ]
+        if body.size_bytes or method == b"POST":
+            lines.append(b"content-length: %d" % body.size_bytes)
+        head = b"\r\n".join((*lines, b"\r\n"))
         connection = self._take(origin)
         broke: ConnectionBroke | None = None
         if connection is not None:
@@ -111,7 +112,7 @@ class HttpClient:
         idle = self._idle.get(origin.address)
         while idle:
             connection = idle.pop()
-            if connection.is_usable and connection.idle_s < IDLE_S:
+            if connection.is_usable(IDLE_S):
                 return connection
             connection.abort()
         return None

@@ -12,18 +12,32 @@ MAX_ORIGINS: Final = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where an engine listens, read once from its URL."""
+    """Where an engine listens, read once from its URL.
 
-    host: str
-    port: int
-    is_tls: bool
+    Attributes:
+        address: Host, port, and whether by TLS: what connections are kept by.
+        prefix: The path in front of the API's own.
+        host_header: The value of Host.
+    """
+
+    address: tuple[str, int, bool]
     prefix: bytes
     host_header: bytes
 
     @property
-    def address(self) -> tuple[str, int, bool]:
-        """What connections are kept by; cheaper to hash than the whole."""
-        return self.host, self.port, self.is_tls
+    def host(self) -> str:
+        """Name or address."""
+        return self.address[0]
+
+    @property
+    def port(self) -> int:
+        """TCP port."""
+        return self.address[1]
+
+    @property
+    def is_tls(self) -> bool:
+        """Whether the URL says https."""
+        return self.address[2]
 
     @classmethod
     def of(cls, url: str) -> Origin:
@@ -35,9 +49,7 @@ class Origin:
         name = f"[{host}]" if ":" in host else host
         default = parts.port is None
         return cls(
-            host=host,
-            port=port,
-            is_tls=is_tls,
+            address=(host, port, is_tls),
             prefix=parts.path.rstrip("/").encode(),
             host_header=(name if default else f"{name}:{port}").encode(),
         )
