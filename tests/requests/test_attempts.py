@@ -270,6 +270,28 @@ async def test_only_when_every_engine_asks_for_a_rest_is_the_client_told(notes: 
     assert is_idle(dispatcher)
 
 
+@pytest.mark.parametrize("rests_first", [True, False])
+async def test_where_one_engine_fails_and_the_other_rests_the_client_is_told_when_to_return(
+    notes: Notes, rests_first: bool
+) -> None:
+    dispatcher = ready_dispatcher(2, notes)
+    busy = answer(429, headers=[(b"retry-after", b"7")])
+    if rests_first:
+        # Another upload was answered so: this one is not even offered to that engine.
+        send, _ = sending(busy, answer())
+        attempt = await dispatcher.attempt(ticket(), send)
+        attempt.close(attempt.kind)
+        send, called = sending(answer(503))
+    else:
+        send, called = sending(answer(503), busy)
+    with pytest.raises(NoEngineReady) as refused:
+        await dispatcher.attempt(ticket(), send)
+    assert len(called) == (1 if rests_first else 2)
+    assert refused.value.status == 503
+    assert refused.value.retry_after_s == pytest.approx(7.0, abs=0.5)
+    assert is_idle(dispatcher)
+
+
 @pytest.mark.parametrize(
     ("asked", "told_s"),
     [

@@ -436,6 +436,8 @@ class AttemptRunner:
                 charge = await self.slot(ticket, tries)
             except (EngineFailed, EnginesBusy, NoEngineReady) as e:
                 until = self._engine_wait.until() if until is None else until
+                if isinstance(e, EnginesBusy) and e.retry_after_s is not None:
+                    tries.note_rest(e.retry_after_s)
                 has_answer = tries.shown is not None or tries.rest_s is not None
                 may_wait = isinstance(e, EngineFailed) and not has_answer and self.now() < until
                 if may_wait and await self._engine_wait.is_back(ticket, until):
@@ -468,8 +470,8 @@ class AttemptRunner:
                     rest_s = asked_rest_s(answer)
                     # An engine may ask for a year; it is asked again far sooner.
                     longest_s = self.fleet.settings.health.longest_rest_s
-                    known_s = RETRY_AFTER_S if rest_s is None else min(rest_s, longest_s)
-                    tries.rest_s = known_s if tries.rest_s is None else min(tries.rest_s, known_s)
+                    tries.note_rest(RETRY_AFTER_S if rest_s is None else min(rest_s, longest_s))
+                    tries.rested += 1
                     # It has done nothing: each engine may be asked, however many there are.
                     tries.started -= 1
                 answer.close()
@@ -561,7 +563,16 @@ class AttemptRunner:
             RouterError: There is none.
         """
         if tries.rest_s is not None and len(ticket.deaths) < DEADLY:
-            raise _busy(tries.rest_s)
+            if tries.rested == len(tries.failures):
+                raise _busy(tries.rest_s)
+            # Not all are busy: an engine that failed says nothing of its load. The upload may well
+            # succeed once the others take work again, so it is no 502.
+            words = "; ".join(tries.failures)
+            raise NoEngineReady(
+                f"No engine can take the upload now: some failed, the others ask to be left alone"
+                f" ({words}).",
+                retry_after_s=tries.rest_s,
+            )
         # While another call for it runs, that one decides.
         if tries.shown is not None and not tries.running and len(ticket.deaths) < DEADLY:
             if len(tries.refusals) > 1:

@@ -25,7 +25,7 @@ from vllm_router.errors import UnreadableAudio
 
 __all__ = ["audio_folder"]
 
-SAMPLES = Path(__file__).parents[2] / "speech_model" / "samples"
+SAMPLES = Path(__file__).parents[3] / "speech_model" / "samples"
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def children() -> set[int]:
         except (OSError, IndexError):
             continue
         command = (entry / "cmdline").read_bytes() if fields[0] != "Z" else b""
-        if int(fields[1]) == os.getpid() and b"audio_worker" in command:
+        if int(fields[1]) == os.getpid() and b"decoding.worker" in command:
             mine.add(int(entry.name))
     return mine
 

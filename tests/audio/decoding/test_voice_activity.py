@@ -15,7 +15,7 @@ from vllm_router.audio.decoding.samples import ByteRange, read_samples
 from vllm_router.audio.decoding.voice_activity import Voice, VoiceDetector
 from vllm_router.audio.levels import RATE_HZ, Samples
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SAMPLES = ROOT / "speech_model" / "samples"
 #: Recordings of people, in more than one language; not part of the repository.
 RECORDINGS = ROOT.parent / "shared" / "real_speech" / "recordings"

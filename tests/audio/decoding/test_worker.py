@@ -139,7 +139,7 @@ def start(memory_bytes: int, vad: str = OFF) -> tuple[subprocess.Popen[bytes], s
             pass_fds=(theirs.fileno(),),
             stdin=subprocess.DEVNULL,
             env={
-                "PYTHONPATH": str(Path(vllm_router.__file__).parents[1]),
+                "PYTHONPATH": str(Path(vllm_router.__file__).parents[2]),
                 "OPENBLAS_NUM_THREADS": "1",
             },
         )  # fmt: skip

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from random import Random
 
-from vllm_router.scheduling.balance import Load, Policy
+from vllm_router.scheduling.balance import EngineLoad, Policy
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class FakeCandidates:
     def in_order(self) -> Iterator[FakeLoad]:
         return iter(sorted(self.engines, key=self._rank))
 
-    def _rank(self, engine: Load) -> float:
+    def _rank(self, engine: EngineLoad) -> float:
         return self.policy.rank(engine)
 
     def at_random(self) -> FakeLoad | None:

@@ -3,11 +3,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.scheduling.balance.candidates import FakeCandidates, FakeLoad
 
-from vllm_router.scheduling.balance import POLICIES, Load, Policy
+from vllm_router.scheduling.balance import POLICIES, EngineLoad, Policy
 from vllm_router.scheduling.balance.view import first_in_order
 
 
-def by_load(engine: Load) -> float:
+def by_load(engine: EngineLoad) -> float:
     return engine.load
 
 
