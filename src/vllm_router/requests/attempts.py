@@ -545,10 +545,10 @@ class AttemptRunner:
         """Blame the engines that have refused what another one serves."""
         now = self.now()
         for refused in tries.refusals:
-            self.fleet.refuted(
+            is_blamed = self.fleet.refuted(
                 refused.engine_id, ticket, refused.status, now, lacks_model=refused.lacks_model
             )
-            if not refused.lacks_model:
+            if is_blamed:
                 words = f"{refused.status} where others had none"
                 outcome = Outcome(OutcomeKind.BAD_STATUS, None, None, words)
                 began_at = refused.started_at
