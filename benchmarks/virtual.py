@@ -508,8 +508,8 @@ class FleetRouter:
         bad = Outcome(OutcomeKind.BAD_STATUS)
         for each, _ in refusals:
             engine_id = each.engine_id
-            self.fleet.refuted(engine_id, charge.ticket, _STATUS, now, lacks_model=False)
-            self.fleet.blame(engine_id, each.started_at, bad, now)
+            if self.fleet.refuted(engine_id, charge.ticket, _STATUS, now, lacks_model=False):
+                self.fleet.blame(engine_id, each.started_at, bad, now)
 
     def _part_done(self, request: Request) -> None:
         request.left -= 1

@@ -21,6 +21,7 @@ from vllm_router.errors import (
     QueueIsFull,
     SpoolFull,
 )
+from vllm_router.scheduling.changes import Withdrawn
 from vllm_router.scheduling.engine import Engine, EngineId, EngineState
 from vllm_router.scheduling.work import Outcome, OutcomeKind
 from vllm_router.spool.upload import SpoolFailed
@@ -270,6 +271,28 @@ async def test_only_when_every_engine_asks_for_a_rest_is_the_client_told(notes: 
     assert is_idle(dispatcher)
 
 
+@pytest.mark.parametrize("rests_first", [True, False])
+async def test_where_one_engine_fails_and_the_other_rests_the_client_is_told_when_to_return(
+    notes: Notes, rests_first: bool
+) -> None:
+    dispatcher = ready_dispatcher(2, notes)
+    busy = answer(429, headers=[(b"retry-after", b"7")])
+    if rests_first:
+        # Another upload was answered so: this one is not even offered to that engine.
+        send, _ = sending(busy, answer())
+        attempt = await dispatcher.attempt(ticket(), send)
+        attempt.close(attempt.kind)
+        send, called = sending(answer(503))
+    else:
+        send, called = sending(answer(503), busy)
+    with pytest.raises(NoEngineReady) as refused:
+        await dispatcher.attempt(ticket(), send)
+    assert len(called) == (1 if rests_first else 2)
+    assert refused.value.status == 503
+    assert refused.value.retry_after_s == pytest.approx(7.0, abs=0.5)
+    assert is_idle(dispatcher)
+
+
 @pytest.mark.parametrize(
     ("asked", "told_s"),
     [
@@ -293,6 +316,56 @@ async def test_a_client_is_not_kept_away_for_longer_than_an_engine_rests(
         await dispatcher.attempt(ticket(), send)
     assert refused.value.retry_after_s is not None
     assert refused.value.retry_after_s <= 30.0
+
+
+async def test_an_engine_that_cannot_read_mp4_serves_the_rest_and_gets_no_more_mp4(
+    notes: Notes,
+) -> None:
+    dispatcher = ready_dispatcher(2, notes)
+    old = next(iter(dispatcher.fleet.engines())).engine_id
+    refusals = 0
+
+    async def upload(kind: str) -> None:
+        async def send(engine: Engine) -> Answer:
+            nonlocal refusals
+            if kind == "mp4" and engine.engine_id == old:
+                refusals += 1
+                return answer(400)
+            return answer()
+
+        attempt = await dispatcher.attempt(ticket(kind=kind), send)
+        assert attempt.answer.status == 200
+        attempt.close(attempt.kind)
+
+    for number in range(120):
+        await upload("mp4" if number % 3 else "")
+    assert 1 <= refusals <= 3
+    engine = dispatcher.fleet.engine(old)
+    assert engine is not None
+    assert engine.state is EngineState.READY
+    assert not engine.is_on_trial
+    assert not engine.ejections
+    assert is_idle(dispatcher)
+
+
+async def test_where_no_other_engine_is_ready_a_withheld_kind_is_offered_again(
+    notes: Notes,
+) -> None:
+    dispatcher = ready_dispatcher(2, notes)
+    old, new = (engine.engine_id for engine in dispatcher.fleet.engines())
+
+    async def upload(kind: str) -> int:
+        async def send(engine: Engine) -> Answer:
+            return answer(400 if kind == "mp4" and engine.engine_id == old else 200)
+
+        attempt = await dispatcher.attempt(ticket(kind=kind), send)
+        attempt.close(attempt.kind)
+        return attempt.answer.status
+
+    for number in range(40):
+        assert await upload("mp4" if number % 3 else "") == 200
+    dispatcher.fleet.apply(Withdrawn(new), dispatcher.now())
+    assert await upload("mp4") == 400
 
 
 async def test_an_engine_without_the_model_it_lists_gets_no_more_work_for_it(notes: Notes) -> None:

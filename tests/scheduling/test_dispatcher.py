@@ -179,6 +179,7 @@ def test_while_short_work_waits_every_fourth_decision_goes_to_long_work_that_has
     desk.now += 30.0
     for _ in range(9):
         desk.add()
+    desk.now += 1.0
     turns = []
     for _ in range(12):
         desk.end(charge)

@@ -310,6 +310,23 @@ def test_long_work_is_patient_for_so_many_times_a_window() -> None:
     assert queue.outwaited(10.0, 2.5) is None, "but not of 2.5"
 
 
+def test_late_long_work_goes_before_short_work_that_has_hardly_waited() -> None:
+    queue: WorkQueue[Work] = WorkQueue(proportion=0.0, head_start=2.0, turn=0.5)
+    queue.add(long(0.0))
+    queue.add(Work(9.8))
+    assert queue.outwaited(10.0, 1.0) is not None
+    assert queue.outwaited(10.0, 6.0) is None, "10 s are less than two windows of 6 s"
+    assert queue.outwaited(10.0, 0.3) is None, "0.2 s are more than half of 0.3 s"
+    assert queue.outwaited(10.4, 1.0) is None, "the short request waits for no longer, late or not"
+
+
+def test_short_work_that_came_first_waits_for_no_long_work() -> None:
+    queue: WorkQueue[Work] = WorkQueue(proportion=0.0, head_start=0.0, turn=5.0)
+    queue.add(Work(0.0))
+    queue.add(long(1.0))
+    assert queue.outwaited(2.0, 1.0) is None
+
+
 def test_without_both_nothing_is_outwaited() -> None:
     queue: WorkQueue[Work] = WorkQueue(proportion=0.25)
     assert queue.outwaited(10.0, 1.0) is None

@@ -49,6 +49,7 @@ class AttemptHistory:
         shown: The last refusal, for a client whose upload no further engine takes; None: there is
             none.
         rest_s: The shortest rest that an engine has asked for; None: none did.
+        rested: How many of the failed calls were answered with a request for a rest.
         timeouts: How many of them took too long.
         spent: How many of them count as attempts. A call that was moved to another engine does not,
             nor does one to an engine that fails on everything.
@@ -62,6 +63,7 @@ class AttemptHistory:
         "is_settled",
         "refusals",
         "rest_s",
+        "rested",
         "running",
         "shown",
         "spent",
@@ -76,11 +78,16 @@ class AttemptHistory:
         self.votes = 0
         self.shown: Attempt | None = None
         self.rest_s: float | None = None
+        self.rested = 0
         self.timeouts = 0
         self.spent = 0
         self.started = 0
         self.running = 0
         self.is_settled = False
+
+    def note_rest(self, seconds: float) -> None:
+        """Note that an engine that could take the work rests for so long."""
+        self.rest_s = seconds if self.rest_s is None else min(self.rest_s, seconds)
 
     def cancelled_as(self) -> OutcomeKind:
         """How a call ends that is cancelled now: it has lost a race, or the client has left."""

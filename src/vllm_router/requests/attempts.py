@@ -128,6 +128,8 @@ class AttemptRunner:
                 charge = await self.slots.acquire(ticket, tries.cancelled_as)
             except (EngineFailed, EnginesBusy, NoEngineReady) as e:
                 until = self._engine_wait.until() if until is None else until
+                if isinstance(e, EnginesBusy) and e.retry_after_s is not None:
+                    tries.note_rest(e.retry_after_s)
                 has_answer = tries.shown is not None or tries.rest_s is not None
                 may_wait = isinstance(e, EngineFailed) and not has_answer and self.now() < until
                 if may_wait and await self._engine_wait.is_back(ticket, until):
@@ -162,8 +164,8 @@ class AttemptRunner:
                     rest_s = asked_rest_s(answer)
                     # An engine may ask for a year; it is asked again far sooner.
                     longest_s = self.fleet.settings.health.longest_rest_s
-                    known_s = RETRY_AFTER_S if rest_s is None else min(rest_s, longest_s)
-                    tries.rest_s = known_s if tries.rest_s is None else min(tries.rest_s, known_s)
+                    tries.note_rest(RETRY_AFTER_S if rest_s is None else min(rest_s, longest_s))
+                    tries.rested += 1
                     # It has done nothing: each engine may be asked, however many there are.
                     tries.started -= 1
                 answer.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vllm_router.errors import NoEngineReady
 from vllm_router.formats.engine_error import lacks_model
 from vllm_router.requests.attempt import MAX_REFUSAL_BYTES, Attempt
 from vllm_router.requests.attempt_history import (
@@ -81,10 +82,10 @@ class RefusalVotes:
         """Blame the engines that have refused what another one serves."""
         now = self._slots.now()
         for refused in tries.refusals:
-            self._fleet.refuted(
+            is_blamed = self._fleet.refuted(
                 refused.engine_id, ticket, refused.status, now, lacks_model=refused.lacks_model
             )
-            if not refused.lacks_model:
+            if is_blamed:
                 words = f"{refused.status} where others had none"
                 outcome = Outcome(OutcomeKind.BAD_STATUS, None, None, words)
                 began_at = refused.started_at
@@ -98,7 +99,16 @@ class RefusalVotes:
             RouterError: There is none.
         """
         if tries.rest_s is not None and len(ticket.deaths) < DEADLY:
-            raise engines_busy(tries.rest_s)
+            if tries.rested == len(tries.failures):
+                raise engines_busy(tries.rest_s)
+            # Not all are busy: an engine that failed says nothing of its load. The upload may well
+            # succeed once the others take work again, so it is no 502.
+            words = "; ".join(tries.failures)
+            raise NoEngineReady(
+                f"No engine can take the upload now: some failed, the others ask to be left alone"
+                f" ({words}).",
+                retry_after_s=tries.rest_s,
+            )
         # While another call for it runs, that one decides.
         if tries.shown is not None and not tries.running and len(ticket.deaths) < DEADLY:
             if len(tries.refusals) > 1:

@@ -258,6 +258,7 @@ class SingleAnswer:
         last.close(last.kind)
         ticket.excluded -= set(refusing)
         self._tells_language = False
+        ticket.kind = self._kind()
         self._left_out = (*self._left_out, "language")
         last = await self._attempt(edits, read, last, is_verbose=is_verbose, takes_refusals=True)
         if last.answer.status == 200:
@@ -314,7 +315,14 @@ class SingleAnswer:
             enqueued_at=services.dispatcher.now(),
             session_key=services.session_key(self._exchange),
             trace=None if record.trace is None else record.trace.work(),
+            kind=self._kind(),
         )
+
+    def _kind(self) -> str:
+        """Return what the upload asks for that not all engines may do; see `Ticket.kind`."""
+        container = self._request.kind
+        kind = "" if container == "wav" else container
+        return f"{kind}+language" if self._tells_language else kind
 
     async def passed_through(self) -> None:
         """Pass the engine's answer on as it is.

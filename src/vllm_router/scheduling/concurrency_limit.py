@@ -111,6 +111,10 @@ class LimitRules:
             work is before them. Trickled in, a file on one or two engines takes half as long again.
         proportion: See `WorkQueue`.
         patience: See `WorkQueue`.
+        head_start: See `WorkQueue`. Lower, and short requests lose on fleets with room to spare,
+            where long work is late only for a moment: on two H200 at 59 % load their p99 over that
+            of fewest requests is 0.50 at 1.0 and 0.62 at 0.6 (eight seeds).
+        turn: See `WorkQueue`. From 0.05 to 0.15 long work gains the same; short work loses by it.
         most_limit: vLLM takes 256 sequences at a time by default (`--max-num-seqs`).
         beyond: An engine may have so many times what its metrics have shown it to run at once, if
             that is more than `most_limit`.
@@ -144,8 +148,10 @@ class LimitRules:
     probing: float = 1.25
     back_per_window: float = 0.8
     file_windows: float = 160.0
-    proportion: float = 0.35
+    proportion: float = 0.2
     patience: float = 2.0
+    head_start: float = 1.0
+    turn: float = 0.05
     most_limit: float = 256.0
     beyond: float = 1.25
     kept_for_short: float = 0.1

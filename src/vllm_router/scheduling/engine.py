@@ -14,6 +14,7 @@ from vllm_router.scheduling.capabilities import Capabilities
 from vllm_router.scheduling.concurrency_limit import Holding
 from vllm_router.scheduling.engine_states import EngineState
 from vllm_router.scheduling.service_curve import ServiceCurve
+from vllm_router.scheduling.withholding import Withholding
 
 if TYPE_CHECKING:
     from vllm_router.scheduling.engine_metrics import EngineStats
@@ -118,6 +119,7 @@ class Engine:
         record: Its answers since the last good one.
         rests: How often in a row it has asked for a rest.
         rests_until: End of its present or last rest, monotonic seconds.
+        unfit: Kinds of upload that it refuses although others serve them.
         withheld: Models that it lists and answers 404 for, each with the end of the time in which
             it gets no work for it, monotonic seconds.
         suspected_at: When a call to it was found overdue, monotonic seconds; None: it has answered,
@@ -173,6 +175,7 @@ class Engine:
         "suspects",
         "trial_at",
         "turn",
+        "unfit",
         "windows_in_flight",
         "withheld",
     )
@@ -223,6 +226,7 @@ class Engine:
         self.record = RefusalRecord()
         self.rests = 0
         self.rests_until = -math.inf
+        self.unfit = Withholding()
         self.withheld: dict[str, float] = {}
         self.held_for: object | None = None
         self.area = 0.0

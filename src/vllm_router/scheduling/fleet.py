@@ -108,6 +108,8 @@ class Fleet:
         self._judge = OutlierDetection(self._registry, self._budget)
         self._dispatcher = Dispatcher(self._registry)
         self._heartbeat = Heartbeat()
+        #: Engines that have refused what others served; those without anything left are dropped.
+        self._unfit: dict[EngineId, Engine] = {}
         after = self.settings.hedge_after_s
         self._hedge = (
             None
@@ -326,6 +328,25 @@ class Fleet:
             if self.settings.max_queue_wait_s is not None:
                 ticket.expires_at = now + self.settings.max_queue_wait_s
             self._budget.earn(now)
+            if ticket.kind and self._unfit:
+                self._keep_from_unfit(pool, ticket, now)
+
+    def _keep_from_unfit(self, pool: Pool, ticket: Ticket, now: float) -> None:
+        """Exclude the engines that refuse such uploads, where another one is ready.
+
+        Where none is, their refusal is what tells that the router has to convert the upload.
+        """
+        unfit = set()
+        for engine in list(self._unfit.values()):
+            if not engine.unfit or engine.state is EngineState.GONE:
+                del self._unfit[engine.engine_id]
+            elif engine.unfit.withholds(ticket.kind, now, engine.ready_since):
+                unfit.add(engine.engine_id)
+        unfit -= ticket.excluded
+        if unfit:
+            ticket.excluded |= unfit
+            if not any(may_serve(engine, ticket) for engine in pool.untried(ticket)):
+                ticket.excluded -= unfit
 
     def take(self, ticket: Ticket, now: float) -> Charge | None:
         """Return a charge at once where nothing waits and there is room; None: `submit` the ticket.
@@ -367,6 +388,8 @@ class Fleet:
             elif kind is OutcomeKind.TIMEOUT or kind is OutcomeKind.OVERTAKEN:
                 kind = OutcomeKind.CANCELLED
         if kind is OutcomeKind.OK:
+            if charge.ticket.kind:
+                engine.unfit.served(charge.ticket.kind)
             seconds = now - charge.started_at
             if self._hedge is not None and charge.ticket.urgency is Urgency.SHORT:
                 self._hedge.answered(seconds)
@@ -473,15 +496,27 @@ class Fleet:
 
     def refuted(
         self, engine_id: EngineId, ticket: Ticket, status: int, now: float, *, lacks_model: bool
-    ) -> None:
+    ) -> bool:
         """Note that another engine has served well what this one had refused.
 
-        To be followed by `blame`, but where it lacks the model: then it gets no more work for it.
+        Returns:
+            Whether the engine is to be blamed. It is not where it lacks the model or refuses only
+            uploads of this kind: then it gets no more of those.
         """
         engine = self.engine(engine_id)
-        if engine is not None:
-            pool = self._registry.pool(ticket.model)
-            self._judge.refuted(engine, pool, status, now, lacks_model=lacks_model)
+        if engine is None:
+            return False
+        pool = self._registry.pool(ticket.model)
+        self._judge.refuted(engine, pool, status, now, lacks_model=lacks_model)
+        if lacks_model:
+            return False
+        if not ticket.kind:
+            return True
+        self._unfit[engine_id] = engine
+        if not engine.unfit.refuted(ticket.kind, now, engine.last_ok_at):
+            return True
+        engine.last_error = f"it refuses {ticket.kind} uploads, which other engines serve"
+        return False
 
     def blame(
         self, engine_id: EngineId, started_at: float, outcome: Outcome, now: float

@@ -50,7 +50,11 @@ class Registry:
         if pool is None:
             limits = self.settings.limits
             queue: WorkQueue[Ticket] = WorkQueue(
-                self.settings.ageing_s, proportion=limits.proportion, patience=limits.patience
+                self.settings.ageing_s,
+                proportion=limits.proportion,
+                patience=limits.patience,
+                head_start=limits.head_start,
+                turn=limits.turn,
             )
             queue.long.file_windows = limits.file_windows
             share = limits.quiet_share if self._policy.seeks_quiet else 0.0

@@ -80,6 +80,8 @@ class Ticket:
         place: The queue's own mark; 0 while the ticket does not wait.
         trace: Follows it from engine to engine; None: nobody does.
         ahead: Windows of its audio that come before it.
+        kind: What it asks for that some engines may not do, such as "mp4+language"; empty: nothing
+            that any engine of the model has been seen to refuse by itself.
     """
 
     request_id: str
@@ -99,6 +101,7 @@ class Ticket:
     place: int = 0
     trace: "WorkTrace | None" = None
     ahead: int = 0
+    kind: str = ""
 
     def may_be_trial(self, now: float) -> bool:
         """Whether it may show whether an engine on trial works: it has failed on none.

@@ -6,6 +6,9 @@ sooner in the mean than side by side. What lies far into a very long audio is pu
 all that is before it, so that nobody waits for a day of audio, and nobody who comes later overtakes
 for ever. A repeated attempt keeps its place.
 
+Long work that is late goes before short work that came after it, as long as that has hardly waited:
+the price is a little for many short requests, not much for a few.
+
 Bounds: O(log n) for adding and taking; a withdrawn item is forgotten at once in the counts and
 dropped from its heap when it surfaces or when such leftovers are more than half of the heap. An
 item that waits for something of its own is counted, and nothing waits behind it.
@@ -14,6 +17,7 @@ Refuses to know: engines, limits, clocks.
 """
 
 import heapq
+import math
 from enum import Enum
 from typing import Final, Generic, Protocol, TypeVar
 
@@ -130,6 +134,9 @@ class WorkQueue(Generic[ItemT]):
         proportion: Short work waits no shorter than this part of what long work waits beyond its
             patience and what its length puts it back.
         patience: That, in times that a window takes on the engines at present.
+        head_start: Once long work is later than this, in the same times, it goes before short work
+            that came after it, each time until that has waited for `turn`. Infinity: never.
+        turn: Also in times that a window takes.
     """
 
     __slots__ = (
@@ -137,10 +144,12 @@ class WorkQueue(Generic[ItemT]):
         "_places",
         "_since_aged",
         "ageing_s",
+        "head_start",
         "long",
         "patience",
         "proportion",
         "short",
+        "turn",
     )
 
     def __init__(
@@ -149,10 +158,14 @@ class WorkQueue(Generic[ItemT]):
         aged_share: int = 4,
         proportion: float = 0.0,
         patience: float = 1.0,
+        head_start: float = math.inf,
+        turn: float = 0.0,
     ) -> None:
         self.ageing_s = ageing_s
         self.proportion = proportion
         self.patience = patience
+        self.head_start = head_start
+        self.turn = turn
         self._aged_share = aged_share
         self.short: QueueLane[ItemT] = QueueLane()
         self.long: QueueLane[ItemT] = QueueLane()
@@ -220,8 +233,13 @@ class WorkQueue(Generic[ItemT]):
         short = self.short.head()
         if long is None or short is None:
             return None
-        late_s = now - self.long.due(long) - self.patience * window_s
-        is_due = self.proportion * late_s > now - short.enqueued_at
+        late_s = now - self.long.due(long)
+        waits_s = now - short.enqueued_at
+        if late_s > self.head_start * window_s and waits_s < min(late_s, self.turn * window_s):
+            # A bounded wait for short work: unlike a share of what long work waits, it does not
+            # grow with the backlog, where short requests' slowest percent is made.
+            return long
+        is_due = self.proportion * (late_s - self.patience * window_s) > waits_s
         return long if is_due else None
 
     def aged(self, now: float) -> ItemT | None:
