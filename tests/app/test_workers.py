@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import httpx
 import pytest
@@ -120,10 +121,26 @@ def is_running(pid: int) -> bool:
     return False
 
 
-async def test_workers_whose_parent_is_killed_finish_what_they_have_and_go(tmp_path: Path) -> None:
-    folder = tmp_path / "tmp"
+def test_a_temporary_directory_too_long_for_sockets_is_refused_in_a_sentence(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / ("long" * 25)
     folder.mkdir()
-    with engines_beside(1, time_scale=1000) as engines:
+    arguments = ["--static-backends", "http://127.0.0.1:1", "--port", "0", "--workers", "2"]
+    with router_process(tmp_path / "log", arguments, TMPDIR=str(folder)) as process:
+        assert process.process.wait(30) != 0
+    log = (tmp_path / "log").read_text()
+    assert "Set TMPDIR to a shorter directory." in log
+    assert "Traceback" not in log
+
+
+async def test_workers_whose_parent_is_killed_finish_what_they_have_and_go(tmp_path: Path) -> None:
+    with (
+        # Sockets' paths are short; pytest's directories are not, in a worker of xdist.
+        TemporaryDirectory(dir="/tmp") as short,
+        engines_beside(1, time_scale=1000) as engines,
+    ):
+        folder = Path(short)
         arguments = ["--static-backends", engines.urls, "--port", "0", "--workers", "2"]
         with router_process(tmp_path / "log", arguments, TMPDIR=str(folder)) as process:
             said = await asyncio.to_thread(process.wait_for, r"listens on http://\S+:(\d+)", 2)

@@ -100,18 +100,25 @@ class Server:
                 os.killpg(self.process.pid, number)
 
 
+_GIVEN: set[int] = set()
+
+
 def free_port() -> int:
     """Return a port nobody listens on now.
 
     It is none that the kernel would choose: tests that run in parallel bind port 0 all the time,
-    and one of them could be given the port before the server that it is meant for has started.
+    and one of them could be given the port before the server that it is meant for has started. Nor
+    is it one that this function has returned before.
     """
     # Not the shared generator: hypothesis seeds that alike in every worker.
     chance = random.SystemRandom()
     while True:
         with socket.socket() as listener, suppress(OSError):
-            listener.bind(("127.0.0.1", chance.randrange(20_000, 32_000)))
-            return int(listener.getsockname()[1])
+            port = chance.randrange(20_000, 32_000)
+            if port not in _GIVEN:
+                listener.bind(("127.0.0.1", port))
+                _GIVEN.add(port)
+                return port
 
 
 def router(engine_urls: Sequence[str], log: Path, *arguments: str) -> Server:

@@ -17,6 +17,7 @@ from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from random import Random
+from typing import Final
 
 from vllm_router.app.run import CannotStart, Worker, bind, run_worker
 from vllm_router.backoff import full_jitter
@@ -24,6 +25,9 @@ from vllm_router.observability.logs import set_up_logging
 from vllm_router.settings import Settings
 
 log = logging.getLogger("vllm_router")
+
+#: Bytes of a path in which `/worker-12.sock` still fits into a socket's address (unix(7)).
+LONGEST_FOLDER: Final = 107 - len("/worker-999.sock")
 
 #: A worker that dies at once again and again must not turn the machine into a fork bomb.
 RESTART_AFTER_S = 1.0
@@ -44,7 +48,7 @@ def run_workers(settings: Settings) -> None:
     """Run the workers until told to stop.
 
     Raises:
-        CannotStart: The address cannot be used.
+        CannotStart: The address cannot be used, or the temporary directory.
     """
     set_up_logging(settings.log_level, settings.log_format)
     # Held but never listened on: it keeps the port for workers that are yet to come.
@@ -53,6 +57,11 @@ def run_workers(settings: Settings) -> None:
     settings = settings.model_copy(update={"port": port})
     stop = threading.Event()
     with tempfile.TemporaryDirectory(prefix="vllm-router-") as folder:
+        if len(os.fsencode(folder)) > LONGEST_FOLDER:
+            raise CannotStart(
+                f"The workers' sockets do not fit into {folder}: a socket's path has at most 107 "
+                "bytes. Set TMPDIR to a shorter directory."
+            )
         supervisor = _Supervisor(settings, Path(folder))
 
         def on_signal(number: int, _: object) -> None:

@@ -46,7 +46,10 @@ def with_whole_seconds(body: bytes, length_s: float | None) -> bytes:
     if body.startswith(seconds, value) and body[end : end + 1] in _ENDS:
         return body
     found = _SECONDS.match(body, at)
-    return body if found is None else body[: found.end(1)] + seconds + body[found.end(2) :]
+    if found is None:
+        return body
+    value, end = found.end(1), found.end(2)
+    return body[:value] + seconds + body[end:]
 
 
 def _rounded(found: re.Match[bytes]) -> bytes:

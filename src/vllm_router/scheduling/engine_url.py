@@ -8,12 +8,13 @@ be dialled is refused with one plain sentence. Knows nothing of names' resolutio
 
 import re
 from ipaddress import IPv6Address, ip_address
+from typing import Final
 from urllib.parse import urlsplit
 
 # A hostname's longest form in text (RFC 1035, 3.1); a label may hold "_", as docker compose's do.
-_HOST_MAX = 253
-_LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
-_DEFAULT_PORTS = {"http": 80, "https": 443}
+_HOST_MAX: Final = 253
+_LABEL: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
 def engine_url(text: str) -> str:
