@@ -123,6 +123,7 @@ def test_engines_that_are_added_under_load_get_their_share(
 CURVES = st.tuples(st.floats(0.5, 500.0), st.floats(0.5, 40.0))
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.lists(CURVES, min_size=1, max_size=5), st.integers(0, 1000), st.floats(0.2, 1.5))
 def test_with_any_curves_and_arrivals_all_is_served_and_no_charge_is_left(
