@@ -1,10 +1,10 @@
-"""What runs beside answering: a failure is logged and counted there, waited out, and work goes on.
+"""Background loops: each failure is logged and counted, then the loop restarts after a delay.
 
-Promises: no exception in one loop ends another, or the process. The first failure of a kind is
-logged with its traceback, those after it in one line, at most one every few seconds. Waits between
-failures in a row have full jitter and end at half a minute.
+Promises: an exception in one loop ends neither another loop nor the process. The first failure of a
+kind is logged with its traceback; repetitions are logged in one line, at most one every few
+seconds. Delays between consecutive failures have full jitter and are limited to half a minute.
 
-Bounds: for each loop one small record. Refuses to know what the loops do.
+Bounds: one small record per loop. Does not know what the loops do.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from vllm_router.backoff import full_jitter
 
 log = logging.getLogger("vllm_router")
 
-#: The first wait is at most this long: most of what fails was bad luck.
+#: The first delay is at most this long: most failures are transient.
 BASE_S: Final = 1.0
-#: The longest wait: an engine that comes, or a key that is revoked, is not missed for longer.
+#: The longest delay, and so the longest time to miss a new engine or a revoked key.
 CAP_S: Final = 30.0
-#: Even the luckiest draw waits this long, so that a loop that always fails costs next to nothing.
+#: The shortest delay, so that a loop that always fails costs next to nothing.
 LEAST_S: Final = 0.1
-#: After so long without a failure the next one is the first again.
+#: After this long without a failure, the next one counts as the first.
 FORGIVEN_S: Final = 300.0
-#: The same failure is told at most this often.
+#: The same failure is logged at most this often.
 QUIET_S: Final = 10.0
 
 
 class BackgroundLoop(StrEnum):
-    """What is kept going; its value is the label `loop` of the metric."""
+    """A background loop; the value is the metric's `loop` label."""
 
     DISCOVERY = "discovery"
     PROBES = "probes"
@@ -48,7 +48,7 @@ class BackgroundLoop(StrEnum):
     TRACES = "traces"
     SIBLINGS = "siblings"
     HANDOVER = "handover"
-    # Timers, and tasks that nobody waits for.
+    # Timers, and tasks that nothing awaits.
     CALLBACKS = "callbacks"
 
 
@@ -62,13 +62,13 @@ class _Record:
 
 
 class Background:
-    """Keeps background loops going.
+    """Keeps background loops running.
 
     Args:
-        count: Told the name of a loop that has failed.
-        rng: Spreads the waits.
+        count: Called with the name of a loop that has failed.
+        rng: Randomizes the delays.
         now: Monotonic seconds.
-        sleep: Waits.
+        sleep: Waits for a number of seconds.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Background:
         self._records: dict[BackgroundLoop, _Record] = {}
 
     async def keep(self, loop: BackgroundLoop, run: Callable[[], Awaitable[None]]) -> None:
-        """Run a loop until it ends by itself, and begin it again whenever it fails."""
+        """Run a loop until it returns, and restart it whenever it fails."""
         while True:
             try:
                 await run()
@@ -95,7 +95,7 @@ class Background:
                 task = asyncio.current_task()
                 if task is None or task.cancelling():
                     raise
-                # Nobody has cancelled this task: something that it awaited was.
+                # This task was not cancelled: something that it awaited was.
                 wait_s = self.failed(loop, e)
             else:
                 return
@@ -105,7 +105,7 @@ class Background:
         """Log and count a failure.
 
         Returns:
-            How many seconds to wait before going on.
+            Seconds to wait before the loop restarts.
         """
         self._count(loop.value)
         record = self._records.setdefault(loop, _Record())
@@ -117,10 +117,10 @@ class Background:
         kind = _kind(error)
         if kind != record.told:
             record.told, record.told_at, record.untold = kind, now, 0
-            log.error("the loop %s failed, and goes on", loop.value, exc_info=error)
+            log.error("background loop %s failed; it will restart", loop.value, exc_info=error)
         elif now - record.told_at >= QUIET_S:
             log.error(
-                "the loop %s failed again, %d times since last told: %s",
+                "background loop %s failed again, %d times since last logged: %s",
                 loop.value,
                 record.untold + 1,
                 _said(error),
@@ -132,9 +132,9 @@ class Background:
         return max(LEAST_S, wait_s)
 
     def on_exception(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Take what an event loop's callback or forgotten task has raised; see `asyncio`.
+        """Handle an exception from an event loop's callback or an unawaited task; see `asyncio`.
 
-        What happens on a connection is left to the loop: it closes that connection.
+        Exceptions on a connection are left to the event loop, which closes that connection.
         """
         error = context.get("exception")
         if isinstance(error, Exception) and "transport" not in context:
@@ -144,7 +144,7 @@ class Background:
 
 
 def _kind(error: BaseException) -> tuple[str, str, int]:
-    """Return what tells one fault from another: the error's type, and where it was raised."""
+    """Return what identifies a fault: the error's type and the place where it was raised."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

@@ -1,7 +1,7 @@
-"""From the command line, the environment and a file to `Settings`; the only place that exits.
+"""Read `Settings` from the command line, the environment and a file; the only module that exits.
 
-Command line beats environment beats file. Whatever is wrong ends in one plain sentence that names
-the flag, and exit code 2.
+The command line overrides the environment, which overrides the file. Any error ends the program
+with one plain sentence that names the flag, and exit code 2.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from vllm_router.discovery.regular_file import read_regular_file
 from vllm_router.settings import Settings, WrongSetting
 
 ENVIRONMENT_PREFIX = "VLLM_ROUTER_"
-#: All flags with a comment for each have 10 KB; ten thousand static engines, 600.
+#: All flags with a comment each take 10 KB; ten thousand static engines take 600 KB.
 MAX_CONFIG_BYTES = 1024 * 1024
 
-#: PyYAML's constructors raise more than its own errors: ValueError for the date 2026-99-99,
-#: KeyError for `!!bool maybe`, RecursionError for a thousand brackets.
+#: PyYAML's constructors raise more than YAMLError: ValueError for the date 2026-99-99, KeyError for
+#: `!!bool maybe`, RecursionError for a thousand brackets.
 _NOT_YAML = (
     yaml.YAMLError,
     ArithmeticError,
@@ -41,7 +41,7 @@ _NOT_YAML = (
 
 
 class WrongUse(Exception):
-    """The command cannot be carried out as given; the message is for the person who gave it."""
+    """The command cannot be carried out; the message is written for its user."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -55,7 +55,7 @@ def flag_of(field: str) -> str:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the parser, made from the settings' fields."""
+    """Return the parser, generated from the settings' fields."""
     parser = _Parser(
         prog="vllm-router",
         description="OpenAI-compatible audio API in front of a fleet of Whisper engines on vLLM.",
@@ -92,7 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def default_text(field: FieldInfo) -> str:
-    """Return how a field's default is written on the command line; empty if it has none."""
+    """Return a field's default as written on the command line; empty if it has none."""
     default = field.default
     if default is None or default == () or default == "":
         return ""
@@ -114,10 +114,10 @@ def _metavar(field: FieldInfo) -> str:
 
 
 def read_settings(argv: Sequence[str], environment: Mapping[str, str]) -> Settings:
-    """Return the settings that the three sources give.
+    """Return the settings from all three sources.
 
     Raises:
-        WrongUse: Something is wrong; the message says what, naming the flag.
+        WrongUse: A setting is invalid; the message names the flag.
     """
     arguments = vars(build_parser().parse_args(argv))
     config = arguments.pop("config") or environment.get(ENVIRONMENT_PREFIX + "CONFIG")
@@ -140,7 +140,7 @@ def _read_file(path: Path) -> dict[str, Any]:
     if data is None:
         return {}
     if not isinstance(data, dict):
-        raise WrongUse(f"--config: '{path}' must be a mapping of flags' names to values.")
+        raise WrongUse(f"--config: '{path}' must be a mapping of flag names to values.")
     values = {str(key).removeprefix("--").replace("-", "_"): value for key, value in data.items()}
     for name in values:
         if name not in Settings.model_fields:
@@ -157,7 +157,7 @@ def _read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
         values["otel_endpoint"] = endpoint
     for name, field in Settings.model_fields.items():
         text = environment.get(ENVIRONMENT_PREFIX + name.upper())
-        # An empty list is a value of its own where the default is not empty.
+        # An empty list is a valid value if the default is not empty.
         may_be_empty = isinstance(field.default, tuple) and bool(field.default)
         if text is None or not (text or may_be_empty):
             continue
@@ -181,13 +181,13 @@ def _sentence(e: ValidationError) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the router; exits with 0 after a clean stop and with 2 on wrong use."""
+    """Run the router; exit with 0 after a clean stop and with 2 after a usage error."""
     try:
         settings = read_settings(sys.argv[1:] if argv is None else argv, os.environ)
     except WrongUse as e:
         print(f"vllm-router: {e}", file=sys.stderr)
         sys.exit(2)
-    # Only now: a wrong flag should be told without loading the whole application.
+    # Imported late: a wrong flag is reported without loading the whole application.
     from vllm_router.app.run import CannotStart, run
     from vllm_router.app.workers import run_workers
 

@@ -1,8 +1,8 @@
-"""The one tree of errors that a client can see, each with its HTTP status and its words.
+"""Errors that clients can see, each with an HTTP status and an OpenAI error code.
 
-Every error is answered in OpenAI's shape, `{"error": {"message", "type", "param", "code"}}`,
-because the official SDKs read nothing else. Foreign exceptions are translated into these where they
-arise; nothing here knows of sockets or frameworks.
+Every error is returned in OpenAI's format, `{"error": {"message", "type", "param", "code"}}`,
+because the official SDKs read no other. Foreign exceptions are translated into these where they
+arise. This module does not depend on sockets or frameworks.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import math
 
 
 class RouterError(Exception):
-    """An error to be answered to the client.
+    """An error to return to the client.
 
     Attributes:
         status: HTTP status code.
         error_type: OpenAI's `type`.
-        code: OpenAI's `code`: a stable word that programs can test.
+        code: OpenAI's `code`, a stable identifier for programs.
         message: One plain sentence that says what to do.
-        param: The form field or header at fault, if one is.
-        retry_after_s: When trying again is worth it, in seconds; None when it is not.
+        param: The form field or header at fault, if any.
+        retry_after_s: Seconds after which a retry is worthwhile; None: it is not.
     """
 
     status = 500
@@ -36,25 +36,25 @@ class RouterError(Exception):
         self.retry_after_s = retry_after_s
 
     def body(self) -> bytes:
-        """Return the JSON answer."""
+        """Return the JSON response body."""
         return error_body(self.message, self.error_type, self.param, self.code)
 
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """Return the headers that belong to the error besides its content type."""
+        """Return the error's headers, except the content type."""
         if self.retry_after_s is None:
             return []
         return [(b"retry-after", b"%d" % max(1, math.ceil(self.retry_after_s)))]
 
 
 def error_body(message: str, error_type: str, param: str | None, code: str | None) -> bytes:
-    """Return an error in OpenAI's shape as JSON bytes."""
+    """Return an error in OpenAI's format as JSON bytes."""
     error = {"message": message, "type": error_type, "param": param, "code": code}
-    # Half of a surrogate pair, which JSON can escape and UTF-8 cannot hold, becomes `?`.
+    # JSON can escape a lone surrogate, but UTF-8 cannot encode it: it becomes `?`.
     return json.dumps({"error": error}, ensure_ascii=False).encode("utf-8", "replace")
 
 
 class BadRequest(RouterError):
-    """The request cannot be understood or lacks something."""
+    """The request is malformed or incomplete."""
 
     status = 400
     error_type = "invalid_request_error"
@@ -62,31 +62,31 @@ class BadRequest(RouterError):
 
 
 class MissingField(BadRequest):
-    """A form field that is needed is not there or is empty."""
+    """A required form field is missing or empty."""
 
     code = "missing_required_parameter"
 
 
 class UnreadableAudio(BadRequest):
-    """The file is not audio that can be decoded."""
+    """The file cannot be decoded as audio."""
 
     code = "invalid_audio"
 
 
 class UnknownAudioFormat(UnreadableAudio):
-    """The file is in none of the formats that the router decodes; an engine may know it."""
+    """The router cannot decode the file's format; an engine may be able to."""
 
 
 class UnsupportedValue(BadRequest):
-    """A form field asks for something that cannot be given."""
+    """A form field requests something that is not supported."""
 
     code = "unsupported_value"
 
 
 def no_word_times() -> UnsupportedValue:
-    """Return the error that engines give no times of single words."""
+    """Return the error for engines without word timestamps."""
     return UnsupportedValue(
-        "The engines give no times of single words; ask for 'timestamp_granularities[]=segment'.",
+        "The engines provide no word timestamps; use 'timestamp_granularities[]=segment'.",
         param="timestamp_granularities[]",
     )
 
@@ -108,7 +108,7 @@ class Forbidden(RouterError):
 
 
 class NotFound(RouterError):
-    """No such route or engine."""
+    """The route or engine does not exist."""
 
     status = 404
     error_type = "invalid_request_error"
@@ -122,7 +122,7 @@ class UnknownModel(NotFound):
 
 
 class MethodNotAllowed(RouterError):
-    """The route exists, the method does not."""
+    """The route exists but does not support the method."""
 
     status = 405
     error_type = "invalid_request_error"
@@ -154,7 +154,7 @@ class HeadersTooLarge(RouterError):
 
 
 class QueueIsFull(RouterError):
-    """The fleet has more work waiting than it may promise to do."""
+    """The queue has no room for more work."""
 
     status = 429
     error_type = "rate_limit_error"
@@ -162,7 +162,7 @@ class QueueIsFull(RouterError):
 
 
 class RateLimited(RouterError):
-    """The client's key has used up its share."""
+    """The client's key has used up its quota."""
 
     status = 429
     error_type = "rate_limit_error"
@@ -170,7 +170,7 @@ class RateLimited(RouterError):
 
 
 class EnginesBusy(RouterError):
-    """Every engine that could take the upload asks to be left alone for a while."""
+    """Every eligible engine has asked for a pause."""
 
     status = 429
     error_type = "rate_limit_error"
@@ -178,7 +178,7 @@ class EnginesBusy(RouterError):
 
 
 class EngineFailed(RouterError):
-    """Every engine that was tried failed."""
+    """Every engine that was tried has failed."""
 
     status = 502
     error_type = "server_error"
@@ -186,19 +186,19 @@ class EngineFailed(RouterError):
 
 
 class EnginesDied(EngineFailed):
-    """Two engines ended while they worked on the same upload.
+    """Two engines crashed while they worked on the same upload.
 
-    It may be what ended them, so nobody should send it again: the official SDKs, which repeat every
-    502, heed `x-should-retry`.
+    The upload may be the cause, so it must not be sent again: the official SDKs, which retry every
+    502, honor `x-should-retry`.
     """
 
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """Return the headers that belong to the error besides its content type."""
+        """Return the error's headers, except the content type."""
         return [(b"x-should-retry", b"false")]
 
 
 class NoEngineReady(RouterError):
-    """The model is known, but no engine can take it now."""
+    """The model is known, but no engine can accept the upload now."""
 
     status = 503
     error_type = "server_error"
@@ -206,7 +206,7 @@ class NoEngineReady(RouterError):
 
 
 class ShuttingDown(RouterError):
-    """The router is draining and takes nothing new."""
+    """The router is draining and accepts no new uploads."""
 
     status = 503
     error_type = "server_error"
@@ -214,7 +214,7 @@ class ShuttingDown(RouterError):
 
 
 class EngineTooSlow(RouterError):
-    """An engine took the upload and did not answer in time."""
+    """An engine accepted the upload but did not answer in time."""
 
     status = 504
     error_type = "server_error"
@@ -222,7 +222,7 @@ class EngineTooSlow(RouterError):
 
 
 class SpoolFull(RouterError):
-    """There is no room left to hold the upload."""
+    """There is no space left to store the upload."""
 
     status = 503
     error_type = "server_error"

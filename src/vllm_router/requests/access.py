@@ -1,7 +1,7 @@
-"""Who may ask: keys held as hashes, compared in constant time, never logged.
+"""API keys: stored as hashes, compared in constant time, never logged.
 
-Keys come from flags and from a file that is read again when it changes; a broken edit keeps the
-keys that were good. Bounds: a file of 1 MiB, some 20,000 keys.
+Keys come from flags and from a file that is reloaded when it changes. If an edit is invalid, the
+previous keys remain in force. Bounds: a file of 1 MiB, about 20,000 keys.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from vllm_router.discovery.regular_file import FileReader, read_regular_file
 
 log = logging.getLogger(__name__)
 
-#: How often a key file is looked at. Two equal reads make an edit count, so that one still being
-#: written does not (half of a key is a key): a revoked key stops working within a second or so.
+#: Interval between reads of a key file. An edit takes effect once two reads agree, so that a file
+#: being written does not (half of a key is a key). A revoked key stops working within a second.
 LOOK_S: Final = 0.5
 MAX_FILE_BYTES: Final = 2**20
-#: Names stand in metrics and in each line of the log.
+#: Names appear in metrics and in every access log line.
 MAX_NAME_CHARS: Final = 200
 
 
 def digest(key: str | bytes) -> bytes:
-    """Return the hash under which a key is held."""
+    """Return the hash under which a key is stored."""
     return hashlib.sha256(key.encode() if isinstance(key, str) else key).digest()
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A key's holder: its name for metrics, and the key's hash."""
+    """A key's holder: the name used in metrics, and the key's hash."""
 
     name: str
     digest: bytes
@@ -44,25 +44,25 @@ class KeyRing:
     """The keys that clients may present.
 
     Args:
-        holders: With no holder at all, everybody may ask.
+        holders: If empty, no key is required.
     """
 
     def __init__(self, holders: Iterable[Holder]) -> None:
         self._holders = tuple(holders)
 
     def replace(self, holders: Iterable[Holder]) -> None:
-        """Take other keys from now on."""
+        """Replace all keys."""
         self._holders = tuple(holders)
 
     @property
     def is_open(self) -> bool:
-        """Whether no key is needed."""
+        """Whether no key is required."""
         return not self._holders
 
     def holder(self, authorization: bytes | None) -> Holder | None:
-        """Return who presents this Authorization header; None if nobody known does.
+        """Return the holder for an Authorization header; None if the key is missing or unknown.
 
-        Every key is compared, so that the time taken does not tell which one was near.
+        Every key is compared, so that the duration reveals nothing about the keys.
         """
         if authorization is None:
             return None
@@ -81,10 +81,10 @@ def read_keys(text: str) -> tuple[Holder, ...]:
     """Return the keys in a key file.
 
     Args:
-        text: A key a line, or `name:key`; blank lines and lines beginning with # are skipped.
+        text: One key per line, or `name:key`; blank lines and lines that begin with # are skipped.
 
     Raises:
-        ValueError: There is no key in it, or one that no client could send; the key is not quoted.
+        ValueError: It holds no key, or one that no client could send. The message omits the key.
     """
     holders = []
     for number, line in enumerate(text.splitlines(), 1):
@@ -98,7 +98,7 @@ def read_keys(text: str) -> tuple[Holder, ...]:
         if not key or not key.isascii() or not key.isprintable() or " " in key:
             raise ValueError(f"line {number} holds no usable key")
         if not name or len(name) > MAX_NAME_CHARS or not name.isprintable():
-            raise ValueError(f"line {number} names its key's holder in no usable way")
+            raise ValueError(f"line {number} holds no usable name for its key's holder")
         holders.append(Holder(name, digest(key)))
     if not holders:
         raise ValueError("it holds no key")
@@ -106,15 +106,15 @@ def read_keys(text: str) -> tuple[Holder, ...]:
 
 
 class KeyFile:
-    """A key file that is read again when it changes.
+    """A key file that is reloaded when it changes.
 
     Args:
         path: The file.
-        ring: Gets the keys.
-        others: Keys that count besides those of the file.
+        ring: Receives the keys.
+        others: Keys that are valid in addition to those of the file.
 
     Raises:
-        ValueError: The file cannot be used at start.
+        ValueError: The file cannot be used at startup.
     """
 
     def __init__(self, path: Path, ring: KeyRing, others: tuple[Holder, ...]) -> None:
@@ -142,13 +142,13 @@ class KeyFile:
         return f"--api-key-file: '{self._path}' cannot be {said}: {why}"
 
     async def follow(self) -> None:
-        """Read the file again whenever it changes, for ever."""
+        """Reload the file whenever it changes. Never returns."""
         while True:
             await asyncio.sleep(LOOK_S)
             await self.look()
 
     async def look(self) -> None:
-        """Read the file, and take its keys if it has changed; what is wrong is told once."""
+        """Read the file and adopt its keys if it has changed; log each problem once."""
         try:
             content = await self._reader.content()
             before, self._before = self._before, content
@@ -158,7 +158,7 @@ class KeyFile:
         except (OSError, ValueError) as e:
             wrong = self._wrong(e)
             if wrong != self._told:
-                log.warning("%s; the keys that were good are kept", wrong)
+                log.warning("%s; the previous keys remain in force", wrong)
             self._told = wrong
         else:
             self._told = None

@@ -1,4 +1,4 @@
-"""One engine's answer to one piece of work, and what is released when it is over."""
+"""One engine's answer to one piece of work, and the resources released when the attempt ends."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from vllm_router.scheduling.work import Charge, Outcome, OutcomeKind, Ticket
 from vllm_router.upstream.answer import Answer
 from vllm_router.upstream.call import CallFailed, ConnectionBroke
 
-#: A stream that begins to stand still when its engine is taken out has stopped for good after this.
-#: Between two events of a live one a segment is heard, a second or two on a full engine.
+#: A stream that stalls this long after its engine was taken out is presumed dead. A live stream
+#: takes a second or two between two events on a busy engine: one segment's transcription.
 SILENCE_S: Final = 5.0
 
-#: A refusal is a sentence or a few; what is longer is not read to its end.
+#: A refusal is a few sentences; anything longer is not read to the end.
 MAX_REFUSAL_BYTES: Final = 256 * 1024
 
 
 class Attempt:
-    """An engine at work on something: its answer, and what is to be released.
+    """An engine's attempt at a piece of work: the answer, and what must be released.
 
-    Closed by hand, or by a `with` that closes it by how its block ends: well, by a CallFailed, or
-    otherwise, which is the client's leaving.
+    Close it explicitly or use `with`, which closes it according to how the block ends: normally, by
+    CallFailed, or by any other exception, which counts as a client disconnect.
 
     Attributes:
-        charge: Its hold on the engine.
+        charge: The charge on the engine.
         engine_id: The engine.
-        answer: Its answer; may still be streaming.
+        answer: The engine's answer; may still be streaming.
         first_byte_s: Seconds from the charge to the answer.
-        has_died: Whether the engine ended in the midst of its answer.
-        is_refusal: Whether it is shown though it may have no words.
-        refused_by: Engines that gave the work this answer's status, its own included; empty where
-            the answer is no refusal.
-        waited_s: Seconds spent in the queue, for all attempts together.
+        has_died: Whether the engine crashed while it answered.
+        is_refusal: Whether the answer is returned as a refusal, whatever its status.
+        refused_by: Engines that refused the work with this answer's status, including this one;
+            empty if the answer is not a refusal.
+        waited_s: Seconds spent in the queue, summed over all attempts.
     """
 
     __slots__ = (
@@ -74,7 +74,7 @@ class Attempt:
 
     @property
     def kind(self) -> OutcomeKind:
-        """How it ends if the answer can be passed on whole."""
+        """The outcome if the answer can be passed on completely."""
         is_refusal = self.is_refusal or self.answer.status >= 400
         return OutcomeKind.CLIENT_FAULT if is_refusal else OutcomeKind.OK
 
@@ -101,19 +101,19 @@ class Attempt:
             self.close(OutcomeKind.CLIENT_LEFT)
 
     async def refusal(self) -> EngineRefused:
-        """Return what the engine answered in the place of words, and close.
+        """Return the engine's refusal, and close the attempt.
 
         Raises:
-            EngineFailed: It broke off.
+            EngineFailed: The answer broke off.
         """
         try:
             with self:
                 return EngineRefused(self.answer.status, await self.answer.read())
         except CallFailed as e:
-            raise EngineFailed(f"The engine broke off in its answer: {e}.") from e
+            raise EngineFailed(f"The engine's response broke off: {e}.") from e
 
     def close(self, kind: OutcomeKind, detail: str | None = None) -> None:
-        """Release the engine and the connection. Only the first call counts."""
+        """Release the engine and the connection. Only the first call has an effect."""
         if self.charge.is_released:
             return
         self.answer.close()
@@ -121,16 +121,16 @@ class Attempt:
         self._slots.release(self.charge, Outcome(kind, self.first_byte_s, None, detail))
 
     def check_silence(self, arrivals: int) -> None:
-        """Break a stream off that has stood still since so many arrivals, its engine being out.
+        """Break off a stream that has received nothing since `arrivals`, if its engine is out.
 
-        One that goes on is let be, and looked at again: it may be the engine's last words. So is
-        one whose client is slow to take what has come.
+        A stream that makes progress continues and is checked again later: it may be finishing. A
+        stream whose client is slow to read also continues.
         """
         engine, answer = self.charge.engine, self.answer
         if engine is None or engine.state not in TAKEN_OUT:
             return
         if answer.is_awaited and answer.arrivals == arrivals:
-            answer.break_off("it was taken out and says nothing more")
+            answer.break_off("the engine was taken out and the stream has stalled")
             return
         loop = asyncio.get_running_loop()
         loop.call_later(SILENCE_S, self.check_silence, answer.arrivals)

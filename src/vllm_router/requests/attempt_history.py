@@ -1,5 +1,5 @@
-"""What has been tried for one piece of work on all engines together, and what the client is told
-if nothing came of it.
+"""The attempts at one piece of work across all engines, and the error that the client gets if all
+of them fail.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from vllm_router.requests.attempt import Attempt
 from vllm_router.scheduling.engine import EngineId
 from vllm_router.scheduling.work import OutcomeKind, Ticket
 
-#: Engines that one upload may end. One may have ended for reasons of its own; a third would be one
-#: too many if it is the upload.
+#: Engines that one upload may crash. The first may have crashed for another reason; if the upload
+#: is the cause, a third would be one too many.
 DEADLY: Final = 2
 
 
@@ -28,9 +28,9 @@ class RefusedAttempt:
 
     Attributes:
         engine_id: The engine.
-        status: What it answered.
-        lacks_model: Whether it said that it does not have the model.
-        started_at: When the call began, monotonic seconds.
+        status: The status of its answer.
+        lacks_model: Whether it answered that it does not serve the model.
+        started_at: When the call began, in monotonic seconds.
     """
 
     engine_id: EngineId
@@ -40,22 +40,22 @@ class RefusedAttempt:
 
 
 class AttemptHistory:
-    """What has been tried for one piece of work, on all engines together.
+    """The attempts at one piece of work, across all engines.
 
     Attributes:
-        failures: What went wrong, a phrase for each call that failed.
-        refusals: Engines that have refused the upload.
-        votes: How many of these speak against the upload.
-        shown: The last refusal, for a client whose upload no further engine takes; None: there is
+        failures: A phrase for each call that failed.
+        refusals: Refusals of the upload.
+        votes: How many of these refusals count against the upload.
+        shown: The last refusal, returned if no further engine accepts the upload; None: there is
             none.
-        rest_s: The shortest rest that an engine has asked for; None: none did.
-        rested: How many of the failed calls were answered with a request for a rest.
-        timeouts: How many of them took too long.
-        spent: How many of them count as attempts. A call that was moved to another engine does not,
-            nor does one to an engine that fails on everything.
+        rest_s: The shortest pause that an engine has asked for, in seconds; None: none did.
+        rested: Failed calls that were answered with a request for a pause.
+        timeouts: Failed calls that timed out.
+        spent: Failed calls that count as attempts. A call that was moved to another engine does
+            not, nor does a call to an engine that fails on everything.
         started: Calls begun.
-        running: Calls begun and not over.
-        is_settled: Whether no call is needed any more: what is still running has lost.
+        running: Calls in flight.
+        is_settled: Whether the outcome is decided; any call in flight has lost.
     """
 
     __slots__ = (
@@ -86,36 +86,36 @@ class AttemptHistory:
         self.is_settled = False
 
     def note_rest(self, seconds: float) -> None:
-        """Note that an engine that could take the work rests for so long."""
+        """Note that an eligible engine has asked for a pause of so many seconds."""
         self.rest_s = seconds if self.rest_s is None else min(self.rest_s, seconds)
 
     def cancelled_as(self) -> OutcomeKind:
-        """How a call ends that is cancelled now: it has lost a race, or the client has left."""
+        """Return the outcome of a call cancelled now: it lost a race, or the client left."""
         return OutcomeKind.CANCELLED if self.is_settled else OutcomeKind.CLIENT_LEFT
 
 
 def attempts_failed(ticket: Ticket, tries: AttemptHistory) -> RouterError:
-    """Return the error for work that failed wherever it was tried."""
+    """Return the error for work that failed on every engine tried."""
     words = "; ".join(tries.failures)
     if len(ticket.deaths) >= DEADLY:
         return upload_is_deadly(ticket)
     if tries.timeouts == len(tries.failures):
         return EngineTooSlow(f"No engine answered in time ({words}).")
-    return EngineFailed(f"Every engine that was tried failed ({words}).")
+    return EngineFailed(f"Every engine tried has failed ({words}).")
 
 
 def upload_is_deadly(ticket: Ticket) -> EnginesDied:
-    """Return the error for an upload during which two engines ended."""
+    """Return the error for an upload during which two engines crashed."""
     deaths = ticket.deaths[:DEADLY]
     names = ", then ".join(death.engine_id for death in deaths)
-    what = f"An engine ended while it worked on this upload, and so did a second one ({names})."
+    what = f"Two engines crashed while they worked on this upload ({names})."
     if deaths[-1].is_shared:
-        # It shared the second engine too with an upload that had outlived an engine before.
+        # The second engine was also working on another upload that had survived a crash.
         return EnginesDied(
-            f"{what} Another upload on the same engine may be what ended it. This one is not tried "
-            "again: send it once more later; if it fails again, convert it to another format."
+            f"{what} Another upload on the same engine may be the cause. The router does not retry "
+            "this upload: send it again later; if it fails again, convert it to another format."
         )
     return EnginesDied(
-        f"{what} It is not tried again, for it may be what ended them. Convert the audio to "
+        f"{what} The router does not retry it because it may be the cause. Convert the audio to "
         "another format."
     )

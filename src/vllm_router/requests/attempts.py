@@ -1,8 +1,8 @@
-"""Work on one engine after another until one answers.
+"""Try engines until one answers.
 
-A transcription has no side effect, so a POST may be repeated until the first byte of an answer has
-gone to the client. Waiting for an engine is the business of `slots`; `call_watch` decides when
-unanswered work goes to a second engine; `refusal_votes` decides whether a refusal is believed.
+A transcription has no side effects, so its POST may be retried until the first byte of a response
+has reached the client. `slots` waits for engines, `call_watch` decides when unanswered work goes to
+a second engine, and `refusal_votes` decides whether a refusal is accepted.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ from vllm_router.upstream.call import (
 
 log = logging.getLogger(__name__)
 
-#: A hung engine takes its whole deadline each time: once more elsewhere, not twice.
+#: A hung engine takes its full deadline, so work that timed out is retried once, not twice.
 _MAX_TIMEOUTS: Final = 2
-#: How a call ends that another engine took over.
+#: Outcomes of calls whose work was moved to another engine.
 _MOVED: Final = frozenset({OutcomeKind.CANCELLED, OutcomeKind.OVERTAKEN, OutcomeKind.BUSY})
-#: Calls in all for each attempt: while the fleet is in trouble, moves must not use up the attempts.
+#: Calls per attempt: while the fleet is in trouble, moves must not use up the attempts.
 MOVES: Final = 2
 
 _KINDS: Final[dict[type[CallFailed], OutcomeKind]] = {
@@ -68,8 +68,8 @@ class AttemptRunner:
     Args:
         fleet: Decides which engine takes which work.
         now: Monotonic seconds.
-        observer: Is told.
-        max_attempts: Engines that one piece of work may be given to.
+        observer: Receives events.
+        max_attempts: Maximum number of engines for one piece of work.
         engine_wait: Holds work while no engine is ready.
     """
 
@@ -93,7 +93,7 @@ class AttemptRunner:
         self._refusals = RefusalVotes(self.slots, self._streams)
 
     def _taken_out(self, engine_id: EngineId) -> None:
-        """Move what an engine has not answered; watch the streams that it is in the midst of."""
+        """Move an engine's unanswered calls, and watch the streams that it has begun."""
         self._calls.taken_out(engine_id)
         for attempt in self._streams:
             if attempt.engine_id == engine_id:
@@ -101,21 +101,21 @@ class AttemptRunner:
                 loop.call_later(SILENCE_S, attempt.check_silence, attempt.answer.arrivals)
 
     async def attempt(self, ticket: Ticket, send: Send) -> Attempt:
-        """Get an engine's answer to a piece of work, from another engine where one fails.
+        """Get an answer to a piece of work, trying other engines if one fails.
 
-        Work that takes unusually long, or whose engine is taken out, is given to a second engine as
-        well (`call_watch`); the answer that comes first counts.
+        Work that takes unusually long, or whose engine is taken out, also goes to a second engine
+        (`call_watch`); the first answer wins.
 
         Args:
             ticket: The work.
-            send: Makes the call to the engine it is given.
+            send: Makes the call to a given engine.
 
         Returns:
-            The attempt that got an answer for the client; the caller closes it.
+            The attempt with an answer for the client; the caller closes it.
 
         Raises:
-            EnginesDied: Two engines ended while they worked on it.
-            RouterError: It could not be had.
+            EnginesDied: Two engines crashed while they worked on it.
+            RouterError: No engine answered it.
         """
         return await self._attempt(ticket, send, AttemptHistory())
 
@@ -162,11 +162,11 @@ class AttemptRunner:
                 self._note(tries, charge, kind, failure)
                 if kind is OutcomeKind.BUSY:
                     rest_s = asked_rest_s(answer)
-                    # An engine may ask for a year; it is asked again far sooner.
+                    # An engine may ask for a year; the router retries it far sooner.
                     longest_s = self.fleet.settings.health.longest_rest_s
                     tries.note_rest(RETRY_AFTER_S if rest_s is None else min(rest_s, longest_s))
                     tries.rested += 1
-                    # It has done nothing: each engine may be asked, however many there are.
+                    # It has done no work, so any number of engines may be tried.
                     tries.started -= 1
                 answer.close()
             if is_decided:
@@ -178,7 +178,7 @@ class AttemptRunner:
                 assert tries.shown is not None
                 return tries.shown
             if call.second is not None:
-                # Another engine has the work already: its answer is this one's next.
+                # Another engine has the work already: await its answer.
                 second = await self._second(call)
                 if second is not None:
                     second.waited_s += waited_s
@@ -190,8 +190,8 @@ class AttemptRunner:
     def _note(self, tries: AttemptHistory, charge: Charge, kind: OutcomeKind, failure: str) -> None:
         tries.failures.append(f"{charge.engine_id}: {failure}")
         tries.timeouts += kind is OutcomeKind.TIMEOUT
-        # A call that was moved to another engine has not failed, nor does it say anything of the
-        # work where the engine fails on everything.
+        # A call that was moved to another engine has not failed. A call to an engine that fails on
+        # everything says nothing about the work.
         tries.spent += kind not in _MOVED and self.fleet.is_evidence(charge)
 
     def _may_repeat(self, ticket: Ticket, tries: AttemptHistory, kind: OutcomeKind) -> bool:
@@ -203,25 +203,25 @@ class AttemptRunner:
             and tries.started < self._max_calls
             and tries.timeouts < _MAX_TIMEOUTS
             and len(ticket.deaths) < DEADLY
-            # An upload that may be deadly waits for what its other call comes to.
+            # An upload that may crash engines waits for the outcome of its other call.
             and not (ticket.deaths and tries.running)
             and may_more(self.now())
         )
 
     def _repeat(self, ticket: Ticket, tries: AttemptHistory) -> None:
-        log.info("request %s goes to another engine: %s", ticket.request_id, tries.failures[-1])
+        log.info("request %s retried on another engine: %s", ticket.request_id, tries.failures[-1])
         self._observer.repeated(ticket)
 
     async def _second(self, call: Call) -> Attempt | None:
-        """Return what came of a call's second; None: it has failed too.
+        """Return the attempt of a call's second; None: it has failed too.
 
         Raises:
-            EnginesDied: The upload is on no account to be repeated.
+            EnginesDied: The upload must not be retried.
         """
         second = call.second
         assert second is not None
         try:
-            # Shielded: a client that leaves now must not lose what is to be given back.
+            # Shielded: if the client leaves now, the second's resources must still be released.
             attempt = await asyncio.shield(second)
         except asyncio.CancelledError:
             _give_up(second)
@@ -234,7 +234,7 @@ class AttemptRunner:
         return attempt
 
     def _settle(self, call: Call, *, is_won: bool) -> None:
-        """End the race of a call with its second."""
+        """End the race between a call and its second."""
         assert call.second is not None
         if not is_won:
             call.tries.is_settled = True
@@ -243,23 +243,23 @@ class AttemptRunner:
             self._observer.hedged(is_won=is_won)
 
     def _died(self, charge: Charge, others: Iterable[Charge] = ()) -> None:
-        """Note that an engine ended while it worked on something."""
+        """Note that an engine crashed while it worked on something."""
         now = self.now()
         deaths = charge.ticket.deaths
         if self.fleet.died(charge, now, others) and len(deaths) == DEADLY:
             self.fleet.absolve(deaths, now)
 
     def may_go_on(self, attempt: Attempt, failures: int) -> bool:
-        """Whether work whose answer broke off midway may go to a further engine; counted if so.
+        """Return whether work whose answer broke off may fail over to another engine; count it.
 
-        Its ticket is then kept from the engine that broke off.
+        If so, its ticket excludes the engine that broke off.
 
         Args:
-            attempt: The one that broke off.
-            failures: Engines that broke off so far, this one included.
+            attempt: The attempt that broke off.
+            failures: Engines that have broken off so far, including this one.
 
         Raises:
-            EnginesDied: Two engines ended while they worked on it.
+            EnginesDied: Two engines crashed while they worked on it.
         """
         if attempt.has_died:
             self._died(attempt.charge)
@@ -269,12 +269,12 @@ class AttemptRunner:
             return False
         ticket, engine_id = attempt.ticket, attempt.engine_id
         ticket.excluded.add(engine_id)
-        log.info("request %s continues on another engine than %s", ticket.request_id, engine_id)
+        log.info("request %s fails over from engine %s to another", ticket.request_id, engine_id)
         self._observer.repeated(ticket)
         return True
 
     async def _once(self, call: Call) -> tuple[Answer | None, OutcomeKind, str]:
-        """Make one call; return its answer, what it says of the engine, and its failure if any."""
+        """Make one call; return its answer, outcome and failure; the failure is empty if none."""
         charge = call.charge
         engine = charge.engine
         assert engine is not None
@@ -290,7 +290,7 @@ class AttemptRunner:
             if call.was_recalled():
                 assert call.recalled_as is not None
                 is_out = call.second is None
-                words = "it was taken out" if is_out else "another engine answered meanwhile"
+                words = "it was taken out" if is_out else "another engine answered first"
                 return None, call.recalled_as, words
             if call.second is not None:
                 _give_up(call.second)
@@ -307,7 +307,7 @@ class AttemptRunner:
         return answer, *classify(answer)
 
     def _abandon(self, call: Call) -> None:
-        """End a call, and the race that it is in, for a fault that is not the engine's."""
+        """End a call and its race for a fault that is not the engine's."""
         self._calls.end(call)
         call.tries.is_settled = True
         if call.second is not None:
@@ -316,7 +316,7 @@ class AttemptRunner:
 
 
 def _give_up(task: asyncio.Task[Attempt]) -> None:
-    """Cancel a task, and give back what it may have got in the same moment."""
+    """Cancel a task, and release what it may have acquired at the same moment."""
     task.cancel()
     task.add_done_callback(_give_back)
 

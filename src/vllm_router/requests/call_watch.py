@@ -1,20 +1,20 @@
-"""Calls under way, and what becomes of them when their engine does not answer.
+"""Calls in flight, and what happens when an engine does not answer.
 
-An unanswered call gets a second call to another engine for the same work, and the answer that comes
-first counts, when its engine has been taken out, when it is overdue by `scheduling.suspicion`, or
-when the operator's `--hedge-after` is over. The time counts from the charge of each call, not from
-the upload's arrival: time in the queue says nothing of an engine. The first call is left running,
-so that a slow engine that works loses nothing.
+An unanswered call gets a second call to another engine for the same work if its engine was taken
+out, if it is overdue according to `scheduling.suspicion`, or if the operator's `--hedge-after` has
+elapsed. The first answer wins. Time counts from the charge of each call, not from the upload's
+arrival: time in the queue says nothing about an engine. The first call keeps running, so a slow
+engine that works loses nothing.
 
-An upload on which an engine has died is never on two engines at once. When its engine is taken out
-its call is recalled, and the work goes on elsewhere after that.
+An upload that was on an engine when it crashed is never on two engines at once. If its engine is
+taken out, its call is recalled, and only then does the work go to another engine.
 
 Bounds: O(1) for a call that is answered before it could be overdue, O(log n) for any other; one
-timer for all. A call refers to an upload and its answer, so one that is over is let go: at once, or
-when there are more entries of such calls than of others. Second calls are within the same bounds as
-repeats: a number of calls, and a budget for the whole router.
+timer for all. A call refers to an upload and its answer, so ended calls are dropped: at once, or
+when their entries outnumber the others. Second calls share the limits of retries: a number of calls
+per piece of work, and a budget for the whole router.
 
-Refuses to know: what is sent, and what an answer says.
+Does not know what is sent, or what an answer says.
 """
 
 from __future__ import annotations
@@ -39,47 +39,47 @@ from vllm_router.upstream.answer import Answer
 
 log = logging.getLogger(__name__)
 
-#: Entries of ended calls that are not worth the work of removing them.
+#: Entries of ended calls that are not worth removing.
 _FEW_LEFT: Final = 32
-#: When the timer fires later than this the process itself has stood still. Answers may lie unread
-#: in the sockets, so nobody is overdue before they have been read.
+#: If the timer fires later than this, the process itself was stalled. Answers may be unread in the
+#: sockets, so no call counts as overdue until they have been read.
 LATE_S: Final = 0.5
 
 Send = Callable[[Engine], Awaitable[Answer]]
 
 
 class Reason(Enum):
-    """Why work that is on one engine goes to a second."""
+    """Why work that is on one engine also goes to a second."""
 
-    HEDGE = "the operator asked for it"
-    OVERDUE = "it takes far longer than usual"
+    HEDGE = "--hedge-after has elapsed"
+    OVERDUE = "it is overdue"
     OUT = "its engine was taken out"
 
 
 class CallObserver(Protocol):
-    """Who wants to know of calls that are overdue."""
+    """Receives events about overdue calls."""
 
     def suspected(self, engine_id: EngineId) -> None:
-        """A call to an engine is overdue: it should be probed now."""
+        """Called when a call to an engine is overdue: the engine should be probed now."""
 
     def repeated(self, ticket: Ticket) -> None:
-        """A ticket goes to a further engine."""
+        """Called when a ticket is retried on another engine."""
 
 
 class Call:
     """One call to one engine, from the charge to the answer.
 
     Attributes:
-        charge: The hold on the engine.
+        charge: The charge on the engine.
         send: Makes the call.
-        tries: Of the work, shared with its other calls.
+        tries: The work's attempts, shared with its other calls.
         task: The task that awaits the answer.
-        hedge_at: When it is hedged, monotonic seconds; infinity: never.
-        has_ended: Whether it is over, well or not.
-        is_overdue: Whether it was found to be, and its engine is suspected for it.
+        hedge_at: When the call is hedged, in monotonic seconds; infinity: never.
+        has_ended: Whether the call has ended, successfully or not.
+        is_overdue: Whether the call was found overdue and its engine is suspected for it.
         second: The same work on another engine; None: there is none.
         reason: Why there is or was a second.
-        recalled_as: How the call ends that was cut short from here; None: it was not.
+        recalled_as: The outcome if the router recalled the call; None: it did not.
     """
 
     __slots__ = (
@@ -115,28 +115,28 @@ class Call:
         self.recalled_as: OutcomeKind | None = None
 
     def recall(self, kind: OutcomeKind) -> None:
-        """Cut the call short. Nothing happens to one that is over."""
+        """Cancel the call. Has no effect once the call has ended."""
         if not self.has_ended and self.recalled_as is None:
             self.recalled_as = kind
             self.task.cancel()
 
     def was_recalled(self) -> bool:
-        """Whether the cancellation that has just arrived was `recall` and nothing else.
+        """Return whether the cancellation that has just arrived came from `recall` alone.
 
-        To be asked once, by the task itself. A client that left at the same time goes first.
+        Only the task itself may call this, once. A simultaneous disconnect takes precedence.
         """
         return self.recalled_as is not None and self.task.uncancel() == 0
 
 
 class CallWatch:
-    """Looks after the calls of one dispatcher.
+    """Watches the calls of one attempt runner.
 
     Args:
-        fleet: Knows which engines are out, and what is usual.
+        fleet: Knows which engines are out, and the usual duration of calls.
         now: Monotonic seconds.
-        observer: Is told.
-        max_calls: Calls that one piece of work may take.
-        attempt: Does a piece of work on an engine that is not excluded.
+        observer: Receives events.
+        max_calls: Maximum number of calls for one piece of work.
+        attempt: Runs a piece of work on an engine that is not excluded.
     """
 
     def __init__(
@@ -154,8 +154,8 @@ class CallWatch:
         self._attempt = attempt
         self._floor_s = fleet.settings.suspicion.floor_s
         self._recheck_s = fleet.settings.suspicion.recheck_s
-        # Nearly every call ends among the young, which wait for their first review in the order in
-        # which they began. The old are reviewed at times of their own.
+        # Nearly every call ends while young. Young calls await their first review in the order in
+        # which they began; old calls are reviewed at individual times.
         self._young: dict[Call, None] = {}
         self._old: dict[Call, None] = {}
         self._due: list[tuple[float, int, Call]] = []
@@ -171,8 +171,8 @@ class CallWatch:
         return [*self._old, *self._young]
 
     def begin(self, charge: Charge, send: Send, tries: AttemptHistory) -> Call:
-        """Note a call that the running task is about to make; to be followed by `end`."""
-        # To ask which loop runs is a system call before Python 3.12.
+        """Register a call that the running task is about to make; `end` must follow."""
+        # Before Python 3.12, looking up the running loop is a system call.
         loop = self._loop = self._loop or asyncio.get_running_loop()
         task = asyncio.current_task(loop)
         assert task is not None
@@ -195,7 +195,7 @@ class CallWatch:
         return call
 
     def end(self, call: Call) -> None:
-        """Note that a call is over; its second, if any, is the caller's business from now on."""
+        """Register the end of a call; its second, if any, now belongs to the caller."""
         call.has_ended = True
         call.tries.running -= 1
         if call in self._young:
@@ -207,12 +207,12 @@ class CallWatch:
             heapq.heapify(self._due)
 
     def others(self, charge: Charge) -> list[Charge]:
-        """Return what else is charged now for the same audio as a call that is over."""
+        """Return the other current charges for the same audio as a call that has ended."""
         deaths = charge.ticket.deaths
         return [call.charge for call in self._running() if call.charge.ticket.deaths is deaths]
 
     def taken_out(self, engine_id: EngineId) -> None:
-        """Find other engines at once for what an engine works on that has been taken out."""
+        """Move the calls of an engine that was taken out to other engines at once."""
         now = self._now()
         for call in self._running():
             if call.charge.engine_id == engine_id and call.second is None:
@@ -232,7 +232,7 @@ class CallWatch:
         self._timer = self._loop.call_later(max(0.0, at - self._now()), self._look)
 
     def _look(self) -> None:
-        """Review the calls that are due, and forget those that are over."""
+        """Review the calls that are due, and drop those that have ended."""
         self._timer = None
         now = self._now()
         is_late = now - self._timer_at > LATE_S
@@ -275,8 +275,7 @@ class CallWatch:
         overdue_at = self._fleet.overdue_at(charge, now)
         if now >= overdue_at:
             if not call.is_overdue:
-                # Once for each: an engine that has only too much to do is not to be probed for it
-                # without end.
+                # Once per call: an engine that is merely overloaded must not be probed endlessly.
                 call.is_overdue = True
                 self._fleet.suspect(charge, now)
                 self._observer.suspected(charge.engine_id)
@@ -293,11 +292,11 @@ class CallWatch:
             return
         is_worth_it = reason is not Reason.OVERDUE or self._fleet.has_livelier(call.charge)
         if not is_worth_it or not self._start_second(call, reason, now):
-            # Another engine may be ready soon, and the budget may allow it.
+            # Another engine may be ready soon, or the budget may allow it.
             self._push(call, now + self._recheck_s)
 
     def _start_second(self, call: Call, reason: Reason, now: float) -> bool:
-        """Give the work to another engine too, or instead; False: it cannot be at present."""
+        """Start the work on another engine too, or move it; False: not possible now."""
         ticket = call.charge.ticket
         tries = call.tries
         if tries.started >= self._max_calls:
@@ -315,7 +314,7 @@ class CallWatch:
         if not (fleet.may_hedge() if reason is Reason.HEDGE else fleet.may_retry(now)):
             return False
         log.info(
-            "request %s goes to another engine than %s too: %s",
+            "request %s sent to another engine in addition to %s: %s",
             ticket.request_id,
             engine_id,
             reason.value,
@@ -330,10 +329,10 @@ class CallWatch:
 
     def _second_is_done(self, call: Call, second: asyncio.Task[Attempt]) -> None:
         if call.has_ended or call.recalled_as is not None:
-            # The task that made the call awaits the second, or has given it up.
+            # The task that made the call awaits the second, or has cancelled it.
             return
         if second.cancelled() or second.exception() is not None:
-            # What the first engine says decides, unless there is one more to ask.
+            # The first engine's answer decides, unless another engine can be tried.
             call.second = None
             if call.tries.started < self._max_calls:
                 self._push(call, self._now() + self._recheck_s)

@@ -1,8 +1,8 @@
-"""Waiting for an engine to come back where none is ready.
+"""Wait for an engine to recover when none is ready.
 
-Engines restart, are cut off for a second, are ejected for one: an upload that has come all the way
-here can wait as long. It does not wait for what is not coming: where every engine has been out for
-long, or refuses its first probe, the client is told at once.
+An engine that restarts, loses its connection or is ejected may be back within seconds, so an upload
+that has already arrived waits. It does not wait in vain: if every engine has been out for long or
+refuses its first probe, the client gets the error at once.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from vllm_router.scheduling.engine import EngineState, Transition
 from vllm_router.scheduling.fleet import Fleet
 from vllm_router.scheduling.work import Ticket
 
-#: An engine that fails its trials is not worth waiting for, and ends its trial without a change.
+#: An engine that fails its trials is not worth waiting for; a failed trial causes no transition.
 _LOOK_AGAIN_S: Final = 0.5
 
 
 class EngineWait:
-    """Has work wait for an engine that is out.
+    """Holds work while no engine is ready.
 
     Args:
-        fleet: Knows which engines may come back.
+        fleet: Knows which engines may recover.
         now: Monotonic seconds.
-        wait_s: How long a piece of work waits at most, in seconds; 0: not at all.
+        wait_s: Maximum wait of a piece of work, in seconds; 0: none.
     """
 
     def __init__(self, fleet: Fleet, now: Callable[[], float], wait_s: float) -> None:
@@ -38,11 +38,11 @@ class EngineWait:
         return len(self._waiting)
 
     def until(self) -> float:
-        """Return until when work may wait that begins to wait now, monotonic seconds."""
+        """Return the deadline, in monotonic seconds, of a wait that begins now."""
         return self._now() + self._wait_s
 
     async def is_back(self, ticket: Ticket, until: float) -> bool:
-        """Wait until an engine is ready that has not failed on the work; False: none will be."""
+        """Wait for a ready engine that has not failed on the work; False: none will be ready."""
         while not self._fleet.is_ready_for(ticket):
             now = self._now()
             if now >= until or not self._fleet.may_recover_for(ticket, now):
@@ -59,7 +59,7 @@ class EngineWait:
         return True
 
     def changed(self, transition: Transition) -> None:
-        """Take a change of an engine in: one that is ready, or one whose first probe has failed."""
+        """Wake waiters if an engine became ready or failed its first probe."""
         if transition.after is EngineState.READY or transition.before is EngineState.DISCOVERED:
             for change in self._waiting:
                 if not change.done():

@@ -1,7 +1,7 @@
-"""Transcripts to events, piece after piece, in whichever way the client asked for. Pure.
+"""Render transcripts as events, piece by piece, in the requested format. Pure.
 
-Whatever the format, the deltas of a stream, joined, are the text of its last event: for SRT and VTT
-that text is the file.
+In every format, the concatenated deltas of a stream equal the text of its last event; for SRT and
+VTT that text is the file.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from vllm_router.formats.subtitles import Cue, SubtitleStyle
 from vllm_router.formats.transcript import Segment, Transcript, separator
 from vllm_router.requests.options import ResponseOptions, StreamFormat
 
-#: Makes the event for a little more text.
+#: Returns the event for a text delta.
 Delta = Callable[[str], JsonObject]
 
 
 class EventRendering:
-    """Writes one answer's events.
+    """Renders one answer's events.
 
     Args:
-        wish: What is asked for.
-        style: Of subtitles.
+        options: The requested response.
+        style: Subtitle style.
         request_id: For vLLM's events.
         model: For vLLM's events, as the client named it.
         created: For vLLM's events, Unix seconds.
@@ -62,7 +62,7 @@ class EventRendering:
             or options.wants_segments
             or self._is_diarized
         ) and not self._is_vllm
-        #: Writes cues, where those are the answer.
+        #: Writes cues if the format is SRT or VTT.
         self.subtitles: SubtitleWriter | None = None
         if options.format is ResponseFormat.SRT or options.format is ResponseFormat.VTT:
             self.subtitles = SubtitleWriter(options.format, style)
@@ -75,11 +75,11 @@ class EventRendering:
 
     @property
     def text(self) -> str:
-        """All deltas so far, joined."""
+        """All deltas so far, concatenated."""
         return "".join(self._text)
 
     def add(self, part: Transcript, speech: Sequence[SpeechSpan] | None = None) -> bytes:
-        """Return the events of the next piece, whose times are the whole audio's."""
+        """Return the events of the next piece; its times count from the start of the audio."""
         writer = self.subtitles
         if writer is not None:
             cues = [cue for segment in part.segments for cue in writer.cues(segment, speech)]
@@ -89,13 +89,13 @@ class EventRendering:
         return self._delta(part.text, is_joined=True)
 
     def write_cue(self, cue: Cue) -> bytes:
-        """Return the event of the next cue, where `subtitles` are the answer."""
+        """Return the event of the next cue; only for SRT and VTT."""
         assert self.subtitles is not None
         head = "" if self._text else self.subtitles.header
         return self._delta(head + self.subtitles.written(cue), is_joined=False)
 
     def write_segment(self, segment: Segment) -> bytes:
-        """Return the events of the next segment, where the answer is no subtitles."""
+        """Return the events of the next segment; not for SRT or VTT."""
         text = segment.text.strip()
         if not self._with_segments:
             return self._delta(text, is_joined=True)
@@ -137,9 +137,10 @@ class EventRendering:
 
         Args:
             usage: As far as known.
-            missing: (start, end) in seconds of what could not be had, where that is allowed.
-            warning: How the audio file is damaged; None: no damage is known. Much of it shows only
-                when all has been decoded, long after the headers have been sent.
+            missing: (start, end) in seconds of audio that could not be transcribed, where gaps are
+                allowed.
+            warning: How the audio file is damaged; None: no damage is known. Most damage is
+                detected only once everything is decoded, long after the headers were sent.
         """
         head = b""
         if self.subtitles is not None and not self._text and self.subtitles.header:

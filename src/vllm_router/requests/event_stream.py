@@ -1,8 +1,8 @@
-"""A streamed answer to a client: begun late, kept alive, ended truly.
+"""A streamed response: started late, kept alive, and always ended explicitly.
 
-The head is sent with the first event, so that whatever fails before it is told by an HTTP status.
-When nothing comes for a while, a comment goes out, and the head with it: proxies cut silent
-connections. Before anything else may answer the client in its place, a stream gives way.
+The head is sent with the first event, so that earlier failures are reported by an HTTP status.
+If no event comes for a while, a comment is sent, and the head with it, because proxies close idle
+connections. Before another writer may respond to the client, the stream must give way.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from vllm_router.formats.stream_events import error_event
 from vllm_router.observability.request_record import RequestRecord
 from vllm_router.server.exchange import AnswerBody, Exchange
 
-#: Less than the shortest idle limits about: 30 s in some clients, 60 s in nginx and load balancers.
+#: Below the shortest common idle timeouts: 30 s in some clients, 60 s in nginx and load balancers.
 KEEP_ALIVE_S = 10.0
 
 
 class EventStream:
-    """Events to one client, to be written within a `with`.
+    """A stream of events to one client, written inside a `with` block.
 
-    A RouterError that leaves it becomes the stream's last event, once the stream has begun; before,
-    it goes on to whoever tells it by an HTTP status.
+    A RouterError that leaves the block becomes the stream's last event if the stream has begun.
+    Otherwise it propagates, and the caller reports it by an HTTP status.
 
     Args:
-        exchange: To be answered.
-        story: Told of an error in the midst.
-        keep_alive_s: Longest silence.
+        exchange: The exchange to respond to.
+        record: Receives the code of an error that ends the stream.
+        keep_alive_s: Longest silence, in seconds.
     """
 
     def __init__(
@@ -46,26 +46,26 @@ class EventStream:
         self._headers = [
             (b"content-type", CONTENT_TYPE.encode()),
             (b"cache-control", b"no-cache"),
-            # nginx in front would otherwise collect the events.
+            # Otherwise nginx in front buffers the events.
             (b"x-accel-buffering", b"no"),
         ]
 
     @property
     def is_begun(self) -> bool:
-        """Whether the client has been told that all is well so far."""
+        """Whether the client has received the head, with status 200."""
         return self._body is not None
 
     def set_header(self, name: bytes, value: bytes) -> None:
-        """Give a header its value, while the head has not gone."""
+        """Set a header; has no effect once the head was sent."""
         if not self.is_begun:
             self._headers = [header for header in self._headers if header[0] != name]
             self._headers.append((name, value))
 
     def give_way(self) -> None:
-        """Leave the answer to another writer; this stream sends nothing from now on.
+        """Leave the response to another writer; this stream sends nothing from now on.
 
         Raises:
-            RuntimeError: The stream has begun, so the answer is its own.
+            RuntimeError: The stream has begun.
         """
         if self.is_begun:
             raise RuntimeError("a stream that has begun cannot give way")
@@ -90,7 +90,7 @@ class EventStream:
         return body
 
     async def send(self, data: bytes) -> None:
-        """Send encoded events, waiting for a client that is slow to take them."""
+        """Send encoded events, and wait if the client is slow to read."""
         if data:
             if not self._has_spoken:
                 self._has_spoken = True
@@ -110,7 +110,7 @@ class EventStream:
         self._timer.cancel()
         if not isinstance(error, RouterError) or not self.is_begun:
             return False
-        # A stream never just stops.
+        # A stream never ends without an explanation.
         self._record.error = error.code
         event = error_event(error.message, error.error_type, error.param, error.code)
         self._write(encode(event)).end()

@@ -1,9 +1,9 @@
-"""One audio to many engines: cut between stretches of speech, transcribed in parallel, in order.
+"""Transcribe one audio on many engines: split between stretches of speech, in parallel, in order.
 
-Decoding, sending and answering overlap. Pieces wait in the same queue as everything else, as long
-work. They lie in a spool of their own, in memory and then on disk, at most `AHEAD` at a time, so
-that memory does not depend on the audio's length and a slow client slows the decoding. What is said
-in a piece is the business of `PieceTranscriber`; what becomes of the pieces is the caller's.
+Decoding, sending and responding overlap. Pieces wait in the common queue, as long work. They are
+held in a spool of their own, in memory and then on disk, at most `AHEAD` at a time, so memory does
+not depend on the audio's length and a slow client slows the decoding. `PieceTranscriber`
+transcribes each piece; the caller processes the results.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from vllm_router.requests.transcription_request import TranscriptionRequest
 from vllm_router.scheduling.work import WorkTrace
 from vllm_router.spool.upload import Spool, SpoolFailed, Upload
 
-#: Pieces decoded and not yet given back: enough to keep a large fleet busy; 0.96 MB each.
+#: Pieces decoded but not yet returned: enough to keep a large fleet busy; 0.96 MB each.
 AHEAD: Final = 256
-#: How long finding the speech in a short audio may take, waiting for a worker included.
+#: Time limit for detecting the speech in a short audio, including the wait for a decoder process.
 SPEECH_S: Final = 5.0
-#: The leading piece of a stream, so that its first words are there soon. Without a stream all are
-#: of full length: an engine pays for a whole window whatever it gets.
+#: Length of a stream's leading piece, so that its first words come soon. Without a stream all
+#: pieces have full length: a piece of any length costs an engine a whole window.
 LEADER_S: Final = 6.0
 
 Take = Callable[[PieceResult], Awaitable[None]]
@@ -42,9 +42,9 @@ class Fanout:
 
     Args:
         transcriber: Transcribes each piece.
-        decoder: Cuts.
+        decoder: Decodes the audio and splits it.
         spool: Holds pieces until they have been transcribed.
-        counted: Told what became of each piece: "heard" or "missing".
+        counted: Called with each piece's outcome: "heard" or "missing".
     """
 
     def __init__(
@@ -60,13 +60,13 @@ class Fanout:
         self._counted = counted
 
     async def hear(self, audio: LongAudio, take: Take) -> MeasuredSeconds:
-        """Have an audio transcribed, handing over the pieces in order as they are ready.
+        """Transcribe an audio, and pass on its pieces in order as they are ready.
 
         Returns:
-            The audio's length in seconds, as it was decoded.
+            The length of the decoded audio in seconds.
 
         Raises:
-            RouterError: It cannot be decoded, or a piece of it cannot be had.
+            RouterError: The audio cannot be decoded, or a piece cannot be transcribed.
         """
         file = audio.request.file
         stream = self._decoder.pieces(
@@ -95,10 +95,10 @@ class Fanout:
         return stream.length_s
 
     async def speech(self, request: TranscriptionRequest, file: int) -> SpeechMap | None:
-        """Return where somebody speaks in a short audio; None if that cannot be had soon.
+        """Return the speech in a short audio; None: it cannot be detected in time.
 
         Args:
-            facts: The request's.
+            request: The request.
             file: Descriptor of the file that holds the upload.
         """
         audio = request.file
@@ -119,12 +119,12 @@ class Fanout:
         file: int,
         damaged: Callable[[tuple[str, ...]], None] = lambda _: None,
     ) -> MeasuredSeconds | None:
-        """Return the seconds of audio in a short upload; None if that cannot be had soon.
+        """Return the seconds of audio in a short upload; None: not known in time.
 
         Args:
-            facts: The request's.
+            request: The request.
             file: Descriptor of the file that holds the upload.
-            damaged: Told how the file is damaged, in sentences.
+            damaged: Called with the damage to the file, in sentences.
         """
         audio = request.file
         stream = self._decoder.pieces(
@@ -154,7 +154,7 @@ class Fanout:
             count = audio.record.pieces = count + 1
             audio.sent_of(cut.channel)
             task = group.create_task(self._hear_piece(audio, piece))
-            # Not in the task: one that is cancelled before it has begun never runs.
+            # Not inside the task: a task cancelled before it starts never runs.
             task.add_done_callback(partial(_release, piece.upload))
             pieces.put_nowait(task)
         audio.votes.end(count)
@@ -192,7 +192,7 @@ class Fanout:
                 piece.start_s, piece.end_s, None, (), e.message, piece.channel, piece.frontier_s
             )
         finally:
-            # Whatever became of the piece, no other may wait for it for ever.
+            # Whatever the piece's outcome, no other piece may wait for it forever.
             audio.votes.note(piece.index, None, 0.0, 0.0)
             audio.end_lead(piece.index)
         self._counted("heard")
@@ -208,7 +208,7 @@ class Fanout:
 
 
 def _first(several: BaseExceptionGroup[BaseException]) -> RouterError | None:
-    """Return the first error that can be told to the client, if there is one."""
+    """Return the first error that a client can be shown, if there is one."""
     for error in several.exceptions:
         found = _first(error) if isinstance(error, BaseExceptionGroup) else error
         if isinstance(found, RouterError):
@@ -228,7 +228,7 @@ async def _spooled(piece: Piece, number: int, spool: Spool) -> SpooledPiece:
         await upload.flush()
     except SpoolFailed as e:
         upload.close()
-        raise SpoolFull(f"There is no room to hold the audio's pieces: {e}.") from e
+        raise SpoolFull(f"The router has no space to hold the audio's segments: {e}.") from e
     except BaseException:
         upload.close()
         raise
@@ -247,5 +247,5 @@ async def _spooled(piece: Piece, number: int, spool: Spool) -> SpooledPiece:
 
 
 def _named(error: RouterError, piece: SpooledPiece) -> RouterError:
-    where = f"Seconds {piece.start_s:.1f} to {piece.end_s:.1f} of the audio could not be had"
+    where = f"Seconds {piece.start_s:.1f} to {piece.end_s:.1f} of the audio were not transcribed"
     return type(error)(f"{where}. {error.message}", retry_after_s=error.retry_after_s)

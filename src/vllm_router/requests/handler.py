@@ -1,9 +1,8 @@
-"""What the sockets serve: upload routes on the direct path, every other route by the ASGI
+"""The service behind the sockets: uploads take the direct path, all other routes the ASGI
 application.
 
-Checks what can be checked before a body is read, turns a whole upload into an answer, and writes
-metrics and one log line when a request has ended, whichever way. Never logs audio, prompts, words
-or keys.
+Checks whatever it can before reading a body, answers complete uploads, and records metrics and one
+log line when a request ends, however it ends. Never logs audio, prompts, transcripts or keys.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ from vllm_router.server.head import RequestHead
 from vllm_router.spool.upload import Spool
 
 if TYPE_CHECKING:
-    # Not otherwise: it needs an extra.
+    # Only for type checking: tracing needs an optional extra.
     from vllm_router.observability.tracing import Tracing
 
 log = logging.getLogger("vllm_router")
@@ -50,20 +49,20 @@ log = logging.getLogger("vllm_router")
 UPLOAD_ROUTES: Final = {
     f"/v1/audio/{task.value}{slash}": task for task in Task for slash in ("", "/")
 }
-#: Beneath it are the routes that drain engines: no page has any business there.
+#: Prefix of the routes that drain engines. Web pages never get access to them.
 ADMIN_PREFIX: Final = "/engines/"
-#: nginx's status for a client that left; it is only ever seen in metrics and logs.
+#: nginx's status for a client that disconnected; appears only in metrics and logs.
 CLIENT_LEFT: Final = 499
 _REQUEST_ID: Final = re.compile(rb"[\x21-\x7e]{1,128}")
 
 
 @dataclass(frozen=True, slots=True)
 class UploadLimits:
-    """Bounds of uploads.
+    """Limits on uploads.
 
     Attributes:
-        upload_bytes: The largest taken.
-        disk_bytes: What all together may have on disk.
+        upload_bytes: Maximum size of one upload.
+        disk_bytes: Maximum disk space for all uploads together.
     """
 
     upload_bytes: int
@@ -74,21 +73,21 @@ class RouterService:
     """Serves one process's requests; see `server.listener.Service`.
 
     Args:
-        app: The ASGI application for all routes but uploads.
-        root_path: Where a proxy in front has mounted the router.
-        fleet: Knows which models there are.
+        app: The ASGI application for all routes except uploads.
+        root_path: Path prefix under which a proxy serves the router.
+        fleet: Knows the models served.
         transcriber: Answers uploads.
-        spool: Holds them.
-        limits: Bounds them.
-        aliases: Further names of models.
-        keys: Who may ask.
-        cors: Which pages may ask.
-        quotas: How much each may ask.
-        metrics: What is counted.
-        access_log: Gets a line for each upload; None: none is written.
-        tracing: Makes a trace of each upload; None: none is made.
+        spool: Holds uploads.
+        limits: Limits on uploads.
+        aliases: Aliases of models.
+        keys: Valid API keys.
+        cors: Web origins allowed.
+        quotas: Quota of each key.
+        metrics: Receives counts and times.
+        access_log: Receives one line per upload; None: no access log.
+        tracing: Traces uploads; None: no tracing.
         clock: Monotonic seconds.
-        new_id: Makes request ids.
+        new_id: Generates request IDs.
     """
 
     def __init__(
@@ -130,10 +129,10 @@ class RouterService:
         self.is_refusing = False
         self.in_flight = 0
 
-    # --- before the body
+    # --- before the body is read
 
     def open_intake(self, exchange: Exchange) -> UploadReceiver | None:
-        """Return where an upload goes; see `server.listener.Service`."""
+        """Return the receiver for an upload; see `server.listener.Service`."""
         head = exchange.head
         path = self._route_path(head)
         task = UPLOAD_ROUTES.get(path)
@@ -182,23 +181,23 @@ class RouterService:
             raise WrongKey(f"Send a valid key as 'Authorization: Bearer KEY'; it is {state}.")
         return holder.name
 
-    # --- after it
+    # --- after the body is complete
 
     async def answer(self, exchange: Exchange, body: bytes) -> None:
-        """Answer a request that brings no upload."""
+        """Answer a request that is not an upload."""
         head = exchange.head
         if self._cors.is_preflight(head) and not _is_admin(self._route_path(head)):
-            # It brings no key and needs no engine: the browser asks before the page may.
+            # It carries no key and needs no engine: the browser asks before the page may.
             origin = head.header(b"origin") or b""
             if not self._cors.allows(origin):
                 shown = origin[:200].decode("latin-1")
-                raise Forbidden(f"Pages of the origin '{shown}' are not among --cors-origins.")
+                raise Forbidden(f"The origin '{shown}' is not listed in --cors-origins.")
             exchange.respond(204, self._cors.preflight_headers(head))
             return
         await serve_asgi(self._app, exchange, body, self._root_path)
 
     async def answer_upload(self, exchange: Exchange, intake: Any) -> None:
-        """Answer a request whose upload has come whole."""
+        """Answer a request whose upload is complete."""
         record: RequestRecord = exchange.record
         try:
             form = await intake.form()
@@ -215,7 +214,7 @@ class RouterService:
             if request.damage is not None:
                 record.damaged((request.damage,))
             if record.holder is not None:
-                # Reserved, until the length has been measured.
+                # Reserved until the length has been measured.
                 reserved_s = self._transcriber.reserved_seconds(request, intake.upload)
                 self._charge(record.holder, reserved_s)
                 record.charged_s = reserved_s
@@ -232,24 +231,22 @@ class RouterService:
     def _charge(self, holder: str, audio_s: float) -> None:
         wait_s = self._quotas.take(holder, audio_s, self.now())
         if wait_s is not None:
-            raise RateLimited(
-                "This key has used up its share of audio for now.", retry_after_s=wait_s
-            )
+            raise RateLimited("This key has used up its audio quota for now.", retry_after_s=wait_s)
 
-    # --- when it is over
+    # --- when the request has ended
 
     def failed(self, exchange: Exchange, error: Exception) -> RouterError:
-        """Log a fault of our own and return what the client is told."""
+        """Log a fault in the router and return the client's error."""
         log.error("a fault of the router at %r", exchange, exc_info=error)
-        return RouterError("The router failed at this request; it has been logged.")
+        return RouterError("An internal error occurred in the router and was logged.")
 
     def finished(self, exchange: Exchange) -> None:
-        """Count a request that has ended, and write its line."""
+        """Count a request that has ended, and write its log line."""
         record: RequestRecord | None = exchange.record
         if record is None:
             return
         self.in_flight -= 1
-        # Much is refused while the body is still coming, before the handler sees it.
+        # Many requests are refused while the body arrives, before the handler sees them.
         record.error = record.error or exchange.refusal
         if record.holder is not None and record.charged_s is not None:
             self._quotas.give_back(record.holder, record.charged_s)
@@ -267,7 +264,7 @@ class RouterService:
     def _correct(self, record: RequestRecord, holder: str, charged_s: float, now: float) -> None:
         if record.audio_s is None:
             return
-        # Each channel is as much work as an upload of its length.
+        # Each channel costs as much work as an upload of its length.
         true_s = record.audio_s * record.channels
         if true_s != charged_s:
             self._quotas.correct(holder, charged_s, true_s, now)
