@@ -177,8 +177,8 @@ class RouterService:
         holder = self._keys.holder(authorization)
         if holder is None:
             exchange.extra.append((b"www-authenticate", b"Bearer"))
-            state = "missing" if authorization is None else "not known"
-            raise WrongKey(f"Send a valid key as 'Authorization: Bearer KEY'; it is {state}.")
+            state = "missing" if authorization is None else "unknown"
+            raise WrongKey(f"Send a valid key as 'Authorization: Bearer KEY'; the key is {state}.")
         return holder.name
 
     # --- after the body is complete

@@ -1,8 +1,8 @@
-"""Which headers pass between a client and an engine, in both directions.
+"""Which headers pass between client and engine, in both directions.
 
-End-to-end headers pass as they are. What is meant for one hop only stays on it, and so does what
-would mean something else on the other side: credentials, framing, addresses inside, and what the
-router says itself.
+End-to-end headers pass unchanged. Hop-by-hop headers stay on their hop. Headers that would have
+another meaning on the other side are also withheld: credentials, framing, internal addresses, and
+headers that the router sets itself.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from vllm_router.server.exchange import Exchange
 
 Headers = list[tuple[bytes, bytes]]
 
-#: RFC 9110, 7.6.1, and what proxies have always treated alike.
+#: RFC 9110, 7.6.1, and headers that proxies have always treated alike.
 HOP_BY_HOP: Final = frozenset(
     {
         b"connection",
@@ -29,8 +29,8 @@ HOP_BY_HOP: Final = frozenset(
         b"upgrade",
     }
 )
-#: Headers of a client that never reach an engine: its credentials, what we frame or name ourselves,
-#: what claims to come from a proxy, and what steers vLLM itself.
+#: Client headers that never reach an engine: credentials, framing, headers that the router sets,
+#: headers that claim to come from a proxy, and headers that control vLLM itself.
 WITHHELD: Final = HOP_BY_HOP | {
     b"accept-encoding",
     b"authorization",
@@ -39,7 +39,7 @@ WITHHELD: Final = HOP_BY_HOP | {
     b"expect",
     b"forwarded",
     b"host",
-    # A CGI program behind the engine would take it for its proxy (CVE-2016-5385).
+    # A CGI program behind the engine would take its value for a proxy (CVE-2016-5385).
     b"proxy",
     b"via",
     b"x-api-key",
@@ -55,9 +55,9 @@ WITHHELD: Final = HOP_BY_HOP | {
     b"x-request-id",
     b"x-stream-format",
 }
-#: Headers of an engine that never reach a client.
+#: Engine headers that never reach a client.
 REPLACED: Final = HOP_BY_HOP | {
-    # What the router frames, names or says itself.
+    # The router frames the response and sets these itself.
     b"access-control-allow-credentials",
     b"access-control-allow-headers",
     b"access-control-allow-methods",
@@ -70,38 +70,38 @@ REPLACED: Final = HOP_BY_HOP | {
     b"server",
     b"x-engine-id",
     b"x-request-id",
-    # What leads to addresses that only the router can reach.
+    # These lead to addresses that only the router can reach.
     b"alt-svc",
     b"content-location",
     b"location",
     b"refresh",
     b"via",
-    # What would speak for the router's own host name, or of the key between router and engine.
+    # These would apply to the router's host name, or concern the key between router and engine.
     b"authentication-info",
     b"clear-site-data",
     b"set-cookie",
     b"strict-transport-security",
     b"www-authenticate",
-    # What has a proxy in front of the router send a file of its own in the answer's place.
+    # These make a proxy in front of the router send a file of its own instead of the response.
     b"x-accel-redirect",
     b"x-sendfile",
 }
-#: Without it a body cannot be read, so no Connection header takes it away (RFC 9110, 7.6.1, forbids
-#: to name it there).
+#: A body is unreadable without it, so no Connection header removes it (RFC 9110, 7.6.1, forbids
+#: naming it there).
 _KEPT: Final = frozenset({b"content-type"})
 
 
 def engine_headers(
     exchange: Exchange, engine_key: str | None, content_type: bytes | None = None
 ) -> Headers:
-    """Return the headers that an engine gets with each call for a request.
+    """Return the headers sent to an engine with each call for a request.
 
-    Each call has an X-Request-Id of its own besides (`relay.CallIds`).
+    Each call also has its own X-Request-Id (`relay.CallIds`).
 
     Args:
         exchange: The client's request.
         engine_key: Sent as a bearer token.
-        content_type: In place of the client's, for a body that is not the client's.
+        content_type: Replaces the client's, for a body that is not the client's.
     """
     out = _end_to_end(exchange.head.headers, WITHHELD)
     if content_type is not None:
@@ -113,7 +113,7 @@ def engine_headers(
 
 
 def client_headers(headers: Headers, engine_id: str) -> Headers:
-    """Return the headers that a client gets with an engine's answer.
+    """Return the headers sent to a client with an engine's answer.
 
     Args:
         headers: The engine's, with lower-case names.
@@ -125,7 +125,7 @@ def client_headers(headers: Headers, engine_id: str) -> Headers:
 
 
 def _end_to_end(headers: Headers, hidden: frozenset[bytes]) -> Headers:
-    """Return headers but for the hidden ones and those that a Connection header nominates."""
+    """Return the headers that are neither hidden nor nominated by a Connection header."""
     out: Headers = []
     nominated: set[bytes] = set()
     for header in headers:

@@ -1,7 +1,7 @@
-"""The language of an audio whose pieces were transcribed in whatever language each engine detected.
+"""The language of audio whose pieces were transcribed in the language that each engine detected.
 
-A piece's language is settled once enough of its neighbours' are known: a dial tone or one odd
-sentence must not decide the whole, and a second language that is really spoken must stay.
+A piece's language is settled once enough of its neighbors' languages are known: a dial tone or one
+odd sentence must not decide for the whole audio, and a second language that is spoken must remain.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class LanguageFinder:
-    """Tells the languages of texts, with a model that is loaded when it is first needed."""
+    """Identifies the language of texts with a model that is loaded on first use."""
 
     __slots__ = ("_loading",)
 
@@ -30,12 +30,12 @@ class LanguageFinder:
         self._loading: asyncio.Future[TextIdentifier | None] | None = None
 
     async def identify(self, text: str) -> Identified | None:
-        """Return the language of a text; None where its words do not tell."""
+        """Return the language of a text; None: its words do not reveal it."""
         if not text:
             return None
         if self._loading is None:
             loop = asyncio.get_running_loop()
-            # In a thread: it takes half a second of computing.
+            # In a thread: loading takes half a second of CPU time.
             self._loading = loop.run_in_executor(None, _load)
         identifier = await asyncio.shield(self._loading)
         return None if identifier is None else identifier.identify(text)
@@ -43,7 +43,7 @@ class LanguageFinder:
 
 @cache
 def _load() -> TextIdentifier | None:
-    """Return the model, which never changes and takes 90 MB: one for all routers of a process."""
+    """Return the model; it is immutable and takes 90 MB, so a process loads it once."""
     try:
         return TextIdentifier()
     except OSError as e:
@@ -52,7 +52,7 @@ def _load() -> TextIdentifier | None:
 
 
 class LanguageVotes:
-    """Collects the languages of one audio's pieces, by index, and settles each piece's."""
+    """Collects the languages of one audio's pieces, by index, and settles each piece's language."""
 
     __slots__ = ("_count", "_heard", "_vote", "_waiting")
 
@@ -64,11 +64,11 @@ class LanguageVotes:
 
     @property
     def language(self) -> str | None:
-        """The audio's language by what is known so far; None: nothing is."""
+        """The audio's most likely language so far; None: unknown."""
         return self._vote.majority
 
     def note(self, index: int, language: str | None, confidence: float, speech_s: float) -> None:
-        """Take a piece's language in, once; None: its words do not tell, or there are none."""
+        """Record a piece's language, once; None: its words do not reveal it, or it has none."""
         if index in self._heard:
             return
         self._heard.add(index)
@@ -76,23 +76,23 @@ class LanguageVotes:
         self._wake()
 
     def end(self, count: int) -> None:
-        """Note that the audio has so many pieces."""
+        """Note the total number of pieces."""
         self._count = count
         self._vote.finish(count)
         self._wake()
 
     async def settled(self, index: int) -> str | None:
-        """Wait until the language of a piece that was noted is settled.
+        """Wait until the language of a recorded piece is settled.
 
         Returns:
-            The language in which the piece is to be asked for again; None: it stays as it is.
+            The language in which to transcribe the piece again; None: it stays as it is.
         """
         while (choice := self._vote.choose(index)) is LanguageChoice.WAIT:
             await self._changed()
         return self._vote.majority if choice is LanguageChoice.ASK_AGAIN else None
 
     async def known(self, pieces: int) -> None:
-        """Wait until so many pieces are noted, or all that there are."""
+        """Wait until this many pieces are recorded, or all of them if there are fewer."""
         while len(self._heard) < pieces and self._count != len(self._heard):
             await self._changed()
 

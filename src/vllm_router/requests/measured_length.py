@@ -1,12 +1,12 @@
-"""The true length of a short upload that was charged to a key, where no answer has told it.
+"""The true length of a short upload that was charged to a key, if no answer contained it.
 
-A header may say less than there is, and an engine's events tell no length: whoever asks for a
-stream could send any audio as a moment's. So such an upload is decoded after its answer, and the
-charge corrected. A WAV's length follows from its size.
+A header may understate the length, and an engine's events do not contain it: a client could stream
+hours of audio and be charged for a moment. Such an upload is therefore decoded after its response,
+and the charge is corrected. A WAV's length follows from its size.
 
-Bounds: one upload at a time, and `MOST_WAITING` that wait for it; those beyond keep their charge.
+Bounds: one upload at a time, and `MOST_WAITING` in the queue; further uploads keep their charge.
 
-Refuses to know: keys and their bounds.
+Does not know keys or quotas.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Lengths:
     """Measures uploads.
 
     Args:
-        length_s: Returns the seconds of audio in the upload that a file holds; None: not known.
-        corrected: Told the key's name, the seconds that were charged to it, and the true ones.
+        length_s: Returns the seconds of audio in the upload that a file holds; None: unknown.
+        corrected: Called with the key's name, the seconds charged, and the true seconds.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Lengths:
         return len(self._tasks)
 
     def measure(self, upload: Upload, request: TranscriptionRequest, record: RequestRecord) -> None:
-        """Correct what an upload was charged, if it was and if nothing has told its length yet."""
+        """Correct an upload's charge, if it was charged and its length is still unknown."""
         holder, charged_s = record.holder, record.charged_s
         if holder is None or charged_s is None or record.audio_s is not None:
             return
@@ -59,7 +59,7 @@ class Lengths:
         try:
             file = upload.file()
         except OSError as e:
-            log.info("request %s cannot be measured: %s", record.request_id, e)
+            log.info("the length of request %s cannot be measured: %s", record.request_id, e)
             return
         task = asyncio.get_running_loop().create_task(
             self._measure(file, request, holder, charged_s)

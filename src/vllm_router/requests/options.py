@@ -1,6 +1,6 @@
-"""What a client asked for: the format, whether streamed, how events shall look. Pure.
+"""What a client requests: the format, streaming, and the format of events. Pure.
 
-What an engine may know better is left to it: an unknown `response_format` is passed on as it is.
+Values that an engine may know are left to it: an unknown `response_format` is passed on unchanged.
 """
 
 from __future__ import annotations
@@ -17,36 +17,36 @@ from vllm_router.formats.formats import ResponseFormat
 from vllm_router.requests.transcription_request import WAV_HEAD_BYTES, TranscriptionRequest
 from vllm_router.spool.upload import Upload
 
-#: vLLM takes both; OpenAI's own clients send the first.
+#: vLLM accepts both; OpenAI's own clients send the first.
 _GRANULARITIES: Final = ("timestamp_granularities[]", "timestamp_granularities")
 
 
-#: Of audio whose channels are wanted separately, before it is decoded.
+#: Assumed number of channels, before decoding, if each is to be transcribed separately.
 _USUAL_CHANNELS: Final = 2
 
 
 class StreamFormat(StrEnum):
-    """How the events of a streamed answer look."""
+    """The format of a streamed response's events."""
 
     OPENAI = "openai"
     VLLM = "vllm"
 
 
 class ResponseOptions(NamedTuple):
-    """What shall be answered.
+    """The requested response.
 
     Attributes:
-        format: None when it is one that only the engine may know.
-        is_stream: Whether as events.
-        stream_format: How the events look.
-        wants_words: Whether times of single words are asked for.
-        wants_segments: Whether segments are asked for beside the text.
-        language: As the client gave it; None: it is to be found.
-        is_batch: Whether others may go first.
-        channels: Which channels are transcribed.
-        names: Of the speakers, in the order of channels.
-        is_diarized: Whether the engine is to tell speakers apart, who are not by channel; the
-            format then is the engine's.
+        format: None if only the engine may know the format.
+        is_stream: Whether to respond with events.
+        stream_format: Format of the events.
+        wants_words: Whether word timestamps are requested.
+        wants_segments: Whether segments are requested in addition to the text.
+        language: As given by the client; None: to be detected.
+        is_batch: Whether other work takes precedence.
+        channels: Channels to transcribe.
+        names: Names of the speakers, in channel order.
+        is_diarized: Whether the engine is to tell apart speakers who do not have separate channels;
+            the format is then the engine's.
     """
 
     format: ResponseFormat | None
@@ -62,7 +62,7 @@ class ResponseOptions(NamedTuple):
 
     @property
     def needs_times(self) -> bool:
-        """Whether the answer needs to know when each segment was said."""
+        """Whether the response needs the times of segments."""
         is_timed = self.format in (
             ResponseFormat.SRT,
             ResponseFormat.VTT,
@@ -79,17 +79,18 @@ def read_response_options(
     priority: bytes | None,
     default_channels: Channels = Channels.MIX,
 ) -> ResponseOptions:
-    """Return what a request asks for.
+    """Return the options of a request.
 
     Args:
-        facts: With the form.
-        default_stream_format: When the request names none.
+        request: The request and its form.
+        default_stream_format: Used if the request names none.
         stream_format: Its X-Stream-Format header.
         priority: Its X-Priority header.
-        default_channels: When the request names none.
+        default_channels: Used if the request names none.
 
     Raises:
-        UnsupportedValue: It asks for something that does not exist.
+        UnsupportedValue: An option has an unknown value, or two options contradict each other.
+    """
     """
     name = request.text("response_format")
     try:
@@ -98,11 +99,11 @@ def read_response_options(
         kind = None
     channels = _channels(request.text("channels"), default_channels)
     if kind is ResponseFormat.DIARIZED_JSON and channels in (Channels.LEFT, Channels.RIGHT):
-        # Engines mix the channels: whoever told speakers apart would hear the wrong audio.
+        # Engines mix the channels, so they would tell speakers apart in the wrong audio.
         raise UnsupportedValue(
-            f"'channels={channels}' leaves one channel, and 'response_format=diarized_json' is to "
-            "tell speakers apart. Send 'channels=each' for one speaker per channel, or ask for "
-            "'verbose_json'.",
+            f"'channels={channels}' selects a single channel, in which 'response_format="
+            "diarized_json' cannot tell speakers apart. Send 'channels=each' for one speaker per "
+            "channel, or use 'verbose_json'.",
             param="channels",
         )
     is_diarized = kind is ResponseFormat.DIARIZED_JSON and channels is not Channels.EACH
@@ -114,7 +115,7 @@ def read_response_options(
             granularities.add(part.value.decode("utf-8", "replace").strip())
     if granularities and granularities - {"", "word", "segment"}:
         raise UnsupportedValue(
-            "'timestamp_granularities[]' may be 'segment' or 'word'.",
+            "'timestamp_granularities[]' must be 'segment' or 'word'.",
             param="timestamp_granularities[]",
         )
     return ResponseOptions(
@@ -132,17 +133,17 @@ def read_response_options(
 
 
 def told_channels(request: TranscriptionRequest, upload: Upload) -> int | None:
-    """Return how many channels an upload has, if it is a plain WAV; None: decoding will tell."""
+    """Return the number of channels of a plain WAV; None: known only after decoding."""
     size_bytes = request.file.end - request.file.start
     header = plain_wav(upload.read(request.file.start, min(size_bytes, WAV_HEAD_BYTES)), size_bytes)
     return None if header is None else header.channels
 
 
 def must_choose(request: TranscriptionRequest, options: ResponseOptions, upload: Upload) -> bool:
-    """Return whether an upload must be decoded to have its channels chosen, or told apart.
+    """Return whether an upload must be decoded to select or separate its channels.
 
-    Engines mix them. What has one channel goes the way of all other uploads, unless its speaker is
-    to be named.
+    Engines mix them. An upload with one channel needs no decoding, unless its speaker is to be
+    named.
     """
     if options.channels is Channels.MIX:
         return False
@@ -151,9 +152,9 @@ def must_choose(request: TranscriptionRequest, options: ResponseOptions, upload:
 
 
 def most_channels(request: TranscriptionRequest, channels: Channels, upload: Upload) -> int:
-    """Return by how many times its length an upload is work at the most, as far as is known.
+    """Return the highest known factor between an upload's length and its work.
 
-    What its container announces is good for reserving, until decoding has told.
+    The number of channels that the container declares serves for reservations until decoding.
     """
     if channels is not Channels.EACH:
         return 1
@@ -162,15 +163,15 @@ def most_channels(request: TranscriptionRequest, channels: Channels, upload: Upl
 
 
 def reserved_seconds(request: TranscriptionRequest, upload: Upload, default: Channels) -> float:
-    """Return the seconds of audio that a key is charged until they have been measured.
+    """Return the seconds of audio charged to a key until they have been measured.
 
     Args:
-        facts: With the form.
+        request: The request and its form.
         upload: The bytes.
-        default: The channels transcribed when the request names none.
+        default: The channels transcribed if the request names none.
 
     Raises:
-        UnsupportedValue: It asks for channels that do not exist.
+        UnsupportedValue: The request names unknown channels.
     """
     channels = _channels(request.text("channels"), default)
     return request.hint.seconds * most_channels(request, channels, upload)
@@ -191,7 +192,7 @@ def _channels(value: str | None, default: Channels) -> Channels:
         return Channels(value.lower())
     except ValueError as e:
         raise UnsupportedValue(
-            "'channels' may be 'mix', 'left', 'right' or 'each'.", param="channels"
+            "'channels' must be 'mix', 'left', 'right' or 'each'.", param="channels"
         ) from e
 
 
@@ -209,7 +210,7 @@ def _stream_format(default: StreamFormat, header: bytes | None) -> StreamFormat:
         return StreamFormat(header.decode("latin-1").strip().lower())
     except ValueError as e:
         raise UnsupportedValue(
-            "'X-Stream-Format' may be 'openai' or 'vllm'.", param="X-Stream-Format"
+            "'X-Stream-Format' must be 'openai' or 'vllm'.", param="X-Stream-Format"
         ) from e
 
 
@@ -218,5 +219,5 @@ def _is_batch(header: bytes | None) -> bool:
         return False
     word = header.decode("latin-1").strip().lower()
     if word not in ("batch", "normal", "interactive"):
-        raise UnsupportedValue("'X-Priority' may be 'batch' or 'normal'.", param="X-Priority")
+        raise UnsupportedValue("'X-Priority' must be 'batch' or 'normal'.", param="X-Priority")
     return word == "batch"

@@ -1,7 +1,7 @@
-"""One question to an engine: what is said in this piece of audio?
+"""Have engines transcribe one piece of audio.
 
-Pieces are asked for as `json` whatever the client wants: it is the cheapest form, the one in which
-engines lose the fewest words, and the one that every model has. Times are derived from the speech
+Pieces are requested as `json` whatever format the client wants: it is the cheapest format, loses
+the fewest words, and every model supports it. Times are derived from the speech
 (`formats.alignment`).
 """
 
@@ -30,15 +30,15 @@ from vllm_router.upstream.answer import Answer
 from vllm_router.upstream.model_capabilities import ModelCapabilities
 from vllm_router.upstream.refusal import RefusalKind, read_refusal
 
-#: Waits before a piece is tried anew when the fleet cannot take it: together longer than an engine
-#: needs to restart and to be noticed, since an hour of work should not die of a minute's trouble.
+#: Delays before a piece is retried after the fleet could not take it. Together they exceed the time
+#: in which an engine restarts and is noticed: a minute's outage must not end an hour of work.
 PATIENCE_S: Final = (1.0, 3.0, 10.0, 20.0)
 
-#: Engines that must refuse a piece before the whole audio fails: what it would cost to be wrong is
-#: not one upload but an hour of work.
+#: Engines that must refuse a piece before the whole audio fails. A mistake would cost an hour of
+#: work, not one upload.
 VOTES: Final = 3
 
-#: Fields that speak of the whole upload or of its answer, and are made anew for each piece.
+#: Fields that concern the whole upload or its response; each piece gets its own.
 _OURS: Final = frozenset(
     {
         "file",
@@ -61,16 +61,16 @@ _OURS: Final = frozenset(
 
 
 class PieceFailed(EngineFailed):
-    """Engines agree that they cannot transcribe a piece, and do not say why."""
+    """Engines agree that they cannot transcribe a piece, but do not say why."""
 
 
 class PieceCaller:
-    """Asks the fleet for the words of pieces.
+    """Has the fleet transcribe pieces.
 
     Args:
-        dispatcher: Brings pieces to engines.
-        relay: Knows how engines are called.
-        capabilities: What models' engines can do.
+        dispatcher: Runs calls on engines.
+        relay: Calls engines.
+        capabilities: Capabilities of the models' engines.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class PieceCaller:
         self._capabilities = capabilities
 
     def takes_language(self, audio: LongAudio) -> bool:
-        """Return whether engines may be told the language, as far as known."""
+        """Return whether engines accept a language, as far as known."""
         return self._capabilities.of(audio.request.model).language is not False
 
     async def ask(
@@ -95,22 +95,22 @@ class PieceCaller:
         tells_language: bool = True,
         asks_words: bool = True,
     ) -> Transcript:
-        """Return an engine's words for a piece.
+        """Return an engine's transcript of a piece.
 
         Args:
-            audio: The audio it is from.
+            audio: The audio that the piece belongs to.
             piece: The piece.
-            trace: Follows the work; None: nobody does.
-            language: In place of the audio's; None: the audio's, if the client gave one.
-            temperature: In place of the client's.
-            tells_language: Whether the engine is told the language, if there is one.
-            asks_words: Whether it is asked for times of words, if the client wants them.
+            trace: Traces the work; None: no trace.
+            language: Replaces the audio's language; None: the client's language, if given.
+            temperature: Replaces the client's.
+            tells_language: Whether to send the language, if there is one.
+            asks_words: Whether to request word timestamps, if the client wants them.
 
         Raises:
-            EngineRefused: The engine refused, for a reason that is the client's to see.
-            UnsupportedValue: It gives no times of words.
+            EngineRefused: The engine refused for a reason that the client should see.
+            UnsupportedValue: It provides no word timestamps.
             PieceFailed: Engines answered 500.
-            RouterError: The words could not be had.
+            RouterError: The piece could not be transcribed.
         """
         boundary = b"piece-" + secrets.token_hex(12).encode()
         headers = [
@@ -148,7 +148,7 @@ class PieceCaller:
                 is_admitted=True,
                 trace=trace,
                 deaths=piece.deaths,
-                # Pieces keep their order: a stream's first words wait for nothing that comes after.
+                # Pieces keep their order: later pieces must not delay a stream's first words.
                 ahead=piece.index,
             )
             try:
@@ -176,7 +176,7 @@ class PieceCaller:
             if reason is RefusalKind.NO_WORDS:
                 return Transcript("")
             if reason is RefusalKind.FORMAT:
-                # It was the reason only if the piece passes with another one.
+                # The format was the reason only if the piece passes with another one.
                 await self.ask(
                     audio,
                     piece,
@@ -198,13 +198,13 @@ class PieceCaller:
                     tells_language=False,
                     asks_words=asks_words,
                 )
-                # The field was the reason indeed.
+                # The field was indeed the reason.
                 for engine_id in attempt.refused_by:
                     self._capabilities.refused_language(ticket, engine_id)
                 return words
             if answer.status >= 500:
-                # Of a whole upload this is the client's to see; of a piece it says too little.
-                raise PieceFailed(f"The engines answered {answer.status} to it.")
+                # For a whole upload the client sees this answer; for a piece it says too little.
+                raise PieceFailed(f"The engines answered {answer.status} to this segment.")
             raise said
         raise AssertionError("the last round raises")
 
@@ -218,7 +218,7 @@ def _form(
     *,
     wants_words: bool,
 ) -> UploadBody:
-    """Return the form for one piece: the client's fields, with ours in their places."""
+    """Return the form for one piece: the client's fields, with the router's replacing some."""
     fields = [
         (part.name.encode(), part.value)
         for part in audio.request.form.parts

@@ -1,11 +1,12 @@
-"""The words of one piece, verified against its speech.
+"""The transcript of one piece, verified against the speech in it.
 
-An engine's 200 is not yet a correct answer: Whisper now and then leaves out a sentence or most of a
-window, repeats itself, or invents words where nobody speaks. An answer that is implausible for the
-speech in the piece is asked for again in two parts, which is what repairs most for the least
-(docs/fidelity.md), and the better of both counts. Bounds: `LongAudio.may_ask_again`, and `DEPTH`.
+A 200 from an engine does not guarantee a correct transcript: Whisper occasionally omits a sentence
+or most of a window, repeats itself, or invents words in silence. If a transcript is implausible for
+the piece's speech, the piece is transcribed again in two parts, which repairs the most for the
+least work (docs/fidelity.md), and the better transcript wins. Bounds: `LongAudio.may_ask_again` and
+`DEPTH`.
 
-Refuses to know: pieces' order, formats, and who reads.
+Does not know the order of pieces, formats, or clients.
 """
 
 from __future__ import annotations
@@ -36,26 +37,26 @@ from vllm_router.requests.pieces import LongAudio, SpooledPiece
 from vllm_router.requests.word_counts import WordCounts
 from vllm_router.scheduling.work import WorkTrace, windows_of
 
-#: How often a piece is cut in two.
+#: How often a piece may be halved.
 DEPTH: Final = 2
-#: Less speech tells little of how fast somebody talks, in seconds.
+#: Seconds of speech below which the speaking rate is unreliable.
 RATE_FROM_S: Final = 5.0
-#: Pieces that tell how fast these people talk, if there are as many; fewer where a client reads
-#: along. Fewer than are kept ahead (`fanout.AHEAD`), or pieces would wait for each other.
+#: Pieces from which the usual speaking rate is derived, if there are as many; fewer if a client
+#: reads the stream. Must stay below `fanout.AHEAD`, or pieces would wait for each other.
 COMPARED_PIECES: Final = 32
 READ_ALONG_PIECES: Final = 4
-#: For a part that cannot be cut: enough to leave the path on which words were lost.
+#: For a part that cannot be halved: enough to leave the decoding path that lost words.
 SECOND_TEMPERATURE: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class TranscribedPart:
-    """A stretch of a piece and the words that were said in it.
+    """A part of a piece, and its transcript.
 
     Attributes:
-        speech: Where somebody speaks, on the whole audio's clock.
-        answer: The engine's words.
-        verdict: What they are worth.
+        speech: Stretches of speech, in the whole audio's time.
+        answer: The engine's transcript.
+        verdict: Whether the transcript is plausible for the speech.
     """
 
     speech: tuple[SpeechSpan, ...]
@@ -72,9 +73,9 @@ class PieceTranscriber:
     """Transcribes pieces.
 
     Args:
-        caller: Asks engines.
-        languages: Tells the languages of texts.
-        counts: Where words are counted.
+        caller: Calls engines.
+        languages: Identifies the languages of texts.
+        counts: Counts words.
     """
 
     def __init__(self, caller: PieceCaller, languages: LanguageFinder, counts: WordCounts) -> None:
@@ -85,18 +86,18 @@ class PieceTranscriber:
     async def transcribe(
         self, audio: LongAudio, piece: SpooledPiece, trace: WorkTrace | None
     ) -> Transcript:
-        """Return a piece's words and segments, on the whole audio's clock.
+        """Return a piece's words and segments, in the whole audio's time.
 
         Raises:
-            RouterError: They could not be had.
+            RouterError: The piece could not be transcribed.
         """
         audio.sent(windows_of(piece.length_s))
         failure: PieceFailed | None = None
         try:
             first = await self._caller.ask(audio, piece, trace)
         except PieceFailed as e:
-            # vLLM answers 500 when the model writes nothing, also where it shall name the language.
-            # In parts, or in a language that is given, the same audio may well be transcribed.
+            # vLLM answers 500 if the model produces nothing, also when it detects the language.
+            # The same audio may succeed in parts, or with a given language.
             failure, first = e, Transcript("")
             language = audio.votes.language if audio.detects_language else None
             if language is not None and self._caller.takes_language(audio):
@@ -107,7 +108,7 @@ class PieceTranscriber:
         parts = await self._verified(audio, piece, trace, first, DEPTH)
         await self._note_language(audio, piece, parts)
         if not (audio.is_stream and piece.index == 0):
-            # A stream's first words wait for nobody.
+            # A stream's first words do not wait for other pieces.
             parts = await self._in_the_right_language(audio, piece, trace, parts)
             if audio.verifies:
                 parts = await self._compared(audio, piece, trace, parts)
@@ -149,7 +150,7 @@ class PieceTranscriber:
             else:
                 again = await self._in_parts(audio, halves, trace, depth - 1)
         except RouterError:
-            # The piece has been transcribed, after all.
+            # The first transcript is still valid.
             audio.asked_again(has_helped=False)
             return [own]
         second = join_texts(part.answer.text for part in again)
@@ -183,7 +184,7 @@ class PieceTranscriber:
         try:
             before, after = await asyncio.gather(*asked)
         finally:
-            # The piece's samples are given back as soon as this ends: nobody may read on.
+            # The piece's samples are released when this ends: nothing may read them later.
             for each in asked:
                 each.cancel()
             await asyncio.wait(asked)
@@ -193,7 +194,7 @@ class PieceTranscriber:
             last.answer.text, first.answer.text, (*last.speech, *first.speech), audio.rates
         )
         if once != both:
-            # What the cut doubled stays where it was said first.
+            # Words doubled by the cut stay where they were said first.
             rest = once[len(last.answer.text) :].strip()
             after[0] = replace(first, answer=replace(first.answer, text=rest))
         return [*before, *after]
@@ -211,9 +212,9 @@ class PieceTranscriber:
         trace: WorkTrace | None,
         parts: list[TranscribedPart],
     ) -> list[TranscribedPart]:
-        """Judge a piece again once others have shown how fast these people talk.
+        """Check a piece again once other pieces have established the usual speaking rate.
 
-        A single sentence that is missing is noticed only by comparison.
+        A single missing sentence is noticed only by comparison.
         """
         await audio.votes.known(READ_ALONG_PIECES if audio.is_stream else COMPARED_PIECES)
         if len(parts) != 1 or parts[0].verdict is not CoverageVerdict.COVERED:
@@ -225,7 +226,7 @@ class PieceTranscriber:
     async def _note_language(
         self, audio: LongAudio, piece: SpooledPiece, parts: list[TranscribedPart]
     ) -> None:
-        """Have a piece's language counted, and its words known to be there."""
+        """Vote for a piece's language, and release the pieces that wait for this one."""
         text = join_texts(part.answer.text for part in parts)
         language, confidence = None, 0.0
         if text and audio.detects_language:
@@ -245,7 +246,7 @@ class PieceTranscriber:
         trace: WorkTrace | None,
         parts: list[TranscribedPart],
     ) -> list[TranscribedPart]:
-        """Have a piece that stands alone with its language asked for again in the audio's."""
+        """Transcribe a piece again in the audio's language if it stands alone with its own."""
         if not audio.detects_language or not self._caller.takes_language(audio):
             return parts
         wanted = await audio.votes.settled(piece.index)
@@ -270,7 +271,7 @@ def _windows(pieces: tuple[SpooledPiece, SpooledPiece]) -> int:
 
 
 def _put_together(piece: SpooledPiece, parts: list[TranscribedPart]) -> Transcript:
-    # Where everything is sent, engines may hear what the detector does not.
+    # If silence is sent too, engines may transcribe speech that the detector missed.
     whole = (SpeechSpan(piece.start_s, piece.end_s),)
     out = []
     for part in parts:

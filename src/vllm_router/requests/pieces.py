@@ -1,4 +1,4 @@
-"""An audio that is transcribed in pieces, and the pieces: values and their bounds."""
+"""Audio that is transcribed in pieces, and the pieces: values and their bounds."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ from vllm_router.upstream.call import Headers
 
 @dataclass(frozen=True, slots=True)
 class PieceResult:
-    """What became of one piece.
+    """The outcome of one piece.
 
     Attributes:
         start_s: Where it begins in the whole audio.
         end_s: Where it ends.
-        transcript: Its words, on the whole audio's clock; None: nobody speaks, or it is missing.
-        speech: Where somebody speaks, on the whole audio's clock.
-        missing: Why it could not be had; None if it could.
-        channel: Which channel it is from; None: there is one.
-        frontier_s: Nothing that is heard later, in any channel, begins before.
+        transcript: Its transcript, in the whole audio's time; None: it has no speech, or is
+            missing.
+        speech: Stretches of speech, in the whole audio's time.
+        missing: Why it could not be transcribed; None if it was.
+        channel: Its channel; None: there is only one.
+        frontier_s: No later result, in any channel, begins before this.
     """
 
     start_s: float
@@ -45,12 +46,12 @@ class PieceResult:
 
 @dataclass(frozen=True, slots=True)
 class SpeechMap:
-    """Where somebody speaks in an audio.
+    """The stretches of speech in an audio.
 
     Attributes:
         spans: In order, without overlap, in seconds.
-        length_s: The audio's length as it was decoded.
-        damage: How the file is damaged, in sentences.
+        length_s: Length of the decoded audio.
+        damage: Damage to the file, in sentences.
     """
 
     spans: tuple[SpeechSpan, ...]
@@ -68,17 +69,17 @@ class SpooledPiece:
     """A piece of the audio, waiting to be transcribed.
 
     Attributes:
-        index: 0 for the first that is sent.
+        index: 0 for the first piece sent.
         start_s: Where it begins in the whole audio.
         end_s: Where it ends.
-        speech: Where somebody speaks in it, on the whole audio's clock.
-        stretches: Maps its samples to the audio's clock.
-        upload: Holds its samples, 16 kHz, mono, 16 bits.
-        size_bytes: The size of its samples.
-        first_byte: Where they begin there; not 0 for a part of a piece.
-        deaths: Of engines that held it; its halves share them.
-        channel: Which channel it is from; None: there is one.
-        frontier_s: No piece that comes later starts before.
+        speech: Its stretches of speech, in the whole audio's time.
+        stretches: Maps its samples to the audio's time.
+        upload: Holds its samples: 16 kHz, mono, 16 bits.
+        size_bytes: Size of its samples.
+        first_byte: Offset of its samples in the upload; not 0 for a part of a piece.
+        deaths: Crashes of engines that were working on it; its halves share them.
+        channel: Its channel; None: there is only one.
+        frontier_s: No later piece starts before this.
     """
 
     index: int
@@ -95,11 +96,11 @@ class SpooledPiece:
 
     @property
     def length_s(self) -> float:
-        """Seconds of sound in it; less than from start to end where non-speech was cut out."""
+        """Seconds of samples; less than from start to end if silence was removed."""
         return self.size_bytes / 2 / RATE_HZ
 
     def halves(self) -> tuple[SpooledPiece, SpooledPiece] | None:
-        """Return it cut in a long pause near its middle; None: there is no pause."""
+        """Return it split in a long pause near its middle; None: there is no pause."""
         parts = halved(self.speech, self.stretches)
         return None if parts is None else (self._part(parts[0]), self._part(parts[1]))
 
@@ -115,15 +116,15 @@ class SpooledPiece:
         )
 
     def on_the_audio(self, transcript: Transcript) -> Transcript:
-        """Return a transcript with times in the piece as one with times in the whole audio."""
+        """Return a transcript with times in the piece converted to times in the whole audio."""
         return transcript.on_clock(lambda at_s: heard_at(at_s, self.stretches))
 
 
-#: Windows that asking again may cost an audio whatever its length, and for each window sent. Real
-#: recordings need one window in twenty, with noise and music between the words up to one in two.
+#: Extra windows for second transcriptions: a fixed number per audio, plus a share of the windows
+#: sent. Real recordings need one window in twenty; with noise and music, up to one in two.
 EXTRA_WINDOWS: Final = 6
 EXTRA_SHARE: Final = 0.5
-#: Second answers in a row that were no better than the first before the audio is taken as it is.
+#: Consecutive second transcriptions without improvement before the audio is accepted as it is.
 FRUITLESS_LIMIT: Final = 3
 
 
@@ -132,22 +133,22 @@ class LongAudio:
     """One audio that is transcribed in pieces.
 
     Attributes:
-        facts: The request's.
-        story: Told of engines and pieces.
-        headers: For engines, but for the content type.
-        language: As the client gave it; None: each piece's own is found.
+        request: The request.
+        record: Receives engines and pieces.
+        headers: For engines, without the content type.
+        language: As given by the client; None: detected for each piece.
         file: Descriptor of the file that holds the upload.
-        enqueued_at: When the request came, by which pieces take their turn.
-        urgency: Of the pieces.
+        enqueued_at: When the request arrived; determines the pieces' turn in the queue.
+        urgency: Urgency of the pieces.
         skip_silence: Whether audio without speech is left out.
-        partial_ok: Whether a piece that cannot be had may be missing.
-        verifies: Whether answers are held against the speech.
-        wants_words: Whether the engine's own times of words are asked for.
-        is_stream: Whether the client reads along: the leading piece then is short and goes alone,
-            because beside all others it would be answered no sooner than they.
-        channels: Which of its channels are transcribed.
+        partial_ok: Whether pieces that cannot be transcribed may be missing.
+        verifies: Whether transcripts are checked against the speech.
+        wants_words: Whether the engine's word timestamps are requested.
+        is_stream: Whether the client reads along. The leading piece is then short and is sent
+            alone, because next to all others it would be answered no sooner than they.
+        channels: Channels to transcribe.
         votes: Settles the language.
-        rates: How fast the speakers of this audio talk, from the pieces answered so far.
+        rates: Speaking rates in this audio, from the pieces answered so far.
     """
 
     request: TranscriptionRequest
@@ -173,11 +174,11 @@ class LongAudio:
 
     @property
     def detects_language(self) -> bool:
-        """Whether the pieces' own languages decide."""
+        """Whether the language is detected from the pieces."""
         return self.language is None and self.request.task is Task.TRANSCRIBE
 
     def end_lead(self, index: int) -> None:
-        """Let the other pieces go if it is the leading one that is answered, or will never be."""
+        """Release the other pieces if this is the leading one and it is answered or has failed."""
         if index == 0:
             self._leader_is_done.set()
 
@@ -186,17 +187,17 @@ class LongAudio:
         await self._leader_is_done.wait()
 
     def sent_of(self, channel: int | None) -> None:
-        """Note that a piece of a channel is sent."""
+        """Note that a piece of a channel was sent."""
         if channel is not None:
             self._sent_channels.add(channel)
             self.record.channels = len(self._sent_channels)
 
     def sent(self, windows: int) -> None:
-        """Note windows of pieces that are asked for the first time."""
+        """Note windows of pieces that are sent for the first time."""
         self._sent_windows += windows
 
     def may_ask_again(self, windows: int) -> bool:
-        """Return whether so many extra windows are within bounds, and count them if so."""
+        """Return whether this many extra windows are within bounds, and count them if so."""
         bound = EXTRA_WINDOWS + EXTRA_SHARE * self._sent_windows
         if self._fruitless >= FRUITLESS_LIMIT or self._extra_windows + windows > bound:
             return False
@@ -204,5 +205,5 @@ class LongAudio:
         return True
 
     def asked_again(self, *, has_helped: bool) -> None:
-        """Note whether a second answer was better than the first."""
+        """Note whether a second transcript was better than the first."""
         self._fruitless = 0 if has_helped else self._fruitless + 1

@@ -1,6 +1,7 @@
-"""Where an upload goes while it arrives: its bytes to the spool, its form read along the way.
+"""Receive an upload: its bytes go to the spool, and its form is parsed as it arrives.
 
-Refuses as early as it is known what cannot be served: too large, no form, a broken form, no disk.
+Refuses an upload as soon as it cannot be served: too large, no form, a malformed form, no disk
+space.
 """
 
 from __future__ import annotations
@@ -11,18 +12,18 @@ from vllm_router.spool.upload import Spool, SpoolFailed, Upload
 
 
 class UploadReceiver:
-    """Takes one upload's bytes and knows its form at the end.
+    """Receives one upload's bytes and parses its form.
 
     Args:
-        spool: Makes the upload.
+        spool: Creates the upload.
         content_type: The request's Content-Type.
-        declared_bytes: The request's Content-Length, None if it comes in chunks.
-        max_bytes: Largest upload taken.
-        max_disk_bytes: What all uploads together may have on disk.
+        declared_bytes: The request's Content-Length; None if it is chunked.
+        max_bytes: Maximum size of an upload.
+        max_disk_bytes: Maximum disk space for all uploads together.
 
     Raises:
         BadRequest: It is not a multipart form.
-        TooLarge: It declares more than is taken.
+        TooLarge: Its declared size exceeds the maximum.
     """
 
     __slots__ = ("_max_bytes", "_max_disk_bytes", "_reader", "_spool", "upload")
@@ -54,23 +55,23 @@ class UploadReceiver:
 
     def _too_large(self) -> TooLarge:
         return TooLarge(
-            f"The upload is larger than the {self._max_bytes / 2**20:g} MiB taken here; send a "
+            f"The upload is larger than the maximum of {self._max_bytes / 2**20:g} MiB; send a "
             "compressed format such as mp3 or opus, or ask for a higher --max-upload-mb."
         )
 
     def block(self) -> tuple[bytearray, int]:
-        """Return the memory for the next bytes and the offset in it."""
+        """Return the memory for the next bytes, and the offset in it."""
         try:
             return self.upload.block()
         except SpoolFailed as e:
             raise SpoolFull(_no_room(e), retry_after_s=10) from e
 
     def adopt(self, block: bytearray, at: int) -> bytearray | None:
-        """Take over the memory that the first bytes lie in; see `Upload.adopt`."""
+        """Take over the memory that holds the first bytes; see `Upload.adopt`."""
         return self.upload.adopt(block, at)
 
     def wrote(self, count: int) -> None:
-        """Read the form on through the bytes just received into the block."""
+        """Parse the bytes just received into the block."""
         block, end = self.upload.wrote(count)
         if self.upload.size_bytes > self._max_bytes:
             raise self._too_large()
@@ -80,7 +81,7 @@ class UploadReceiver:
             raise BadRequest(f"The form cannot be read: {e}.") from e
 
     def append(self, data: memoryview) -> None:
-        """Copy bytes in and read the form on through them."""
+        """Copy bytes into the upload and parse them."""
         try:
             for block, start, end in self.upload.append(data):
                 if self.upload.size_bytes > self._max_bytes:
@@ -93,23 +94,23 @@ class UploadReceiver:
 
     @property
     def must_flush(self) -> bool:
-        """Whether the disk must catch up before more bytes come."""
+        """Whether the disk must catch up before more bytes are accepted."""
         return self.upload.is_staged_full
 
     async def flush(self) -> None:
         """Let the disk catch up."""
         if self._spool.bytes_on_disk > self._max_disk_bytes:
-            raise SpoolFull("The uploads under way have filled the spool.", retry_after_s=10)
+            raise SpoolFull("The disk space for uploads is exhausted.", retry_after_s=10)
         try:
             await self.upload.flush()
         except SpoolFailed as e:
             raise SpoolFull(_no_room(e), retry_after_s=10) from e
 
     async def form(self) -> Form:
-        """Return the form once the upload has come whole.
+        """Return the form of a complete upload.
 
         Raises:
-            BadRequest: The form is broken.
+            BadRequest: The form is malformed.
         """
         if self.upload.is_on_disk:
             await self.flush()
@@ -119,9 +120,9 @@ class UploadReceiver:
             raise BadRequest(f"The form cannot be read: {e}.") from e
 
     def close(self) -> None:
-        """Release what is held. May be called twice."""
+        """Release the upload. May be called twice."""
         self.upload.close()
 
 
 def _no_room(e: SpoolFailed) -> str:
-    return f"The router has no room to hold the upload now: {e}."
+    return f"The router has no space to hold the upload now: {e}."

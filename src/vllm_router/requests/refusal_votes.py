@@ -1,4 +1,4 @@
-"""Whether an upload that engines refuse is at fault, or the engines."""
+"""Decide whether a refused upload is at fault, or the engines that refused it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class RefusalVotes:
     """Counts the refusals of one upload by several engines.
 
     Args:
-        slots: Whose fleet learns from them.
+        slots: Slots of the fleet that learns from the votes.
         streams: Attempts whose answers are still streaming.
     """
 
@@ -39,17 +39,17 @@ class RefusalVotes:
         failure: str,
         waited_s: float,
     ) -> bool:
-        """Take a refusal in; return whether the client is to be shown it now."""
+        """Count a refusal; return whether to return it to the client now."""
         try:
             said = await answer.read(MAX_REFUSAL_BYTES)
         except CallFailed:
-            # The status is known, and that it refuses; its words are not.
+            # The status is known; the refusal's text is not.
             said = b""
         answer.close()
         status = answer.status
         about_model = status == 404 and lacks_model(said)
         vote, needed = self._fleet.refused(charge, status, self._slots.now())
-        # The router names no model that the engine has not listed.
+        # The router sends an engine only models that the engine has listed.
         vote = 0 if about_model else vote
         tries.refusals.append(
             RefusedAttempt(charge.engine_id, status, about_model, charge.started_at)
@@ -64,7 +64,7 @@ class RefusalVotes:
         )
         if ticket.votes is not None:
             needed = max(needed, ticket.votes)
-        # Where another call runs still, its answer is waited for.
+        # If another call is in flight, its answer is awaited.
         is_last = not tries.running and not self._fleet.has_witness(ticket)
         if tries.votes == needed == 1:
             return True
@@ -74,26 +74,26 @@ class RefusalVotes:
         return is_last
 
     def agreed(self, ticket: Ticket, tries: AttemptHistory) -> None:
-        """Note that every engine that was asked has refused an upload."""
+        """Note that every engine tried has refused an upload."""
         engine_ids = [refused.engine_id for refused in tries.refusals]
         self._fleet.agreed(ticket.model, tries.refusals[-1].status, engine_ids, self._slots.now())
 
     def refute(self, ticket: Ticket, tries: AttemptHistory) -> None:
-        """Blame the engines that have refused what another one serves."""
+        """Blame the engines that have refused an upload that another engine served."""
         now = self._slots.now()
         for refused in tries.refusals:
             is_blamed = self._fleet.refuted(
                 refused.engine_id, ticket, refused.status, now, lacks_model=refused.lacks_model
             )
             if is_blamed:
-                words = f"{refused.status} where others had none"
+                words = f"{refused.status} for an upload that another engine served"
                 outcome = Outcome(OutcomeKind.BAD_STATUS, None, None, words)
                 began_at = refused.started_at
                 self._slots.changed(self._fleet.blame(refused.engine_id, began_at, outcome, now))
         self._slots.pump_if_waiting()
 
     def last_word(self, ticket: Ticket, tries: AttemptHistory) -> Attempt:
-        """Return the refusal that is shown for want of a better answer.
+        """Return the refusal to show for lack of a better answer.
 
         Raises:
             RouterError: There is none.
@@ -101,15 +101,15 @@ class RefusalVotes:
         if tries.rest_s is not None and len(ticket.deaths) < DEADLY:
             if tries.rested == len(tries.failures):
                 raise engines_busy(tries.rest_s)
-            # Not all are busy: an engine that failed says nothing of its load. The upload may well
-            # succeed once the others take work again, so it is no 502.
+            # Not all are busy: failed engines say nothing about load. The upload may succeed once
+            # the others accept work again, so this is not a 502.
             words = "; ".join(tries.failures)
             raise NoEngineReady(
-                f"No engine can take the upload now: some failed, the others ask to be left alone"
+                f"No engine can take the upload now: some failed, the others asked for a pause"
                 f" ({words}).",
                 retry_after_s=tries.rest_s,
             )
-        # While another call for it runs, that one decides.
+        # If another call for it is in flight, that call decides.
         if tries.shown is not None and not tries.running and len(ticket.deaths) < DEADLY:
             if len(tries.refusals) > 1:
                 self.agreed(ticket, tries)
