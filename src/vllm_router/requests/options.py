@@ -91,7 +91,6 @@ def read_response_options(
     Raises:
         UnsupportedValue: An option has an unknown value, or two options contradict each other.
     """
-    """
     name = request.text("response_format")
     try:
         kind = ResponseFormat(name) if name is not None else ResponseFormat.JSON
@@ -154,7 +153,7 @@ def must_choose(request: TranscriptionRequest, options: ResponseOptions, upload:
 def most_channels(request: TranscriptionRequest, channels: Channels, upload: Upload) -> int:
     """Return the highest known factor between an upload's length and its work.
 
-    The number of channels that the container declares serves for reservations until decoding.
+    The number of channels that the container declares is used for reservations until decoding.
     """
     if channels is not Channels.EACH:
         return 1

@@ -1,7 +1,7 @@
-"""One upload to one engine and its answer back: what is sent, what is passed on, what is left out.
+"""Relay one upload to one engine and its answer to the client.
 
-The upload goes out as the bytes it was, with edits to a few fields at the most. An answer comes
-back as the bytes it was, a refusal in OpenAI's shape. Which headers pass is known to `headers`.
+The upload is sent byte for byte, except for edits to a few fields. The answer is also returned byte
+for byte; a refusal is converted to OpenAI's format. `headers` decides which headers pass.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ from vllm_router.upstream.call import (
 from vllm_router.upstream.http_client import WHOLE_BYTES, HttpClient
 from vllm_router.upstream.origin import Origins
 
-#: Headers that go along with a refusal that is put into another shape.
+#: Headers that are kept with a refusal that is converted to OpenAI's format.
 _KEPT_WITH_REFUSAL: Final = frozenset({b"retry-after", b"x-engine-id"})
 
-#: What an engine may take for each second of audio: 0.5 times real time is slower than any engine
-#: worth having, so a longer wait means that it hangs.
+#: Seconds that an engine may take per second of audio. Any engine worth having transcribes faster
+#: than half of real time, so one that takes longer hangs.
 ANSWER_S_PER_AUDIO_S: Final = 2.0
 
-#: A transcript is awaited whole up to the size up to which the router reads one: its beginning and
-#: its end are edited, its words are checked, and if the engine breaks off another one is asked.
+#: A transcript is read completely up to the size that the router can parse: its beginning and end
+#: are edited, its words are checked, and another engine is tried if this one breaks off.
 TRANSCRIPT_BYTES: Final = MAX_READ_BYTES
 
 
 class UploadBody:
-    """Ranges of an upload and bytes of ours, one after the other, as the body of a request.
+    """A request body made of ranges of an upload and bytes of the router's own.
 
     Args:
-        upload: Stays open until the call is over.
+        upload: Must stay open until the call is over.
         spans: (start, end) in the upload, or bytes.
     """
 
@@ -67,28 +67,28 @@ class UploadBody:
 
     @classmethod
     def edited(cls, upload: Upload, edits: list[Edit]) -> UploadBody:
-        """Return an upload's bytes with edits made."""
+        """Return an upload's bytes with edits applied."""
         return cls(upload, upload.spans(edits))
 
     def in_memory(self) -> Buffers | None:
-        """Return its bytes where they lie, or None if some are on disk."""
+        """Return the body's bytes in place, or None if some are on disk."""
         return self._upload.memory_of(self._spans)
 
     def pieces(self) -> Pieces:
-        """Return its bytes in pieces; they raise SpoolFailed when the disk cannot be read."""
+        """Return the body's bytes in pieces; raises SpoolFailed if the disk cannot be read."""
         return self._upload.pieces(self._spans)
 
 
 async def understood(call: Awaitable[Answer], read: Callable[[bytes], object]) -> Answer:
-    """Return a call's answer once its body was read; nonsense is a failure of the engine.
+    """Return a call's answer once its body was parsed; an invalid body is the engine's failure.
 
     Args:
-        call: Under way.
-        read: Takes the body of a 200.
+        call: The call in flight.
+        read: Parses the body of a 200.
 
     Raises:
-        BadAnswer: The body holds no transcript.
-        CallFailed: As the call.
+        BadAnswer: The body is not a transcript.
+        CallFailed: The call failed.
     """
     answer = await call
     if answer.status == 200:
@@ -99,26 +99,26 @@ async def understood(call: Awaitable[Answer], read: Callable[[bytes], object]) -
             raise
         except BadTranscript as e:
             answer.close()
-            raise BadAnswer(f"it answered what is no transcript: {e}") from e
+            raise BadAnswer(f"it answered no transcript: {e}") from e
     return answer
 
 
 async def pass_on(exchange: Exchange, attempt: Attempt, start: StreamStart | None = None) -> None:
-    """Answer a client with what an engine answered: status, headers and body as they are.
+    """Pass an engine's answer on to the client: status, headers and body unchanged.
 
-    A refusal is put into OpenAI's shape if it has another. The caller closes the attempt. An answer
-    that breaks off after its first byte has gone out can only be cut: that is how HTTP says that it
-    is not whole.
+    A refusal in another format is converted to OpenAI's. The caller closes the attempt. If the
+    answer breaks off after its first byte was sent, the response can only be cut off, which is how
+    HTTP marks it as incomplete.
 
     Args:
         exchange: The client's request.
-        attempt: Whose answer it is.
-        start: Cuts the white space before the first word of a stream of events; None: it stays.
+        attempt: The attempt with the answer.
+        start: Removes white space before the first word of an event stream; None: it is kept.
 
     Raises:
-        EngineFailed: It is no answer for a client, such as a redirect to somewhere inside; nothing
-            has been sent.
-        CallFailed: It broke off.
+        EngineFailed: The answer is not for clients, such as a redirect to an internal address;
+            nothing has been sent.
+        CallFailed: The answer broke off.
     """
     answer = attempt.answer
     status = answer.status
@@ -131,14 +131,14 @@ async def pass_on(exchange: Exchange, attempt: Attempt, start: StreamStart | Non
         return
     length = answer.header(b"content-length")
     is_events = is_type(answer.header(b"content-type"), b"text/event-stream")
-    # Events have no length told: one that says what went wrong may take others' place.
+    # Events have no declared length: an error event may replace others.
     has_length = length.isdigit() and not is_events
     body = exchange.begin(status, headers, int(length) if has_length else None)
     held = b""
     try:
         async for chunk in answer.chunks():
             if is_events:
-                # Half an event would swallow the one that says what became of it.
+                # Part of an event would garble the error event that may follow.
                 chunk = held + chunk
                 end = complete_bytes(chunk) if len(chunk) < MAX_EVENT_BYTES else len(chunk)
                 chunk, held = chunk[:end], chunk[end:]
@@ -149,7 +149,7 @@ async def pass_on(exchange: Exchange, attempt: Attempt, start: StreamStart | Non
     except CallFailed as e:
         if not is_events:
             raise
-        # A stream of events can say what became of it.
+        # An event stream can report the failure.
         body.write(encode(error_event(f"The engine broke off: {e}.", code="engine_failed")))
         body.end()
         raise
@@ -158,35 +158,35 @@ async def pass_on(exchange: Exchange, attempt: Attempt, start: StreamStart | Non
 
 
 async def _pass_refusal_on(exchange: Exchange, attempt: Attempt) -> None:
-    """Answer a client with an engine's refusal, in OpenAI's shape."""
+    """Respond to a client with an engine's refusal, in OpenAI's format."""
     answer = attempt.answer
     status = answer.status
     if not is_for_clients(status):
         attempt.close(OutcomeKind.BAD_STATUS, f"it answered {status}")
-        words = f"{attempt.engine_id} answered {status}, which says nothing of the upload."
+        words = f"{attempt.engine_id} answered {status}, which is not about the upload."
         raise EngineFailed(words)
     try:
         said = await answer.read(MAX_REFUSAL_BYTES)
     except CallFailed:
-        # The status is known, and that it refuses; its words are not.
+        # The status is known; the refusal's text is not.
         said = b""
     error = EngineRefused(status, said)
     headers = client_headers(answer.headers, attempt.engine_id)
     if not error.is_verbatim or not is_type(answer.header(b"content-type"), b"application/json"):
-        # What describes the engine's body would describe ours wrongly, and who answers in another
-        # shape may be a proxy, whose headers are about the inside.
+        # Headers about the engine's body do not fit the new one. Also, an answer in another format
+        # may come from a proxy, whose headers concern the internal network.
         headers = [h for h in headers if h[0] in _KEPT_WITH_REFUSAL]
         headers.append((b"content-type", b"application/json"))
     exchange.respond(status, headers, error.body())
 
 
 class CallIds:
-    """Makes an X-Request-Id for each call to an engine, which no other call ever has.
+    """Generates a unique X-Request-Id for each call to an engine.
 
-    vLLM names its work after this header. When one call is cancelled it ends *every* call of the
-    same name, and the others return 200 with the words they had so far. So pieces of one upload,
-    repeats, and clients that happen to choose the same ID must not share one, and no client may be
-    able to choose that of another.
+    vLLM names its work after this header. If one call is cancelled, vLLM ends *every* call of the
+    same name, and the others return 200 with the words transcribed so far. Pieces of one upload,
+    retries, and clients that choose the same ID must therefore not share a name, and no client may
+    be able to choose another's.
     """
 
     __slots__ = ("_count", "_token")
@@ -196,18 +196,18 @@ class CallIds:
         self._count = 0
 
     def next(self, request_id: str) -> bytes:
-        """Return the ID of a further call for a request; begins with the request's own."""
+        """Return the ID of a request's next call; it begins with the request's own ID."""
         self._count += 1
         return f"{request_id}-{self._token}{self._count:x}".encode("latin-1")
 
 
 class Relay:
-    """Carries uploads to engines.
+    """Sends uploads to engines.
 
     Args:
         client: Makes the calls.
-        floors: The least deadlines; the wait for an answer grows with the audio.
-        engine_key: The key that engines ask for.
+        floors: Minimum deadlines; the deadline for an answer grows with the audio.
+        engine_key: The key for engines.
     """
 
     def __init__(self, client: HttpClient, floors: Deadlines, engine_key: str | None) -> None:
@@ -218,7 +218,7 @@ class Relay:
         self._call_ids = CallIds()
 
     def deadlines(self, audio_s: float) -> Deadlines:
-        """Return the bounds of a call that carries so much audio."""
+        """Return the deadlines of a call with this much audio, in seconds."""
         floors = self._floors
         read_s = audio_s * ANSWER_S_PER_AUDIO_S
         if read_s <= floors.read_s:

@@ -1,4 +1,4 @@
-"""An upload that goes to all engines in pieces, and its answer: put together, or as it comes."""
+"""An upload that is transcribed in pieces by all engines, and its response: whole or streamed."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def long_audio(
     """Return an upload as an audio to be transcribed in pieces.
 
     Args:
-        means: What answers are made with.
+        services: Shared services.
         exchange: The client's request.
-        facts: What is known of it.
-        wish: What is asked for.
-        story: Its record.
-        file: Descriptor of the file that holds the upload; the caller's.
+        request: What was read from it.
+        options: The requested response.
+        record: The request's record.
+        file: Descriptor of the file that holds the upload; owned by the caller.
     """
     headers = engine_headers(exchange, services.relay.engine_key)
     return LongAudio(
@@ -65,7 +65,7 @@ def long_audio(
 
 
 def answer_headers(record: RequestRecord) -> list[tuple[bytes, bytes]]:
-    """Return the headers that tell how an answer came about."""
+    """Return the headers that describe how a response was made."""
     headers = [(b"x-engine-id", ",".join(record.engines[:16]).encode())]
     if record.is_verified and record.speech_s:
         headers.append((b"x-speech-coverage", b"%.3f" % (record.covered_s / record.speech_s)))
@@ -73,13 +73,13 @@ def answer_headers(record: RequestRecord) -> list[tuple[bytes, bytes]]:
 
 
 def warning_headers(record: RequestRecord) -> list[tuple[bytes, bytes]]:
-    """Return the header that tells how the file is damaged, if it is."""
+    """Return the header that describes damage to the file, if there is any."""
     warning = record.warning
     return [] if warning is None else [(b"x-audio-warning", warning.encode("ascii", "replace"))]
 
 
 class SegmentedAnswer:
-    """One upload that goes to all engines in pieces."""
+    """The response to one upload that is transcribed in pieces by all engines."""
 
     def __init__(
         self,
@@ -101,7 +101,7 @@ class SegmentedAnswer:
         self._has_words = False
 
     async def run(self, upload: Upload) -> None:
-        """Answer it."""
+        """Respond to the upload."""
         services, request, record = self._services, self._request, self._record
         now = services.dispatcher.now()
         urgency = services.urgency(request, self._options)

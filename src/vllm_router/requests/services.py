@@ -1,6 +1,6 @@
-"""What every way of answering an upload needs: who does the work, by which rules, and the words.
+"""What every kind of response needs: shared services, rules, and rendering.
 
-Nothing here decides anything about one request.
+Nothing here makes decisions about a single request.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from vllm_router.scheduling.work import Urgency
 from vllm_router.server.exchange import Exchange
 from vllm_router.upstream.model_capabilities import ModelCapabilities
 
-#: Audio up to this goes ahead of longer audio, in seconds: what people wait for.
+#: Audio up to this length, in seconds, goes ahead of longer audio: people wait for it.
 SHORT_S: Final = 60.0
 
 _TASK_WORDS: Final[Mapping[Task, Literal["transcribe", "translate"]]] = {
@@ -55,14 +55,15 @@ class TranscriptionRules:
 
     Attributes:
         split: "auto", "always" or "off".
-        split_longer_than_s: Longer audio is cut, with "auto".
+        split_longer_than_s: With "auto", longer audio is split.
         skip_silence: Whether audio without speech is left out.
-        verifies: Whether answers are held against the speech in the audio.
-        partial_ok: Whether pieces that cannot be had may be missing.
-        stream_format: Of events, when a request does not say.
-        style: Of subtitles.
-        channels: Which channels are transcribed, when a request does not say.
-        session_header: Lower-case name of the header whose value keeps to one engine; None: none.
+        verifies: Whether transcripts are checked against the speech in the audio.
+        partial_ok: Whether pieces that cannot be transcribed may be missing.
+        stream_format: Default format of events.
+        style: Style of subtitles.
+        channels: Channels transcribed by default.
+        session_header: Lower-case name of the header that identifies a session; requests of one
+            session go to one engine. None: there are no sessions.
     """
 
     split: str
@@ -78,17 +79,17 @@ class TranscriptionRules:
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What answers are made with.
+    """Services shared by all responses.
 
     Attributes:
-        dispatcher: Brings work to engines.
-        relay: Carries uploads.
-        fanout: Has long audio heard by all engines.
-        rules: How it is done.
-        capabilities: What models' engines can do.
-        counts: Where words are counted.
-        languages: Tells the languages of texts.
-        lengths: Corrects what short uploads were charged.
+        dispatcher: Runs work on engines.
+        relay: Sends uploads to engines.
+        fanout: Has long audio transcribed by all engines.
+        rules: How uploads are answered.
+        capabilities: Capabilities of the models' engines.
+        counts: Counts words.
+        languages: Identifies the languages of texts.
+        lengths: Corrects the charges of short uploads.
         wall_clock: Unix seconds, for vLLM's events.
     """
 
@@ -103,12 +104,12 @@ class Services:
     wall_clock: Callable[[], float] = time.time
 
     def urgency(self, request: TranscriptionRequest, options: ResponseOptions) -> Urgency:
-        """Return whether an upload is short work."""
+        """Return whether an upload is short or long work."""
         is_short = request.hint.seconds <= SHORT_S and not options.is_batch
         return Urgency.SHORT if is_short else Urgency.LONG
 
     def session_key(self, exchange: Exchange) -> str | None:
-        """Return what requests of one session have in common."""
+        """Return the key that requests of one session share; None: there is no session."""
         name = self.rules.session_header
         value = exchange.head.header(name) if name is not None else None
         return value.decode("latin-1") if value else None
@@ -116,7 +117,7 @@ class Services:
     def rendering(
         self, request: TranscriptionRequest, options: ResponseOptions, record: RequestRecord
     ) -> EventRendering:
-        """Return what writes an answer's events."""
+        """Return the renderer of a response's events."""
         return EventRendering(
             options,
             self.rules.style,
@@ -133,7 +134,7 @@ class Services:
         options: ResponseOptions,
         speech: Speech | None,
     ) -> bytes:
-        """Return a transcript in the format asked for."""
+        """Return a transcript in the requested format."""
         match options.format:
             case ResponseFormat.TEXT:
                 return to_text(transcript)
@@ -150,15 +151,15 @@ class Services:
 
 
 def require_words(options: ResponseOptions, transcript: Transcript) -> None:
-    """Refuse to answer without times of words where they are asked for.
+    """Check that a transcript has word timestamps if they are requested.
 
     Raises:
-        UnsupportedValue: The engine gave none.
+        UnsupportedValue: The engine provided none.
     """
     if options.wants_words and transcript.words is None:
         raise no_word_times()
 
 
 def known_length(request: TranscriptionRequest) -> float | None:
-    """Return the audio's length to the millisecond, None where nobody has measured it yet."""
+    """Return the audio's length to the millisecond; None while it has not been measured."""
     return None if request.measured_s is None else round(request.measured_s, 3)

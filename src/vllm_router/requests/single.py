@@ -1,6 +1,6 @@
-"""An upload that goes to one engine whole: passed through, put into another format, or streamed.
+"""An upload that goes to one engine as a whole: passed through, converted, or streamed.
 
-What an engine has itself is passed on as it is; what it lacks is made from what it has.
+Formats that the engine supports are passed on unchanged; others are made from its transcript.
 """
 
 from __future__ import annotations
@@ -69,13 +69,13 @@ from vllm_router.upstream.refusal import REFUSED, EngineRefusal, RefusalKind, re
 
 log = logging.getLogger(__name__)
 
-#: Statuses by which engines answer files that they cannot read, or that are too much for them.
+#: Statuses with which engines answer files that they cannot read or that are too large for them.
 _PERHAPS_UNREADABLE: Final = frozenset({*REFUSED, 500})
-#: Refusals of how much was sent: of a part of it an engine may well think otherwise.
+#: Refusals because of size or length: an engine may accept a part of the upload.
 _OF_SIZE: Final = frozenset({RefusalKind.TOO_LONG, RefusalKind.TOO_LARGE, RefusalKind.TOO_MUCH})
-#: Statuses by which engines answer fields that they do not understand.
+#: Statuses with which engines answer fields that they do not understand.
 _NOT_UNDERSTOOD: Final = frozenset({400, 404, 422, 501})
-#: Fields that pieces go without and whose values nobody has checked.
+#: Fields that are not sent with pieces and whose values were not checked.
 _UNCHECKED: Final = frozenset(
     {
         "stream",
@@ -89,12 +89,12 @@ _UNCHECKED: Final = frozenset(
     }
 )
 _LONGEST_TRUTH: Final = len("false")
-#: Headers that are wrong for any other bytes than the engine's.
+#: Headers that are valid only for the engine's exact bytes.
 _OF_THE_BYTES: Final = frozenset({b"etag", b"digest", b"content-digest", b"content-md5"})
 
 
 class SingleAnswer:
-    """One upload that goes to one engine whole."""
+    """The response to one upload that goes to one engine as a whole."""
 
     def __init__(
         self,
@@ -122,10 +122,10 @@ class SingleAnswer:
 
     @property
     def _check(self) -> SpeechCheck:
-        """What holds the answer against the speech; made when it is needed, which is seldom."""
+        """Checks the answer against the speech; created on first use, which is rare."""
         check = self._made_check
         if check is None:
-            # Always the same: another one would measure anew what this one is measuring.
+            # Created only once: a second one would repeat the measurement in progress.
             check = self._made_check = SpeechCheck(
                 self._services,
                 self._exchange,
@@ -148,12 +148,12 @@ class SingleAnswer:
         """Get an engine's answer.
 
         Args:
-            more: Edits of the form, beside those that every engine gets.
-            read: Takes the body of a 200.
-            after: Another attempt, whose turn in the queue this one keeps.
-            is_verbose: Whether the engine is asked for `verbose_json`.
-            takes_refusals: Whether the refusal of a field is the answer; else it is asked for
-                otherwise.
+            more: Edits to the form, in addition to those for every engine.
+            read: Parses the body of a 200.
+            after: A previous attempt, whose place in the queue this one keeps.
+            is_verbose: Whether the request is for `verbose_json`.
+            takes_refusals: Whether to return the refusal of a field; otherwise the upload is sent
+                again without it.
         """
         relay, request, record = self._services.relay, self._request, self._record
         edits = [*self._edits, *more]
@@ -162,7 +162,7 @@ class SingleAnswer:
         body = UploadBody.edited(self._upload, edits)
         headers = engine_headers(self._exchange, relay.engine_key)
         path = b"/v1/audio/" + request.task.encode()
-        # A format that only the engine knows passes as it comes.
+        # A format that only the engine knows is passed on as it arrives.
         whole_bytes = WHOLE_BYTES if self._options.format is None else TRANSCRIPT_BYTES
 
         ticket = self._ticket() if after is None else after.ticket
@@ -193,9 +193,9 @@ class SingleAnswer:
         return attempt
 
     def _note_length(self, attempt: Attempt, told_s: float) -> None:
-        """Take an engine's word for the upload's length, if nothing contradicts it.
+        """Accept an engine's statement of the upload's length, if nothing contradicts it.
 
-        If the container does, a short upload is decoded: engines do not count gaps.
+        If the container contradicts it, a short upload is decoded: engines do not count gaps.
         """
         record = self._record
         record.audio_s = confirmed_seconds(self._request.hint, told_s)
@@ -228,16 +228,16 @@ class SingleAnswer:
         read: Callable[[bytes], object] | None,
         is_verbose: bool,
     ) -> Attempt:
-        """Return another answer than one that refuses a field, if the field was the reason.
+        """Return another answer if an attempt refuses a field and the field was the reason.
 
-        A second engine of the model is asked the same before the first one is believed; and if it
-        refuses `language` too, that is left out.
+        The refusal is accepted only if a second engine of the model agrees. If both refuse
+        `language`, the upload is sent without it.
         """
         kind = self._read_refusal(first, is_verbose=is_verbose).kind
         if kind is not RefusalKind.FORMAT and kind is not RefusalKind.LANGUAGE:
             return first
         capabilities, ticket = self._services.capabilities, first.ticket
-        # Where two had to refuse before the answer was shown, both have.
+        # If two refusals were required to show the answer, both have been given.
         refusing = [*first.refused_by]
         last = first
         ticket.excluded.update(refusing)
@@ -262,16 +262,16 @@ class SingleAnswer:
         self._left_out = (*self._left_out, "language")
         last = await self._attempt(edits, read, last, is_verbose=is_verbose, takes_refusals=True)
         if last.answer.status == 200:
-            # The field was the reason indeed.
+            # The field was indeed the reason.
             for engine_id in refusing:
                 capabilities.refused_language(ticket, engine_id)
         return last
 
     async def _believed(self, refused: Attempt, refusing: Sequence[str]) -> Attempt:
-        """Return the answer to be shown where `verbose_json` was refused, or something else was.
+        """Return the answer to show after `verbose_json` appears to have been refused.
 
-        An engine repeats what it refuses: a temperature of "verbose_json" is refused in the same
-        words. The format was the reason only if the upload passes with another one.
+        Engines quote the value that they refuse: a temperature of "verbose_json" is refused in the
+        same words. The format was the reason only if the upload passes with another one.
         """
         ticket = refused.ticket
         if self._is_known(RefusalKind.FORMAT):
@@ -295,7 +295,7 @@ class SingleAnswer:
         return is_able is False
 
     def _read_refusal(self, attempt: Attempt, *, is_verbose: bool) -> EngineRefusal:
-        # A refusal that does not come at once is a page or worse, not a sentence.
+        # A refusal that does not arrive at once is a page or worse, not a sentence.
         said = attempt.answer.body or b""
         return read_refusal(
             attempt.answer.status,
@@ -319,16 +319,16 @@ class SingleAnswer:
         )
 
     def _kind(self) -> str:
-        """Return what the upload asks for that not all engines may do; see `Ticket.kind`."""
+        """Return the upload's demands that not all engines may meet; see `Ticket.kind`."""
         container = self._request.kind
         kind = "" if container == "wav" else container
         return f"{kind}+language" if self._tells_language else kind
 
     async def passed_through(self) -> None:
-        """Pass the engine's answer on as it is.
+        """Pass the engine's answer on unchanged.
 
         Raises:
-            UnsupportedValue: It was to tell speakers apart and cannot.
+            UnsupportedValue: Diarization was requested, and the engine does not support it.
         """
         with self._check.measuring():
             attempt = await self._attempt()
@@ -337,7 +337,7 @@ class SingleAnswer:
             await self._pass_on(attempt)
 
     async def verified(self) -> None:
-        """Pass the engine's JSON on as it is, unless its words are implausible for the audio."""
+        """Pass the engine's JSON on unchanged, unless its words are implausible for the audio."""
         attempt = await self._attempt()
         answer = attempt.answer
         if answer.status != 200:
@@ -345,7 +345,7 @@ class SingleAnswer:
             return
         body = answer.body
         if self._record.audio_s is None:
-            # Older engines do not tell it, and what others tell may contradict the container.
+            # Older engines do not state the length, and others may contradict the container.
             if body is not None:
                 attempt.close(attempt.kind)
             await self._check.length()
@@ -356,7 +356,7 @@ class SingleAnswer:
         if transcript is None or not self._check.may_lack_words(transcript.text):
             await self._pass_on(attempt)
             return
-        # The engine is done. What is asked again may have to wait for the very room it held.
+        # The engine is done. A second transcription may need the very slot that it held.
         attempt.close(OutcomeKind.OK)
         checked = await self._check.checked(transcript, await self._check.speech())
         if checked is transcript:
@@ -365,11 +365,11 @@ class SingleAnswer:
             await self._respond(checked, None)
 
     async def _refused(self, attempt: Attempt, stream: EventStream | None = None) -> None:
-        """Answer an upload that an engine has refused: by decoding it here if that helps.
+        """Respond to an upload that an engine refused, by decoding it here if that helps.
 
-        Engines differ in the containers that they read and in how much they take. What they cannot
-        read they answer with 400 or 500, and with 500 also audio in which the model finds no words,
-        or not even a language.
+        Engines differ in the containers that they read and in the size that they accept. They
+        answer 400 or 500 to unreadable files, and also 500 to audio in which the model finds no
+        words or no language.
         """
         request, status = self._request, attempt.answer.status
         if self._services.rules.split == "off" or status not in _PERHAPS_UNREADABLE:
@@ -380,7 +380,7 @@ class SingleAnswer:
         if is_of_size and (stream is None or not stream.is_begun):
             await self._taken_apart(attempt, refusal, stream)
             return
-        # WAV is what it would be sent as: who refuses that by a 400 has other reasons.
+        # The router would send it as WAV: an engine that answers 400 to WAV has another reason.
         is_worth_it = is_of_size or request.kind != "wav"
         if not is_worth_it and not (status == 500 and self._may_listen(refusal)):
             await self._show_refusal(attempt, stream)
@@ -389,13 +389,13 @@ class SingleAnswer:
         try:
             transcript = await self._check.in_pieces()
             if not self._record.pieces and request.kind != "wav":
-                # Nobody speaks. Whether the engine would take it as WAV is still to be asked.
+                # There is no speech. Whether the engine accepts the audio as WAV is still unknown.
                 transcript = await self._check.in_pieces(skip_silence=False)
             require_words(self._options, transcript)
         except UnreadableAudio as e:
             if status >= 500:
                 raise
-            log.info("request %s: the router cannot read it either: %s", self._record.request_id, e)
+            log.info("request %s: the router cannot decode it: %s", self._record.request_id, e)
             await self._show_refusal(attempt, stream)
             return
         except RouterError:
@@ -404,7 +404,7 @@ class SingleAnswer:
         if is_of_size:
             self._note_limit(attempt, refusal)
         elif refusal.kind is not RefusalKind.NO_WORDS and not self._record.damage:
-            # Engines are less patient with damaged files; that says nothing of sound ones.
+            # Engines tolerate less damage; that says nothing about intact files.
             self._services.capabilities.refused_container(
                 attempt.ticket, attempt.engine_id, request.kind, status
             )
@@ -416,19 +416,19 @@ class SingleAnswer:
             await self._send(stream, transcript, None)
 
     async def _close_refused(self, attempt: Attempt) -> None:
-        """Release an engine that refused, and keep what it said to show it later."""
+        """Release an engine that refused, but keep its answer in order to show it later."""
         try:
             await attempt.answer.read(MAX_REFUSAL_BYTES)
         except CallFailed:
-            # The status is known, and that it refuses; its words are not.
+            # The status is known; the refusal's text is not.
             attempt.answer.body = b""
-        # The engine is done. The pieces may have to wait for the very room it held.
+        # The engine is done. The pieces may need the very slot that it held.
         attempt.close(attempt.kind)
 
     def _may_listen(self, refusal: EngineRefusal) -> bool:
-        """Return whether a 500 to a WAV is worth listening to the audio.
+        """Return whether an upload answered 500, although it is WAV, is worth decoding.
 
-        A fleet that answers everything with 500 must not be asked twice as much for it.
+        A fleet that answers everything with 500 must not get twice the work for it.
         """
         if refusal.kind is RefusalKind.NO_WORDS:
             return True
@@ -438,7 +438,7 @@ class SingleAnswer:
     async def _taken_apart(
         self, attempt: Attempt, refusal: EngineRefusal, stream: EventStream | None
     ) -> None:
-        """Answer an upload that was too much for an engine, from pieces of it."""
+        """Respond to an upload that was too large for an engine, from pieces of it."""
         if stream is not None:
             stream.give_way()
         await self._close_refused(attempt)
@@ -448,16 +448,16 @@ class SingleAnswer:
         try:
             await answer.run(self._upload)
         except EngineRefused:
-            # Pieces are refused too: how much was sent is not the reason, whatever it said.
+            # Pieces are refused too, so the upload's size is not the reason, whatever was said.
             await self._pass_on(attempt)
             return
         self._note_limit(attempt, refusal)
 
     def _note_limit(self, attempt: Attempt, refusal: EngineRefusal) -> None:
-        """Remember the limit by which an upload was refused that was sound.
+        """Record the limit by which an engine refused a valid upload.
 
-        Not one that pieces would not be within: what they show to be taken is no limit. Nor one
-        that a field may have named which pieces go without.
+        Exceptions: limits that pieces would exceed too, since engines have just accepted pieces;
+        and limits that may be quoted from a field that is not sent with pieces.
         """
         request, capabilities = self._request, self._services.capabilities
         ticket, limit = attempt.ticket, refusal.limit
@@ -468,7 +468,7 @@ class SingleAnswer:
             if length_s is None:
                 return
             if limit is None:
-                # No longer than this is all that is known.
+                # All that is known is that this length is too long.
                 limit = math.nextafter(length_s, 0.0)
             if LEAST_AUDIO_S <= limit < length_s:
                 for engine_id in attempt.refused_by:
@@ -492,7 +492,7 @@ class SingleAnswer:
         start: StreamStart | None = None
         if self._record.damage and answer.status == 200:
             self._exchange.extra += warning_headers(self._record)
-        # A format that only the engine knows may mean something by its white space.
+        # In a format that only the engine knows, white space may be significant.
         if self._options.format is not None and answer.status == 200:
             if answer.body is None:
                 start = StreamStart()
@@ -507,7 +507,7 @@ class SingleAnswer:
                 self._exchange.abort()
 
     async def converted(self) -> None:
-        """Answer in a format that is made from the engine's words."""
+        """Respond in a format that is made from the engine's transcript."""
         answered = await self._answered()
         if answered is not None:
             await self._respond(*answered)
@@ -526,7 +526,7 @@ class SingleAnswer:
     async def _answered(
         self, stream: EventStream | None = None
     ) -> tuple[Transcript, SpeechMap | None] | None:
-        """Return the verified words and where they were said; None: the client has its answer."""
+        """Return the verified transcript and its speech; None: the client has its response."""
         options = self._options
         if options.wants_words:
             attempt, transcript = await self._transcript(ResponseFormat.VERBOSE_JSON)
@@ -551,15 +551,15 @@ class SingleAnswer:
             await self._refused(attempt, stream)
             return None
         if not self._check.may_lack_words(transcript.text):
-            # What is good enough for plain JSON is for this too: formats must not differ in words.
+            # Text that passes as plain JSON passes here too: formats must not differ in words.
             return transcript, found
         return await self._check.checked(transcript, found), found
 
     async def _refused_words(self, attempt: Attempt, stream: EventStream | None) -> None:
-        """Answer an upload that was refused where times of words are wanted.
+        """Respond to an upload that was refused when word timestamps were requested.
 
         Raises:
-            UnsupportedValue: The engine gives none.
+            UnsupportedValue: The engine provides none.
         """
         if attempt.answer.status in REFUSED:
             refusal = self._read_refusal(attempt, is_verbose=True)
@@ -569,7 +569,7 @@ class SingleAnswer:
         await self._refused(attempt, stream)
 
     async def _transcript(self, asked: ResponseFormat) -> tuple[Attempt, Transcript | None]:
-        """Return the engine's words; None: it refused, and the attempt is still open."""
+        """Return the engine's transcript; None: it refused, and the attempt is still open."""
         heard: list[Transcript] = []
 
         def read(answer: bytes) -> None:
@@ -587,7 +587,7 @@ class SingleAnswer:
         return attempt, transcript
 
     def _asking(self, asked: ResponseFormat) -> list[Edit]:
-        """Return the edits by which an engine is asked for a format, and for no stream."""
+        """Return the edits that request a format, without streaming."""
         form = self._request.form
         edits = form.replaced("response_format", asked.value.encode())
         for name in ("stream", "stream_include_usage", "stream_continuous_usage_stats"):
@@ -595,7 +595,7 @@ class SingleAnswer:
         return edits
 
     async def streamed(self) -> None:
-        """Answer as events."""
+        """Respond with events."""
         options = self._options
         assert options.format is not None
         if options.needs_times or not FORMATS[options.format].engine_streams:
@@ -615,7 +615,7 @@ class SingleAnswer:
             await self._refused(attempt, stream)
 
     async def _streamed_at_once(self) -> None:
-        """Give what the engine cannot stream as events, once it is there."""
+        """Send a format that the engine cannot stream as events, once the answer is complete."""
         with EventStream(self._exchange, self._record) as stream:
             answered = await self._answered(stream)
             if answered is not None:
@@ -633,10 +633,10 @@ class SingleAnswer:
         stream.end()
 
     async def _streamed_through(self) -> None:
-        """Turn the engine's events into OpenAI's as they come.
+        """Convert the engine's events to OpenAI's as they arrive.
 
-        Where it breaks off, another engine goes on: it hears all of it, and what the client has
-        been told already is not told again.
+        If the stream breaks off, it fails over to another engine, which transcribes the whole
+        upload. Text that the client has received is not sent again.
         """
         with self._check.measuring(), EventStream(self._exchange, self._record) as stream:
             told = broken = ""
@@ -670,17 +670,17 @@ class SingleAnswer:
                     stream.end()
                     return
                 told = translator.told
-                broken = f"The engine broke off in its answer: {detail}."
+                broken = f"The engine's response broke off: {detail}."
                 before = attempt
                 failures += 1
                 if not self._services.dispatcher.may_go_on(attempt, failures):
                     raise EngineFailed(broken)
 
     async def _checked_end(self, done: JsonObject) -> bytes:
-        """Return a stream's last events: with the words that the engine left out, if it did.
+        """Return a stream's last events, including words that the engine left out, if any.
 
-        What the client has been told cannot be taken back. Where the words of another transcription
-        go on from there they follow as a delta; in any case the last event holds them all.
+        Text that was sent cannot be retracted. If a second transcript continues it, the rest
+        follows as a delta; in any case the last event holds the complete text.
         """
         usage = done.get("usage")
         if usage is None or (isinstance(usage, Mapping) and usage.get("type") == "duration"):
@@ -702,11 +702,11 @@ class SingleAnswer:
     async def _told_at_once(self, attempt: Attempt, stream: EventStream, told: str) -> None:
         """End a stream that has begun with the answer of an engine that does not stream.
 
-        Some engines ignore `stream`. Their answer passes as it is while nothing has been sent; a
-        slow one comes when the client has been kept waiting by comments, or has been told a part.
+        Some engines ignore `stream`. Their answer is passed on unchanged while nothing was sent. A
+        slow answer arrives after the client has received keep-alive comments or part of the text.
 
         Raises:
-            RouterError: It is a refusal, or holds no words.
+            RouterError: The answer is a refusal, or is not a transcript.
         """
         if attempt.answer.status != 200:
             if told:
@@ -717,7 +717,7 @@ class SingleAnswer:
             with attempt:
                 answer = await attempt.answer.read()
         except CallFailed as e:
-            raise EngineFailed(f"The engine broke off in its answer: {e}.") from e
+            raise EngineFailed(f"The engine's response broke off: {e}.") from e
         length_s = known_length(self._request)
         if is_type(attempt.answer.header(b"content-type"), b"text/plain"):
             text, usage = answer.decode("utf-8", "replace").strip(), None
@@ -738,10 +738,10 @@ class SingleAnswer:
 
 
 async def _require_speakers(attempt: Attempt) -> None:
-    """Say what to do where an engine does not know the format that tells speakers apart.
+    """Reject a format that the engine does not support because it lacks diarization.
 
     Raises:
-        UnsupportedValue: It does not.
+        UnsupportedValue: The engine does not support diarization.
     """
     try:
         said = await attempt.answer.read(MAX_REFUSAL_BYTES)
@@ -750,16 +750,16 @@ async def _require_speakers(attempt: Attempt) -> None:
     if b"response_format" in said or b"diarized" in said:
         attempt.close(attempt.kind)
         raise UnsupportedValue(
-            "The engines do not tell speakers apart ('response_format=diarized_json'). If each "
-            "speaker has a channel, send 'channels=each' with it; else ask for 'verbose_json'.",
+            "The engines do not support diarization ('response_format=diarized_json'). If each "
+            "speaker has a channel, add 'channels=each'; otherwise use 'verbose_json'.",
             param="response_format",
         )
 
 
 def _is_plain(form: Form) -> bool:
-    """Return whether the fields that pieces go without say no more than they should.
+    """Return whether the fields that are not sent with pieces hold nothing but plain booleans.
 
-    Engines repeat a value that they refuse, and it may read like a limit.
+    Engines quote the value that they refuse, and it may read like a limit.
     """
     return all(
         part.value is None or part.name not in _UNCHECKED or len(part.value) <= _LONGEST_TRUTH
@@ -768,7 +768,7 @@ def _is_plain(form: Form) -> bool:
 
 
 def _trim(answer: Answer, body: bytes, length_s: MeasuredSeconds | None) -> None:
-    """Write an engine's answer as OpenAI does: no space before the text, whole seconds."""
+    """Edit an engine's answer to match OpenAI's: no space before the text, whole seconds."""
     edited = with_whole_seconds(without_leading_space(body), length_s)
     if edited is not body:
         answer.body = edited
@@ -776,7 +776,7 @@ def _trim(answer: Answer, body: bytes, length_s: MeasuredSeconds | None) -> None
 
 
 def _transcript_in(body: bytes, request: TranscriptionRequest) -> Transcript | None:
-    """Return what an engine's JSON says; None: it is no transcript."""
+    """Return the transcript in an engine's JSON; None: it is not a transcript."""
     try:
         return read_transcript(body, known_length(request))
     except BadTranscript:
@@ -784,7 +784,7 @@ def _transcript_in(body: bytes, request: TranscriptionRequest) -> Transcript | N
 
 
 async def _refusal(attempt: Attempt) -> RouterError:
-    """Return what an engine answered, for a client whose stream has begun already."""
+    """Return an engine's answer as an error for a client whose stream has begun."""
     said = await attempt.refusal()
     if attempt.answer.status < 400:
         return EngineFailed(f"{attempt.engine_id} answered without events.")
@@ -794,13 +794,13 @@ async def _refusal(attempt: Attempt) -> RouterError:
 async def _translated(
     attempt: Attempt, translator: ChunkTranslator, stream: EventStream, done: list[JsonObject]
 ) -> str | None:
-    """Pass an engine's events on but for the last; return how they broke off, None if whole.
+    """Pass an engine's events on, except the last; return why they broke off, None if complete.
 
     Args:
-        attempt: Whose answer it is.
-        translator: Makes the events.
-        stream: To the client.
-        done: Gets the last event.
+        attempt: The attempt with the answer.
+        translator: Converts the events.
+        stream: The stream to the client.
+        done: Receives the last event.
     """
     try:
         with attempt:
@@ -812,6 +812,6 @@ async def _translated(
             if translator.state is StreamState.OPEN:
                 raise ConnectionBroke("its events end before the last one")
     except CallFailed as e:
-        # It may have said all: then what broke is only the end of its answer.
+        # If the last event has arrived, only the end of the HTTP response is missing.
         return str(e) if translator.state is StreamState.OPEN else None
     return None

@@ -1,11 +1,11 @@
-"""Slots on engines: wait for one, use it, give it back.
+"""Slots on engines: wait for one, use it, release it.
 
 The fleet decides which engine takes which work; this module turns its decisions into awaits.
 
-Promises: each charge is released once, also when the task that waits for it is cancelled in the
-moment in which it is given. Bounds: those of the fleet's queue.
+Promises: each charge is released exactly once, even if the waiting task is cancelled at the moment
+the charge is assigned. Bounds: those of the fleet's queue.
 
-Refuses to know: what is sent to an engine, and what it answers.
+Does not know what is sent to an engine, or what it answers.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from vllm_router.scheduling.work import (
 )
 
 RETRY_AFTER_S: Final = 5.0
-#: In these states an engine gives no answer that is worth waiting for alone.
+#: States in which waiting for an engine's answer alone is not worthwhile.
 TAKEN_OUT: Final = frozenset({EngineState.EJECTED, EngineState.PROBING, EngineState.SLEEPING})
 
 
@@ -40,36 +40,36 @@ def _client_left() -> OutcomeKind:
 
 
 class AttemptObserver(Protocol):
-    """Who wants to know what happens to engines and work."""
+    """Receives events about engines and work."""
 
     def attempted(self, charge: Charge, outcome: OutcomeKind, seconds: float) -> None:
-        """One attempt on an engine has ended, after so many seconds."""
+        """Called when an attempt on an engine has ended, after so many seconds."""
 
     def waited(self, ticket: Ticket, seconds: float) -> None:
-        """A ticket has left the queue for an engine."""
+        """Called when a ticket has left the queue for an engine."""
 
     def repeated(self, ticket: Ticket) -> None:
-        """A ticket goes to a further engine."""
+        """Called when a ticket is retried on another engine."""
 
     def hedged(self, *, is_won: bool) -> None:
-        """Work was sent to a second engine too, which answered first or not."""
+        """Called when the race of a hedged call is over; `is_won`: the second engine won."""
 
     def suspected(self, engine_id: EngineId) -> None:
-        """A call to an engine is overdue: it should be probed now."""
+        """Called when a call to an engine is overdue: the engine should be probed now."""
 
     def changed(self, transition: Transition) -> None:
-        """An engine has changed its state."""
+        """Called when an engine's state has changed."""
 
 
 class Slots:
     """Slots on the engines of one fleet.
 
     Args:
-        fleet: Decides.
+        fleet: Decides which engine takes which work.
         now: Monotonic seconds.
-        observer: Is told.
-        engine_wait: Has work wait where no engine is ready.
-        on_taken_out: Called with an engine that has stopped giving answers worth waiting for.
+        observer: Receives events.
+        engine_wait: Holds work while no engine is ready.
+        on_taken_out: Called with an engine that has entered a state of `TAKEN_OUT`.
     """
 
     def __init__(
@@ -85,22 +85,22 @@ class Slots:
         self._observer = observer
         self._engine_wait = engine_wait
         self._on_taken_out = on_taken_out
-        # None until the caller awaits; an immediate decision is then in `_decided`.
+        # None until the caller awaits; a decision made before that is in `_decided`.
         self._waiting: dict[Ticket, asyncio.Future[Charge | AdmissionRefusal] | None] = {}
         self._decided: dict[Ticket, Charge | AdmissionRefusal] = {}
         self._wakeup: asyncio.TimerHandle | None = None
 
     @property
     def waiting(self) -> int:
-        """Pieces of work in the queues, or waiting for an engine to come back."""
+        """Pieces of work in the queues, or waiting for an engine to recover."""
         return len(self._waiting) + len(self._engine_wait)
 
     async def admit(self, ticket: Ticket) -> None:
-        """Ask for a long audio as a whole, before its pieces are asked for one by one.
+        """Admit a long audio as a whole, before its pieces are submitted one by one.
 
         Raises:
-            QueueIsFull: The queue takes no more.
-            NoEngineReady: Nothing can take it now.
+            QueueIsFull: The queue has no room for it.
+            NoEngineReady: No engine can take it now.
         """
         await self._require_ready(ticket)
         try:
@@ -120,16 +120,16 @@ class Slots:
 
         Args:
             ticket: The work.
-            cancelled_as: Asked when the wait is cancelled: how the work ends then.
+            cancelled_as: Returns the outcome if the wait is cancelled.
 
         Returns:
-            The charge, for the caller to hand to `release`.
+            The charge, which the caller must pass to `release`.
 
         Raises:
-            QueueIsFull: The queue takes no more, or it took too long.
-            NoEngineReady: Nothing can take it now.
-            EngineFailed: No engine is left on which it has not failed.
-            EnginesBusy: Those that are left ask to be left alone.
+            QueueIsFull: The queue has no room for it, or the wait was too long.
+            NoEngineReady: No engine can take it now.
+            EngineFailed: It has failed on every engine.
+            EnginesBusy: The remaining engines have asked for a pause.
         """
         asked_at = now = self.now()
         if not self.fleet.is_ready(ticket.model):
@@ -180,17 +180,17 @@ class Slots:
             self.fleet.withdraw(ticket, self.now())
             self.pump()
             return
-        # The engine was given in the same moment as the work was given up, just before or after.
+        # The charge was assigned at the moment of cancellation, just before it or after.
         decision = self._decided.pop(ticket, None) if future.cancelled() else future.result()
         if isinstance(decision, Charge):
             self.release(decision, Outcome(kind))
 
     def _refused(self, ticket: Ticket, refusal: AdmissionRefusal) -> RouterError:
         if refusal is AdmissionRefusal.NO_ENGINE_LEFT:
-            return EngineFailed("No further engine is ready to take the upload.")
+            return EngineFailed("No other engine is ready to take the upload.")
         if refusal is AdmissionRefusal.NONE_IN_SERVICE:
             return NoEngineReady(
-                f"Every engine of the model `{ticket.model}` fails at present; try again later.",
+                f"Every engine of the model `{ticket.model}` is failing; try again later.",
                 retry_after_s=RETRY_AFTER_S,
             )
         return QueueIsFull(
@@ -199,13 +199,13 @@ class Slots:
         )
 
     def pump(self) -> None:
-        """Carry out every decision that is possible now; to be called when anything has changed."""
+        """Carry out every decision that is now possible; call it after any change."""
         now = self.now()
         for assignment in self.fleet.assign(now):
             future = self._waiting.pop(assignment.ticket)
             decision = assignment.charge or assignment.refusal or AdmissionRefusal.NO_ENGINE_LEFT
             if future is None or future.done():
-                # Who asked has yet to wait, or has just been cancelled: either looks here.
+                # The caller has yet to await, or was just cancelled: both look in `_decided`.
                 self._decided[assignment.ticket] = decision
             else:
                 future.set_result(decision)
@@ -219,12 +219,12 @@ class Slots:
                 self._wakeup = loop.call_later(max(0.001, at - now), self.pump)
 
     def pump_if_waiting(self) -> None:
-        """Carry out what has become possible, if anything waits."""
+        """Carry out the decisions that are now possible, if any work waits."""
         if self._waiting:
             self.pump()
 
     def release(self, charge: Charge, outcome: Outcome) -> None:
-        """Release a charge once, tell the observer, and give the slot to the next."""
+        """Release a charge once, notify the observer, and pass on the slot."""
         if charge.is_released:
             return
         now = self.now()
@@ -241,12 +241,12 @@ class Slots:
             self.pump()
 
     def engines_changed(self, transitions: Iterable[Transition]) -> None:
-        """Note what an engine's answer has changed, and start the work that is possible now."""
+        """Process transitions caused by an engine's answer, and start the work now possible."""
         self.changed(transitions)
         self.pump()
 
     def changed(self, transitions: Iterable[Transition]) -> None:
-        """Pass engines' changes of state on; a change may free, strand or move work."""
+        """Process engines' transitions; they may free, strand or move work."""
         for transition in transitions:
             self._engine_wait.changed(transition)
             self._observer.changed(transition)
@@ -258,7 +258,7 @@ def engines_busy(rest_s: float) -> EnginesBusy:
     """Return the error for work whose engines have all answered with Retry-After.
 
     Args:
-        rest_s: The shortest rest asked for, in seconds.
+        rest_s: The shortest pause asked for, in seconds.
     """
-    words = "Every engine that could take the upload asks to be left alone; try again later."
+    words = "Every engine that could take the upload has asked for a pause; try again later."
     return EnginesBusy(words, retry_after_s=rest_s)

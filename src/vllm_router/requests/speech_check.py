@@ -1,8 +1,8 @@
-"""A short upload's answer held against the speech in the upload.
+"""Check a short upload's transcript against the speech in the upload.
 
-A short upload goes to an engine as it came. Where the engine's answer is implausible for the sound
-in it, or the engine cannot read its container, the upload is decoded and transcribed in pieces like
-long audio; and where the client wants times, they are derived from where somebody speaks.
+A short upload is sent to an engine unchanged. If the transcript is implausible for the audio, or
+the engine cannot read the container, the upload is decoded and transcribed in pieces like long
+audio. If the client wants times, they are derived from the stretches of speech.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ _T = TypeVar("_T")
 
 
 class SpeechCheck:
-    """Checks one upload's answer.
+    """Checks one upload's transcript.
 
     Args:
-        means: What answers are made with.
+        services: Shared services.
         exchange: The client's request.
-        facts: What is known of it.
-        wish: What is asked for.
-        story: Its record.
+        request: What was read from it.
+        options: The requested response.
+        record: The request's record.
         upload: The bytes.
 
     Attributes:
-        told_s: The length that an engine tells, for want of a measured one; None: it tells none.
+        told_s: The length stated by an engine, used if none is measured; None: none was stated.
     """
 
     def __init__(
@@ -74,14 +74,14 @@ class SpeechCheck:
         self.told_s: MeasuredSeconds | None = None
 
     def may_lack_words(self, text: str) -> bool:
-        """Return whether an answer is so thin for the upload's length that it is worth a look."""
+        """Return whether a transcript is short enough for the upload's length to need a check."""
         if not self._services.rules.verifies:
             return False
         length_s = self._record.audio_s
         return is_thin(text, self._request.hint.seconds if length_s is None else length_s)
 
     async def length(self) -> MeasuredSeconds | None:
-        """Return the upload's length, by decoding it where nothing has told it yet."""
+        """Return the upload's length, by decoding it if it is still unknown."""
         if self._record.audio_s is None:
             await (self._measuring or self._measure())
             if self._record.audio_s is None:
@@ -90,7 +90,7 @@ class SpeechCheck:
 
     @contextlib.contextmanager
     def measuring(self) -> Iterator[None]:
-        """Find the upload's length, where nothing tells it, while the block does other things."""
+        """Measure the upload's length, if it is unknown, while the block runs."""
         if self._record.audio_s is None:
             self._measuring = asyncio.get_running_loop().create_task(self._measure())
         try:
@@ -112,7 +112,7 @@ class SpeechCheck:
             self._record.audio_s = length_s
 
     async def speech(self) -> SpeechMap | None:
-        """Return where somebody speaks; None: that cannot be found out."""
+        """Return the stretches of speech; None: they cannot be determined."""
         if not self._services.rules.verifies:
             return None
         file = self._upload.file()
@@ -126,9 +126,9 @@ class SpeechCheck:
         return found
 
     async def beside_speech(self, asking: Awaitable[_T]) -> tuple[_T, SpeechMap | None]:
-        """Return what was asked for and where somebody speaks, both had at the same time.
+        """Return the result of a call and the stretches of speech, obtained concurrently.
 
-        To find the speech takes a fraction of an engine's answer.
+        Detecting the speech takes a fraction of the time that an engine takes to answer.
         """
         looking = asyncio.get_running_loop().create_task(self.speech())
         try:
@@ -139,11 +139,11 @@ class SpeechCheck:
             await asyncio.wait([looking])
 
     async def checked(self, answer: Transcript, found: SpeechMap | None) -> Transcript:
-        """Return an answer's words, from another transcription where they are implausible.
+        """Return a transcript, replaced by a second one if it is implausible and that is better.
 
         Args:
-            answer: The engine's, of the whole upload.
-            found: Where somebody speaks; None: unknown, the answer is taken as it is.
+            answer: The engine's transcript of the whole upload.
+            found: Stretches of speech; None: unknown, and the transcript is accepted.
         """
         if found is None:
             return answer
@@ -162,7 +162,7 @@ class SpeechCheck:
         try:
             second = await self.in_pieces()
         except RouterError:
-            # The upload has been transcribed, after all.
+            # The first transcript is still valid.
             record.speech_s, record.covered_s = found.speech_s, 0.0
             return answer
         if not answer.text and not second.text:
@@ -172,14 +172,14 @@ class SpeechCheck:
         )
 
     async def in_pieces(self, *, skip_silence: bool = True) -> Transcript:
-        """Return the words of the upload, decoded and transcribed in pieces.
+        """Return the transcript of the upload, decoded and transcribed in pieces.
 
         Args:
-            skip_silence: Whether only speech is sent, where the router's rules are so.
+            skip_silence: Whether to send only speech, if the router's rules say so.
 
         Raises:
             UnreadableAudio: It cannot be decoded.
-            RouterError: The words could not be had.
+            RouterError: It could not be transcribed.
         """
         parts: list[Transcript] = []
 
@@ -192,7 +192,7 @@ class SpeechCheck:
             audio = long_audio(
                 self._services, self._exchange, self._request, self._options, self._record, file
             )
-            # What is short is had whole or not at all: its first answer is better than a part.
+            # Short audio must be complete: its first transcript is better than a partial one.
             audio.partial_ok = False
             audio.skip_silence = audio.skip_silence and skip_silence
             length_s = await self._services.fanout.hear(audio, keep)
@@ -203,11 +203,11 @@ class SpeechCheck:
         return replace(whole, language=audio.language or audio.votes.language)
 
     async def timed(self, answer: Transcript, found: SpeechMap | None) -> Transcript:
-        """Return an answer with segments, and with the upload's language and length.
+        """Return a transcript with segments, and with the upload's language and length.
 
         Args:
-            answer: The words; segments that it has already are kept.
-            found: Where somebody speaks; None: unknown, the words are spread over the whole.
+            answer: The transcript; existing segments are kept.
+            found: Stretches of speech; None: unknown, and words are spread over the whole audio.
         """
         named = [self._options.language, answer.language]
         guess = None
@@ -219,7 +219,7 @@ class SpeechCheck:
         segments = answer.segments
         if not segments and answer.text:
             spans = found.spans if found is not None and found.spans else ()
-            # Without any length, as long as it takes to say it.
+            # Without any known length, use the time that it takes to say the words.
             whole = SpeechSpan(0.0, length_s or spoken_length(answer.text) / USUAL_PER_S)
             segments = aligned(answer.text, spans or (whole,))
         return replace(

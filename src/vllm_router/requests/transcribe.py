@@ -1,4 +1,4 @@
-"""Which way an upload is answered: whole by one engine, or in pieces by all of them."""
+"""Decide how to answer an upload: on one engine as a whole, or in pieces on all of them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from vllm_router.spool.upload import Upload
 
 log = logging.getLogger(__name__)
 
-#: What vLLM takes at most, where nobody knows better: `VLLM_MAX_AUDIO_CLIP_FILESIZE_MB` is 25.
+#: vLLM's default maximum: `VLLM_MAX_AUDIO_CLIP_FILESIZE_MB` is 25.
 ENGINE_FILE_BYTES: Final = 25 * 2**20
 
 
@@ -36,14 +36,14 @@ class Transcriber:
     """Answers uploads.
 
     Args:
-        means: What answers are made with.
+        services: Shared services.
     """
 
     def __init__(self, services: Services) -> None:
         self._services = services
 
     def reserved_seconds(self, request: TranscriptionRequest, upload: Upload) -> float:
-        """Return what a key is charged for an upload until that is measured; see `wish`."""
+        """Return the seconds charged to a key until the upload is measured; see `options`."""
         return reserved_seconds(request, upload, self._services.rules.channels)
 
     async def answer(
@@ -53,10 +53,10 @@ class Transcriber:
         upload: Upload,
         record: RequestRecord,
     ) -> None:
-        """Answer one upload that has come whole.
+        """Answer one complete upload.
 
         Raises:
-            RouterError: To be told to the client; nothing has been sent.
+            RouterError: The error to return to the client; nothing has been sent.
         """
         head = exchange.head
         options = read_response_options(
@@ -69,7 +69,7 @@ class Transcriber:
         can = self._services.capabilities.of(request.model)
         if options.wants_words:
             if options.format is not ResponseFormat.VERBOSE_JSON:
-                # No other format has a place for them.
+                # No other format can hold them.
                 options = options._replace(wants_words=False)
             elif can.verbose_json is False:
                 raise no_word_times()
@@ -82,11 +82,11 @@ class Transcriber:
                     upload
                 )
             except UnknownAudioFormat as e:
-                # Engines read a few formats more. What is said of this one is for them to say.
+                # Engines read a few more formats, so they decide about this one.
                 is_for_them = exchange.status is None and _size_bytes(request) <= ENGINE_FILE_BYTES
                 if must_choose_channels or not is_for_them:
                     raise
-                log.info("request %s goes to an engine as it came: %s", record.request_id, e)
+                log.info("request %s is sent to an engine undecoded: %s", record.request_id, e)
             else:
                 return
         edits = []
@@ -95,10 +95,10 @@ class Transcriber:
         left_out: tuple[str, ...] = ()
         is_blank = options.language is None and request.form.value("language") is not None
         if can.language is False or is_blank:
-            # A form's empty field says nothing, and not every engine reads it so.
+            # An empty field has no meaning, but not every engine ignores it.
             left_out = ("language",)
         if request.form.value("channels") is not None:
-            # The router's own; an engine may refuse a field that it does not know.
+            # Only the router knows this field; an engine may refuse unknown fields.
             left_out = (*left_out, "channels")
         whole = SingleAnswer(
             self._services,
@@ -123,7 +123,7 @@ class Transcriber:
     def _must_take_apart(
         self, request: TranscriptionRequest, options: ResponseOptions, can: Capabilities
     ) -> bool:
-        """Return whether an upload is to be decoded and cut rather than sent as it is."""
+        """Return whether an upload must be decoded and split rather than sent unchanged."""
         rules = self._services.rules
         if rules.split == "off":
             return False
@@ -144,7 +144,8 @@ class Transcriber:
         if request.measured_s is not None:
             return False
         if options.wants_words or request.damage is not None:
-            # An engine's times of words are not the container's, and what is damaged it may refuse.
+            # Engines' word timestamps may differ from the container's times, and engines may
+            # refuse damaged files.
             return True
         most_s = bound_s if can.max_audio_s is None else min(bound_s, can.max_audio_s)
         return hint.doubt is not None and may_exceed(request.kind, size_bytes, most_s)

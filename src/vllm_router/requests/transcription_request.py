@@ -1,7 +1,7 @@
-"""What is known of a request once its upload has come whole: read from the form, checked, nothing
-invented.
+"""What is known about a request once its upload is complete: read from the form, checked, nothing
+assumed.
 
-Pure but for reading the upload's head and tail. Errors are told in words for the client.
+Pure except for reading the upload's head and tail. Error messages are written for the client.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ from vllm_router.observability.request_record import Task
 from vllm_router.spool.multipart import Form, FormPart
 from vllm_router.spool.upload import Upload
 
-#: When no engine can take a model now: as long as a probe interval is worth waiting.
+#: If no engine can take a model now: the length of a probe interval.
 RETRY_AFTER_S: Final = 5.0
-#: A WAV's format and data chunks stand within this, unless a large picture comes before them.
+#: A WAV's format and data chunks lie within this, unless a large picture precedes them.
 WAV_HEAD_BYTES: Final = 1024
 
 
 @dataclass(slots=True)
 class TranscriptionRequest:
-    """One request, as the proxy sees it.
+    """One request, as read from its form.
 
     Attributes:
         task: Transcribe or translate.
         model: The model's name as engines know it.
-        asked_model: As the client wrote it; None if it wrote none.
-        form: The form read.
-        file: Where the audio lies in it.
-        hint: How long the audio probably is; for queueing.
-        measured_s: Its length, of a plain WAV, whose bytes measure it; None of all else.
+        asked_model: The name that the client sent; None if it sent none.
+        form: The parsed form.
+        file: Position of the audio in the upload.
+        hint: The probable length of the audio; for queueing.
+        measured_s: The length of a plain WAV, which follows from its size; None for other files.
         kind: The container, such as "wav".
         damage: How the file's own lengths contradict its size, as a sentence; None: they do not.
     """
@@ -66,7 +66,7 @@ class TranscriptionRequest:
         return value.decode("utf-8", "replace").strip() or None
 
     def is_true(self, name: str) -> bool:
-        """Return whether a boolean field is set, as pydantic reads it at the engine."""
+        """Return whether a boolean field is set, as pydantic would parse it on the engine."""
         return (self.text(name) or "").lower() in ("true", "1", "t", "yes", "y", "on")
 
 
@@ -78,21 +78,21 @@ def read_transcription_request(
     aliases: Mapping[str, str],
     bitrates: BitrateBook,
 ) -> TranscriptionRequest:
-    """Return what a request's form says.
+    """Return the request in a form.
 
     Args:
-        task: By the route.
+        task: The route's task.
         form: The form.
-        upload: The bytes behind it.
-        models: What the fleet serves.
-        aliases: Further names and what they stand for.
-        bitrates: Estimates the length where no header tells; learns from those that do.
+        upload: The upload that contains the form.
+        models: Models that the fleet serves.
+        aliases: Aliases and the models that they stand for.
+        bitrates: Estimates the length if no header states it.
 
     Raises:
-        MissingField: There is no file, or nothing in it, or no model.
-        UnknownModel: No engine serves it.
-        NoEngineReady: No engine has said yet what it serves.
-        UnreadableAudio: The container itself says that the file is broken.
+        MissingField: The file is missing or empty, or the model is missing.
+        UnknownModel: No engine serves the model.
+        NoEngineReady: No engine has listed its models yet.
+        UnreadableAudio: The container shows that the file is broken.
     """
     file = form.file()
     if file is None:
@@ -103,7 +103,7 @@ def read_transcription_request(
     if not size_bytes:
         raise MissingField("The file is empty.", param="file")
     asked, model = _model(form, models, aliases)
-    # A WAV's header is short and most uploads are WAV: look no further unless it is needed.
+    # A WAV's header is short and most uploads are WAV: read more only if needed.
     first = upload.read(file.start, min(size_bytes, WAV_HEAD_BYTES))
     header = plain_wav(first, size_bytes)
     if header is not None:
@@ -118,10 +118,10 @@ def read_transcription_request(
 def _looked_at(
     upload: Upload, start: int, size_bytes: int, first: bytes, bitrates: BitrateBook
 ) -> tuple[LengthHint, MeasuredSeconds | None, str, str | None]:
-    """Return the likely length, the measured one if there is one, the container, and its damage.
+    """Return the probable length, the measured length if any, the container, and its damage.
 
     Raises:
-        UnreadableAudio: There can be no sound in it.
+        UnreadableAudio: The file cannot hold audio.
     """
     head, tail = first, b""
     kind = container_kind(head)
@@ -154,17 +154,15 @@ def _model(
     given = form.value("model")
     asked = given.decode("utf-8", "replace").strip() if given is not None else ""
     if not models:
-        raise NoEngineReady(
-            "No engine has said yet which models it serves.", retry_after_s=RETRY_AFTER_S
-        )
+        raise NoEngineReady("No engine has listed its models yet.", retry_after_s=RETRY_AFTER_S)
     if not asked:
         if len(models) > 1:
-            raise MissingField(f"Name a model; there are: {', '.join(models)}.", param="model")
+            raise MissingField(f"Name a model; available: {', '.join(models)}.", param="model")
         return None, models[0]
     model = asked if asked in models else aliases.get(asked, asked)
     if model not in models:
         names = ", ".join([*models, *aliases])
         raise UnknownModel(
-            f"The model `{asked[:200]}` does not exist; there are: {names}.", param="model"
+            f"The model `{asked[:200]}` does not exist; available: {names}.", param="model"
         )
     return asked, model

@@ -1,7 +1,7 @@
-"""What was said in the channels of one audio, in turns: whole, or as a stream of events.
+"""Merge the channels of one audio into turns: as a whole, or as a stream of events.
 
-Promises: the order of time; no word lost or doubled. A turn goes out as soon as nothing earlier can
-come in another channel. Refuses to know: engines, samples.
+Promises: chronological order; no word lost or duplicated. A turn is sent as soon as no other
+channel can have an earlier one. Does not know engines or samples.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _EVER = float("inf")
 
 
 class Turns:
-    """Puts one transcript together from pieces of several channels.
+    """Merges pieces of several channels into one transcript.
 
     Attributes:
-        speech: Where somebody speaks in each channel.
+        speech: Stretches of speech in each channel.
     """
 
     __slots__ = ("_parts", "speech")
@@ -39,15 +39,15 @@ class Turns:
         return len(self._parts)
 
     def add(self, part: Transcript, channel: int, speech: tuple[SpeechSpan, ...]) -> None:
-        """Take the words of the next piece of a channel."""
+        """Add the transcript of a channel's next piece."""
         self._parts.append((channel, with_channel(part, channel, speech)))
         self.speech.setdefault(channel, []).extend(speech)
 
     def joined(self, length_s: float) -> Transcript:
-        """Return all of them as one transcript.
+        """Return all pieces as one transcript.
 
         Args:
-            length_s: The audio's.
+            length_s: The audio's length in seconds.
         """
         segments: TimeMerge[Segment] = TimeMerge()
         words: TimeMerge[Word] = TimeMerge()
@@ -57,7 +57,7 @@ class Turns:
             for word in part.words or ():
                 words.add(channel, word.start_s, word)
         has_words = any(part.words is not None for _, part in self._parts)
-        # Of all but segments and words, pieces are put together as ever.
+        # Everything except segments and words is joined as for a single channel.
         whole = joined((replace(part, segments=()) for _, part in self._parts), length_s)
         merged = tuple(segments.before(_EVER))
         return replace(
@@ -69,10 +69,10 @@ class Turns:
 
 
 class TurnEvents:
-    """Sends what was said in several channels as events, in turns.
+    """Sends the transcripts of several channels as events, in turns.
 
     Args:
-        rendering: Writes the events.
+        rendering: Renders the events.
     """
 
     __slots__ = ("_cues", "_rendering", "_segments")
@@ -86,11 +86,11 @@ class TurnEvents:
         return f"<TurnEvents {self._segments} {self._cues}>"
 
     def add(self, part: Transcript | None, heard: PieceResult) -> bytes:
-        """Return the events that the next piece decides.
+        """Return the events that are final after the next piece.
 
         Args:
-            part: Its words; None: there are none.
-            heard: The piece.
+            part: The piece's transcript; None: it has none.
+            heard: The piece's result.
         """
         if part is not None and heard.channel is not None:
             part = with_channel(part, heard.channel, heard.speech)
@@ -103,12 +103,12 @@ class TurnEvents:
         if writer is None:
             self._segments.add(channel, segment.start_s, segment)
             return
-        # A cue of another channel may begin inside a segment of several cues.
+        # Another channel's cue may begin inside a segment that has several cues.
         for cue in writer.cues(segment, speech):
             self._cues.add(channel, cue.start_ms / 1000, cue)
 
     def rest(self) -> bytes:
-        """Return the events of what is left, when the audio has ended."""
+        """Return the remaining events, when the audio has ended."""
         return self._until(_EVER)
 
     def _until(self, frontier_s: float) -> bytes:

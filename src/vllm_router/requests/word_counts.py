@@ -1,4 +1,4 @@
-"""What is counted of words: asked for again, not said, missing altogether."""
+"""Counts of defects in transcripts: audio transcribed again, words dropped, empty transcripts."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class WordCounts:
-    """Where it is counted.
+    """Callbacks that count defects in transcripts.
 
     Attributes:
-        reheard: Takes (model, reason, seconds) of audio that is asked for again.
-        dropped: Takes (reason, words) of words that nobody said.
-        empty: Takes the model of an answer without a word to audio with speech in it.
+        reheard: Called with (model, reason, seconds) of audio that is transcribed again.
+        dropped: Called with (reason, words) for words dropped because there was no speech.
+        empty: Called with the model of an empty transcript for audio with speech.
     """
 
     reheard: Callable[[str, str, float], None]
@@ -26,10 +26,10 @@ class WordCounts:
     empty: Callable[[str], None]
 
     def note_empty(self, model: str, record: RequestRecord) -> None:
-        """Count an answer without a word, and log it: the client cannot tell it from silence."""
+        """Count and log an empty transcript, which the client cannot distinguish from silence."""
         self.empty(model)
         log.warning(
-            "request %s: no words for %.1f s of speech, from %s",
+            "request %s: empty transcript for %.1f s of speech, from %s",
             record.request_id,
             record.speech_s,
             ", ".join(record.engines[:16]),
