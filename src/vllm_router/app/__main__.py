@@ -1,4 +1,4 @@
-"""`python -m vllm_router.app`, as the vLLM world is used to start its routers."""
+"""`python -m vllm_router.app`, the usual way to start routers for vLLM."""
 
 from vllm_router.cli import main
 

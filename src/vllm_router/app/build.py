@@ -1,4 +1,4 @@
-"""The composition root: from settings to a router's parts. Everything is wired here, once."""
+"""The composition root: builds and wires a router's parts from its settings, in one place."""
 
 from __future__ import annotations
 
@@ -57,35 +57,35 @@ from vllm_router.upstream.model_capabilities import ModelCapabilities
 from vllm_router.upstream.probe import EngineInquiry
 
 if TYPE_CHECKING:
-    # Not otherwise: it needs an extra.
+    # Only for type checking: tracing needs an optional extra.
     from vllm_router.observability.tracing import Tracing
 
 MIB = 2**20
-#: Memory for pieces of long audio that wait; what is more goes to the disk.
+#: Memory for waiting pieces of long audio; the excess goes to disk.
 PIECES_MEMORY_BYTES = 32 * MIB
 PIECES_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Router:
-    """A router's parts, for whoever runs it.
+    """A router's parts.
 
     Attributes:
-        listener: Makes the protocol of each client's connection.
-        service: Answers.
-        dispatcher: Brings uploads to engines.
+        listener: Creates the protocol for each client connection.
+        service: Answers requests.
+        dispatcher: Runs uploads on engines.
         discovery: Finds engines.
-        watch: Probes and reads them.
-        stats: What they answered of late.
-        metrics: What is counted.
-        operations: What the other routes show and do.
+        watch: Probes engines and scrapes their metrics.
+        stats: Recent answers of each engine.
+        metrics: Counters and histograms.
+        operations: Engines, metrics and draining, for the other routes.
         spools: Hold uploads, and pieces of long audio.
         decoder: Decodes long audio.
-        clients: Connections to engines, for uploads and for questions.
-        access_log: Gets a line for each upload; None: none is written.
-        key_file: Followed for changed keys; None: there is none.
-        tracing: Makes traces; None: none are made.
-        background: Keeps going what runs beside answering.
+        clients: Connections to engines, for uploads and for probes.
+        access_log: Receives one line per upload; None: no access log.
+        key_file: Watched for changed keys; None: there is none.
+        tracing: Creates traces; None: no tracing.
+        background: Runs the background loops.
         now: Monotonic seconds.
     """
 
@@ -110,7 +110,7 @@ class Router:
 def build_tracing(
     settings: Settings, now: Callable[[], float], background: Background
 ) -> Tracing | None:
-    """Return what makes traces; None: none are asked for.
+    """Return the tracer of requests; None: tracing is off.
 
     Raises:
         ValueError: OpenTelemetry is not installed.
@@ -118,7 +118,7 @@ def build_tracing(
     if settings.otel_endpoint is None:
         return None
     try:
-        # Not before it is asked for: it takes an extra and a quarter of a second.
+        # Imported only on demand: it needs an extra and takes a quarter of a second.
         from vllm_router.observability import tracing
     except ImportError as e:
         raise ValueError(
@@ -130,7 +130,7 @@ def build_tracing(
 
 
 def _whole_part(bound: int, share: float) -> int:
-    """Return a process's part of a count, rounded down, so that the parts are never more."""
+    """Return a process's part of a count, rounded down so that the sum never exceeds it."""
     return max(1, int(bound * share + 1e-6))
 
 
@@ -147,18 +147,18 @@ def build_router(
     now: Callable[[], float] = time.monotonic,
     rng: Random | None = None,
 ) -> Router:
-    """Wire a router. Needs no running event loop and opens nothing.
+    """Wire a router. Needs no running event loop and opens no connections.
 
     Args:
-        settings: What was asked for.
-        share: The part of all bounds that is this process's, 1/N for each of N workers.
-        discovery: In place of the source that the settings name.
-        tracing: In place of what the settings ask for.
+        settings: The settings.
+        share: This process's share of all limits, 1/N for each of N workers.
+        discovery: Replaces the source in the settings.
+        tracing: Replaces the tracing in the settings.
         now: Monotonic seconds.
-        rng: Source of chance for ties and spreading; secrets have their own.
+        rng: Source of randomness for ties and jitter; secrets have their own.
 
     Raises:
-        ValueError: The settings cannot be carried out; one sentence says why.
+        ValueError: The settings cannot be used; one sentence says why.
     """
     chance = rng or Random()  # noqa: S311
     discovery = discovery or build_discovery(settings, now, chance)
@@ -230,7 +230,7 @@ def build_router(
     if memory_mb == "auto":
         memory_mb = spool_memory_mib(memory_bytes())
     spool = Spool(settings.spool_dir, int(memory_mb * MIB * share))
-    # Of their own, so that one long file does not push everybody's short clips to the disk.
+    # A separate spool, so that one long file does not push other clients' short clips to disk.
     pieces_bytes = max(PIECES_MEMORY_BYTES, PIECES_SHARE * memory_mb * MIB)
     pieces = Spool(settings.spool_dir, int(pieces_bytes * share))
     holders = tuple(
@@ -313,7 +313,7 @@ def build_router(
         settings.client_idle_timeout_s,
         settings.client_body_timeout_s,
     )
-    # Of the size of an upload's blocks, so that it can become one.
+    # Receive buffers have the size of an upload's blocks, so that they can become blocks.
     max_connections = _whole_part(settings.max_connections, share)
     listener = Listener(service, patience, max_connections, BLOCK_BYTES, cors.early_headers)
     metrics.registry.register(

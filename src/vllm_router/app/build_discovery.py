@@ -1,4 +1,4 @@
-"""From settings to the source of engines that they name."""
+"""Build the discovery source that the settings select."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vllm_router.settings import Settings
 
 @contextlib.contextmanager
 def blaming(flag: str) -> Iterator[None]:
-    """Name the flag in the sentence that says what is wrong with it."""
+    """Prefix an error message with the flag at fault."""
     try:
         yield
     except (ValueError, OSError) as e:
@@ -28,7 +28,7 @@ def blaming(flag: str) -> Iterator[None]:
 
 
 def build_discovery(settings: Settings, now: Callable[[], float], rng: Random) -> Discovery:
-    """Return the source of engines that the settings name.
+    """Return the discovery source that the settings select.
 
     Raises:
         ValueError: It cannot be used; one sentence says why.

@@ -1,4 +1,4 @@
-"""Whether this router runs compiled; see scripts/compile.py for what that is."""
+"""Whether this router runs compiled code; scripts/compile.py explains what that is."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from vllm_router.spool import multipart
 
 
 def how_it_runs() -> str:
-    """Return "compiled" if the modules that every upload goes through are, else "interpreted"."""
+    """Return "compiled" if the modules on every upload's path are, else "interpreted"."""
     return "interpreted" if (multipart.__file__ or "").endswith(".py") else "compiled"

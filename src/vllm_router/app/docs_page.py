@@ -1,7 +1,7 @@
-"""The page at /docs: Swagger UI with everything it needs served here, and its forms ready to try.
+"""The page at /docs: Swagger UI, served entirely by the router, with forms that are ready to use.
 
-Needs no internet. What is left empty in a form is not sent: Swagger UI would send it as empty text,
-and an engine refuses an empty language.
+Works without internet access. Empty form fields are not sent: Swagger UI would send empty strings,
+and engines refuse an empty language.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ def docs_page(title: str, root_path: str, openapi_url: str, static_url: str) -> 
     """Return the page's HTML.
 
     Args:
-        title: Of the page.
-        root_path: Where a proxy in front has mounted the router; empty, or with a leading slash.
+        title: Title of the page.
+        root_path: Path prefix under which a proxy serves the router; empty, or with a leading
+            slash.
         openapi_url: Path of the OpenAPI document.
-        static_url: Path under which Swagger UI's files are.
+        static_url: Path of Swagger UI's files.
     """
     page = get_swagger_ui_html(
         title=title,
@@ -35,7 +36,7 @@ def docs_page(title: str, root_path: str, openapi_url: str, static_url: str) -> 
         swagger_js_url=f"{root_path}{static_url}/swagger-ui-bundle.js",
         swagger_css_url=f"{root_path}{static_url}/swagger-ui.css",
         swagger_favicon_url=f"{root_path}{static_url}/favicon.png",
-        # Spare everybody the button before the form.
+        # Show the form without an extra click.
         swagger_ui_parameters={"tryItOutEnabled": True},
     )
     html = bytes(page.body).decode()

@@ -1,7 +1,7 @@
 """How much memory and CPU this process may use.
 
-Reads the machine's own figures and the bounds of every cgroup that the process is in, of either
-version; the least counts. What cannot be read bounds nothing.
+Reads the machine's figures and the limits of every cgroup of the process, version 1 or 2; the
+lowest wins. Limits that cannot be read are ignored.
 """
 
 import os
@@ -12,7 +12,7 @@ def memory_bytes(root: Path = Path("/")) -> int:
     """Return the bytes of memory that this process may use.
 
     Args:
-        root: Where /sys and /proc are; of another root the machine's memory is not asked for.
+        root: Directory that contains sys and proc; the machine's memory is always read.
     """
     bounds = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for line in _text(root / "proc/self/cgroup").splitlines():
@@ -25,16 +25,16 @@ def memory_bytes(root: Path = Path("/")) -> int:
 
 
 def usable_cpus(root: Path = Path("/")) -> float:
-    """Return the CPUs that this process may use, also a fraction of one.
+    """Return the number of CPUs that this process may use, possibly a fraction.
 
     Args:
-        root: Where /sys and /proc are.
+        root: Directory that contains sys and proc.
     """
     bounds = [float(len(os.sched_getaffinity(0)))]
     for line in _text(root / "proc/self/cgroup").splitlines():
         _, controllers, path = [*line.split(":", 2), "", ""][:3]
         if not controllers:
-            # Microseconds of CPU, and the period in which they may be used.
+            # Microseconds of CPU time, and the period in which they may be used.
             for text in _texts(root / "sys/fs/cgroup", path, "cpu.max"):
                 quota, _, period = text.partition(" ")
                 if _is_count(quota) and _is_count(period):
@@ -57,9 +57,9 @@ def _is_count(text: str) -> bool:
 
 
 def _texts(mount: Path, path: str, name: str) -> list[str]:
-    """Return what a file says in a group and in every group above it.
+    """Return a file's content in a cgroup and in every cgroup above it.
 
-    In a container the mount shows the container's own group at its top, whatever the path says.
+    In a container, the mount shows the container's own cgroup at its top, whatever the path is.
     """
     parts = [part for part in path.split("/") if part not in ("", ".", "..")]
     groups = [mount.joinpath(*parts[:depth]) for depth in range(len(parts) + 1)]

@@ -1,8 +1,8 @@
-"""The upload routes as OpenAPI sees them.
+"""OpenAPI descriptions of the upload routes.
 
-They are served on the direct path, before FastAPI, so FastAPI cannot describe them; these
-descriptions make `/docs` complete, with a form in which an upload can be tried. Texts have an empty
-example, because the form would else begin with "string" in each.
+Uploads take the direct path, before FastAPI, which therefore cannot describe them. These
+descriptions complete `/docs`, with a form for trying an upload. Text fields have an empty example;
+otherwise each would contain "string".
 """
 
 from __future__ import annotations
@@ -29,37 +29,37 @@ _ERROR = {
 }
 
 _FAILURES = {
-    "400": "The request cannot be understood, or the audio cannot be decoded.",
+    "400": "The request is malformed, or the audio cannot be decoded.",
     "401": "The key is missing or wrong.",
     "404": "No engine serves the model.",
-    "408": "The upload stopped coming.",
+    "408": "The client stopped sending the upload.",
     "413": "The upload is too large.",
     "429": "The queue is full; Retry-After says when to try again.",
     "431": "The request's headers are too large.",
-    "500": "The engines failed at this upload.",
-    "502": "Every engine that was tried failed.",
+    "500": "The engines failed to process the upload.",
+    "502": "Every engine tried has failed.",
     "503": "No engine is ready; Retry-After says when to try again.",
     "504": "No engine answered in time.",
 }
 
 _COMMON: dict[str, Any] = {
-    "file": {"type": "string", "format": "binary", "description": "The audio, in any format."},
+    "file": {"type": "string", "format": "binary", "description": "The audio file, in any format."},
     "model": {
         "type": "string",
-        "description": "A model or alias that /v1/models names; needed where there are several.",
+        "description": "A model or alias from /v1/models; required if there are several.",
         "example": "",
     },
     "prompt": {
         "type": "string",
-        "description": "Words that guide the style and spelling.",
+        "description": "Text that guides style and spelling.",
         "example": "",
     },
     "response_format": {"type": "string", "enum": _FORMATS, "default": "json"},
     "channels": {
         "type": "string",
         "enum": ["", "mix", "left", "right", "each"],
-        "description": "Which channels are transcribed; 'each' is for one speaker per channel, and "
-        "needed for diarized_json. By default the router's --channels.",
+        "description": "Which channels to transcribe; 'each' is for one speaker per channel, and "
+        "required for diarized_json. Defaults to the router's --channels.",
         "example": "",
     },
     "temperature": {"type": "number", "minimum": 0, "maximum": 1, "default": 0},
@@ -68,7 +68,7 @@ _COMMON: dict[str, Any] = {
 _TRANSCRIPTION: dict[str, Any] = {
     "language": {
         "type": "string",
-        "description": "ISO 639-1; found by the engine if not given.",
+        "description": "ISO 639-1 code; detected by the engine if omitted.",
         "example": "",
     },
     "timestamp_granularities[]": {
@@ -76,7 +76,7 @@ _TRANSCRIPTION: dict[str, Any] = {
         "items": {"type": "string", "enum": ["segment", "word"]},
         "default": [],
     },
-    "stream": {"type": "boolean", "default": False, "description": "Send the words as they come."},
+    "stream": {"type": "boolean", "default": False, "description": "Stream the text as events."},
 }
 
 
@@ -85,10 +85,10 @@ def with_uploads(document: dict[str, Any]) -> dict[str, Any]:
     document.setdefault("paths", {}).update(
         {
             "/v1/audio/transcriptions": {
-                "post": _operation("transcriptions", "Words of an audio", _COMMON | _TRANSCRIPTION)
+                "post": _operation("transcriptions", "Transcribe audio", _COMMON | _TRANSCRIPTION)
             },
             "/v1/audio/translations": {
-                "post": _operation("translations", "Words of an audio, in English", _COMMON)
+                "post": _operation("translations", "Translate audio into English", _COMMON)
             },
         }
     )
@@ -102,7 +102,7 @@ def _operation(name: str, summary: str, fields: dict[str, Any]) -> dict[str, Any
     error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
     responses: dict[str, Any] = {
         "200": {
-            "description": "The transcript in the format asked for.",
+            "description": "The transcript in the requested format.",
             "content": {
                 "application/json": {"schema": {"type": "object"}},
                 "text/plain": {"schema": {"type": "string"}},

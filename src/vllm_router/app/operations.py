@@ -1,7 +1,7 @@
-"""What operators see and do: engines, metrics, draining; over all worker processes where there are
-several.
+"""What operators see and control: engines, metrics, draining; across all worker processes if there
+are several.
 
-Knows nothing of HTTP; `routes` puts it there.
+Does not depend on HTTP; `routes` exposes it.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from vllm_router.upstream.model_capabilities import ModelCapabilities
 
 log = logging.getLogger("vllm_router")
 
-#: Models of one engine whose capabilities are shown; adapters differ in nothing shown here.
+#: Models of one engine whose capabilities are shown; adapters share their base model's.
 MAX_SHOWN = 32
 
 
 class DrainOrder(StrEnum):
-    """What an operator may tell an engine."""
+    """An operator's order to an engine."""
 
     DRAIN = "drain"
     RESUME = "resume"
@@ -42,22 +42,22 @@ class DrainOrder(StrEnum):
 
 @dataclass(slots=True)
 class Operations:
-    """What is shown and done.
+    """State and actions for operators.
 
     Attributes:
         fleet: The engines.
-        aliases: Further names of models.
-        capabilities: What models' engines can do.
-        keys: Who may ask for models.
-        admin: Who may drain engines; an open ring closes the routes.
+        aliases: Aliases of models.
+        capabilities: Capabilities of the models' engines.
+        keys: Keys that may list models.
+        admin: Keys that may drain engines; if empty, those routes are closed.
         registry: The metrics.
-        status: How the source of engines fares.
+        status: Status of discovery.
         is_draining: Whether the process is shutting down.
         now: Monotonic seconds.
-        changed: Told of what an operator's word has changed.
+        changed: Receives the transitions caused by an order.
         started_at: When the process started, in Unix seconds.
-        siblings: The way to the other worker processes; None: there are none.
-        legacy: What was counted in this worker's place before it; None: there are no workers.
+        siblings: Channel to the other worker processes; None: there are none.
+        legacy: Counts of this worker's predecessors; None: there are no workers.
     """
 
     fleet: Fleet
@@ -75,7 +75,7 @@ class Operations:
     legacy: InheritedCounts | None = None
 
     async def answer_sibling(self, question: dict[str, Any]) -> bytes:
-        """Answer another worker's question."""
+        """Answer another worker's request."""
         match question.get("ask"):
             case "metrics":
                 return self._own_page()
@@ -110,7 +110,7 @@ class Operations:
         self.changed(act(engine_id, self.now()))
 
     async def give_order(self, order: DrainOrder, engine_id: EngineId) -> None:
-        """Drain or resume an engine, in every worker."""
+        """Drain or resume an engine in every worker."""
         self._obey(order, engine_id)
         if self.siblings is not None:
             question = {"ask": "order", "order": order.value, "engine_id": engine_id}
@@ -122,7 +122,7 @@ class Operations:
         if self.siblings is None:
             return own
         pages = [own, *await self.siblings.ask_all({"ask": "metrics"})]
-        # Of a thousand engines it takes a second, in which uploads go on.
+        # With a thousand engines it takes a second; uploads continue meanwhile.
         return await asyncio.to_thread(merge_expositions, [page.decode() for page in pages if page])
 
     def _own_page(self) -> bytes:
@@ -148,14 +148,14 @@ _SUMMED = ("in_flight", "audio_s_in_flight", "windows_in_flight")
 
 
 def _loads(answer: bytes) -> dict[str, dict[str, float]]:
-    """Return what another worker has at each engine; nothing if its answer is not usable."""
+    """Return another worker's load on each engine; empty if its answer is unusable."""
     try:
         return {
             str(view["engine_id"]): {field: view[field] + 0 for field in _SUMMED}
             for view in json.loads(answer)
         }
     except (ValueError, LookupError, TypeError, RecursionError) as e:
-        log.warning("a sibling's engines cannot be read: %s", str(e)[:100])
+        log.warning("cannot read a sibling's engines: %s", str(e)[:100])
         return {}
 
 

@@ -1,4 +1,4 @@
-"""Every route that takes no upload: models, health, engines, metrics, and the docs, on FastAPI."""
+"""All routes except uploads: models, health, engines, metrics, and the docs, on FastAPI."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ STATIC_URL = "/static-offline-docs"
 
 
 def build_routes(operations: Operations, root_path: str = "") -> FastAPI:
-    """Return the application for every route but the uploads'."""
+    """Return the application for all routes except uploads."""
     app = FastAPIOffline(
         title="Whisper router",
         version=__version__,
         description="OpenAI-compatible audio API in front of a fleet of Whisper engines.",
         docs_url=None,
         static_url=STATIC_URL,
-        # A slash at a path's end is taken off before; a redirect would trust the client's Host.
+        # Trailing slashes are removed before routing; a redirect would trust the client's Host.
         redirect_slashes=False,
     )
 
@@ -88,7 +88,7 @@ def _handle_errors(app: FastAPI) -> None:
             shown.headers["allow"] = ", ".join(names)
             return shown
         if error.status_code == 404:
-            return _answer(NotFound(f"There is nothing at {path}; /docs lists what there is."))
+            return _answer(NotFound(f"There is nothing at {path}; /docs lists all routes."))
         return _answer(RouterError(str(error.detail)))
 
     async def invalid(request: Request, error: Exception) -> Response:
@@ -137,7 +137,7 @@ def _add_models(app: FastAPI, operations: Operations) -> None:
 
 
 def _add_health(app: FastAPI, operations: Operations) -> None:
-    @app.get("/health", tags=["operations"], summary="The process lives")
+    @app.get("/health", tags=["operations"], summary="Whether the process is alive")
     async def health() -> Response:
         status = operations.status
         discovery = {
@@ -147,7 +147,7 @@ def _add_health(app: FastAPI, operations: Operations) -> None:
         }
         return JSONResponse({"status": "ok", "discovery": discovery})
 
-    @app.get("/ready", tags=["operations"], summary="An engine is ready")
+    @app.get("/ready", tags=["operations"], summary="Whether an engine is ready")
     async def ready() -> Response:
         if operations.is_draining():
             return JSONResponse({"status": "shutting down"}, 503)
@@ -159,7 +159,7 @@ def _add_health(app: FastAPI, operations: Operations) -> None:
     async def version() -> Response:
         return JSONResponse({"version": __version__})
 
-    @app.get("/metrics", tags=["operations"], summary="Figures for Prometheus")
+    @app.get("/metrics", tags=["operations"], summary="Metrics for Prometheus")
     async def metrics(request: Request) -> Response:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         if operations.siblings is None:
@@ -170,7 +170,7 @@ def _add_health(app: FastAPI, operations: Operations) -> None:
 def _add_engines(app: FastAPI, operations: Operations) -> None:
     fleet = operations.fleet
 
-    @app.get("/engines", tags=["operations"], summary="Engines, their state and their load")
+    @app.get("/engines", tags=["operations"], summary="State and load of every engine")
     async def engines() -> Response:
         return JSONResponse(await operations.engine_views())
 
@@ -184,11 +184,11 @@ def _add_engines(app: FastAPI, operations: Operations) -> None:
         await operations.give_order(order, engine.engine_id)
         return JSONResponse(engine_view(engine, operations.now()))
 
-    # An engine's id is often a URL, with slashes of its own.
-    @app.post("/engines/{engine_id:path}/drain", tags=["operations"], summary="Give no new work")
+    # An engine's ID is often a URL, which contains slashes.
+    @app.post("/engines/{engine_id:path}/drain", tags=["operations"], summary="Send no new work")
     async def drain(engine_id: str, request: Request) -> Response:
         return await change(engine_id, request, DrainOrder.DRAIN)
 
-    @app.post("/engines/{engine_id:path}/resume", tags=["operations"], summary="Give work again")
+    @app.post("/engines/{engine_id:path}/resume", tags=["operations"], summary="Send work again")
     async def resume(engine_id: str, request: Request) -> Response:
         return await change(engine_id, request, DrainOrder.RESUME)

@@ -1,11 +1,11 @@
-"""One process's life: listen, discover, watch, serve, and stop without losing anything.
+"""The life of one process: listen, discover, watch, serve, and stop without losing uploads.
 
-SIGTERM: `/ready` turns 503 at once, so that whatever stands in front goes elsewhere; the socket
-stays open so that it can be told. For a grace uploads are still taken, each answer ending its
-connection; after it, or at once on SIGINT, they are refused with 503. Requests in flight finish
-within the drain timeout; then everything is closed. A second signal waits for nothing. A worker
-whose parent is gone stops as if it had got SIGTERM. Nothing else ends it: what fails in the
-background goes on (see `background`).
+On SIGTERM, `/ready` returns 503 at once, so that load balancers stop sending traffic; the socket
+stays open to return it. For a grace period uploads are still accepted, and each response closes its
+connection. After that period, or at once on SIGINT, new uploads get 503. Requests in flight finish
+within the drain timeout; then everything is closed. A second signal stops the process immediately.
+A worker whose parent has died stops as if it had received SIGTERM. Nothing else ends the process:
+failed background loops restart (see `background`).
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ from vllm_router.settings import Settings
 
 log = logging.getLogger("vllm_router")
 
-#: How often patience is checked; a limit may be exceeded by this much.
+#: Interval at which client timeouts are checked; they may be exceeded by this much.
 SWEEP_S = 1.0
-#: Signals so close together are one word: systemd tells every process of a service, and the parent
-#: of several workers passes it on to them as well.
+#: Signals closer together than this count as one: systemd signals every process of a service, and
+#: the parent of several workers passes the signal on to them as well.
 SAME_WORD_S = 1.0
-#: Time for answers just written to leave the process.
+#: Time for the last responses to leave the process.
 LAST_WORDS_S = 0.2
 
 
@@ -57,13 +57,13 @@ class CannotStart(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """Which of several processes this is.
+    """Identifies one of several worker processes.
 
     Attributes:
-        index: From 0.
-        count: How many there are.
-        folder: Where their sockets are.
-        parent: Can be read from once the parent has died; None: nobody watches it.
+        index: The worker's number, from 0.
+        count: Number of workers.
+        folder: Directory of their sockets.
+        parent: Descriptor that becomes readable when the parent dies; None: not watched.
     """
 
     index: int
@@ -76,14 +76,14 @@ def run(settings: Settings, worker: Worker | None = None) -> None:
     """Run one router process until it is told to stop.
 
     Args:
-        settings: What was asked for.
-        worker: Which of several this is; None: it is the only one.
+        settings: The settings.
+        worker: Which of several workers this is; None: it is the only process.
 
     Raises:
         CannotStart: The address or the settings cannot be used.
     """
     set_up_logging(settings.log_level, settings.log_format)
-    # Nobody asks when a series began, and it doubles the page.
+    # Creation times of series are not needed, and they double the page.
     disable_created_metrics()  # type: ignore[no-untyped-call]
     try:
         router = build_router(settings, share=1 / worker.count if worker else 1.0)
@@ -99,14 +99,14 @@ def run(settings: Settings, worker: Worker | None = None) -> None:
             partial(router.background.failed, BackgroundLoop.SIBLINGS),
         )
         router.operations.legacy = InheritedCounts(worker.folder, worker.index)
-    # What is there now stays: the collector need not walk through it again, 40 ms each time.
+    # Current objects are permanent: spare the collector from visiting them, 40 ms each time.
     gc.freeze()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(router, listening, settings, siblings, worker))
 
 
 def run_worker(settings: Settings, worker: Worker) -> None:
-    """Run one of several processes; the target of a new process."""
+    """Run one of several workers; the entry point of a new process."""
     parent = multiprocessing.parent_process()
     try:
         run(settings, replace(worker, parent=parent.sentinel if parent else None))
@@ -120,11 +120,11 @@ def bind(host: str, port: int, *, is_shared: bool = False) -> socket.socket:
 
     Args:
         host: IPv4 or IPv6 address.
-        port: 0 takes a free one.
-        is_shared: Whether other processes of ours listen there too.
+        port: 0 selects a free port.
+        is_shared: Whether other worker processes listen there too.
 
     Raises:
-        CannotStart: It is taken, or not ours to take.
+        CannotStart: The address is in use or not available.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
@@ -136,7 +136,7 @@ def bind(host: str, port: int, *, is_shared: bool = False) -> socket.socket:
     except (OSError, OverflowError) as e:
         listening.close()
         why = getattr(e, "strerror", None) or str(e)
-        raise CannotStart(f"--host {host} --port {port}: cannot listen there: {why}.") from e
+        raise CannotStart(f"--host {host} --port {port}: cannot listen: {why}.") from e
     listening.setblocking(False)
     return listening
 
@@ -148,7 +148,7 @@ async def serve(
     siblings: Siblings | None = None,
     worker: Worker | None = None,
 ) -> None:
-    """Serve on a bound socket until a signal comes, then drain and close."""
+    """Serve on a bound socket until a signal arrives, then drain and close."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     hurry = asyncio.Event()
@@ -173,8 +173,8 @@ async def serve(
 
         def on_parent_gone() -> None:
             loop.remove_reader(parent)
-            log.error("the parent process is gone; stopping")
-            # Nobody else is left to do it.
+            log.error("the parent process has died; stopping")
+            # No other process is left to do it.
             shutil.rmtree(worker.folder, ignore_errors=True)
             on_signal(signal.SIGTERM)
 
@@ -213,19 +213,19 @@ def _fair_listener(router: Router, listening: socket.socket, worker: Worker) -> 
 async def drain(
     router: Router, hurry: asyncio.Event, timeout_s: float, grace_s: float = 0.0
 ) -> None:
-    """Let it be known that the router goes, then refuse new uploads and wait for those in flight.
+    """Announce the shutdown, then refuse new uploads and wait for those in flight.
 
     Args:
         router: The router.
-        hurry: Set when nothing is to be waited for any more.
-        timeout_s: How long uploads in flight may take.
-        grace_s: How long new ones are still taken before that.
+        hurry: Set when all waiting must end.
+        timeout_s: Maximum time for uploads in flight, in seconds.
+        grace_s: Seconds before that in which new uploads are still accepted.
     """
     router.service.is_draining = True
     router.metrics.is_draining.set(1)
     router.listener.is_draining = True
     if grace_s:
-        log.info("not ready any more; taking uploads for %g s yet", grace_s)
+        log.info("no longer ready; accepting uploads for another %g s", grace_s)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_s):
                 await hurry.wait()
@@ -237,7 +237,7 @@ async def drain(
             async with asyncio.timeout(0.1):
                 await hurry.wait()
     if router.service.in_flight:
-        log.warning("%d uploads in flight are cut off", router.service.in_flight)
+        log.warning("aborting %d uploads in flight", router.service.in_flight)
     router.listener.drain()
     await asyncio.sleep(LAST_WORDS_S)
 
@@ -246,13 +246,13 @@ async def drain(
 async def running(
     router: Router, settings: Settings, siblings: Siblings | None = None
 ) -> AsyncIterator[None]:
-    """Keep everything going that a router does besides answering."""
+    """Run everything that a router does besides answering requests."""
     async with contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as group:
         loop = asyncio.get_running_loop()
         stack.callback(loop.set_exception_handler, loop.get_exception_handler())
         loop.set_exception_handler(router.background.on_exception)
         if router.access_log is not None:
-            # First, and so done last: the very last line is written too.
+            # Registered first, so it runs last and writes the very last line.
             stack.callback(router.access_log.flush)
         if router.tracing is not None:
             stack.push_async_callback(router.tracing.close)
@@ -294,7 +294,7 @@ async def _discover(router: Router) -> None:
                 router.watch.follow()
                 router.dispatcher.slots.pump()
     except Exception as e:
-        # Until the source begins anew, with a whole list, the last one stays in force.
+        # The last list stays in force until the source restarts with a complete one.
         router.discovery.status.failed(f"a fault of the router: {type(e).__name__}: {e}"[:300])
         raise
 
@@ -311,7 +311,7 @@ async def _sweep(router: Router) -> None:
 
 
 async def _beat(router: Router) -> None:
-    """Show the fleet that the event loop runs: time in which it does not speaks for no engine."""
+    """Signal the fleet that the event loop runs: time in which it is stalled excuses engines."""
     while True:
         router.dispatcher.fleet.beat(router.now())
         await asyncio.sleep(BEAT_S)

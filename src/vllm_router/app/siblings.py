@@ -1,11 +1,12 @@
-"""What worker processes of one router tell each other: figures when asked, an operator's word when
-given.
+"""Communication between the worker processes of one router: figures on request, and operators'
+orders.
 
-Each listens on a Unix socket in a folder that only they may enter. One line of JSON is a question;
-the answer is a line with its length in bytes, and so many bytes. A sibling that does not answer in
-time, or whose answer breaks off, is left out: half a page of metrics would count as a whole one.
+Each worker listens on a Unix socket in a directory that only they may enter. A request is one line
+of JSON. An answer is a line with its length in bytes, followed by that many bytes. A sibling that
+does not answer in time, or whose answer breaks off, is left out: half a page of metrics would pass
+for a complete one.
 
-Bounds: a question has 16 KiB, an answer 256 MiB.
+Bounds: 16 KiB for a request, 256 MiB for an answer.
 """
 
 from __future__ import annotations
@@ -20,27 +21,27 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
-#: A sibling is on this machine: what takes longer than this is not working.
+#: A sibling is on the same machine: if it takes longer than this, it is broken.
 ANSWER_S = 2.0
 MAX_QUESTION_BYTES = 16 * 1024
-#: A page of metrics has some 15 KB for each engine.
+#: A page of metrics has about 15 KB per engine.
 MAX_ANSWER_BYTES = 256 * 1024 * 1024
 
 Answerer = Callable[[dict[str, Any]], Awaitable[bytes]]
 
 
 def _only_log(error: Exception) -> None:
-    log.error("a sibling's question could not be answered", exc_info=error)
+    log.error("failed to answer a sibling", exc_info=error)
 
 
 class Siblings:
-    """One worker's way to the others.
+    """One worker's channel to the others.
 
     Args:
-        folder: Where the sockets are.
+        folder: Directory of the sockets.
         index: This worker's number, from 0.
-        count: How many there are.
-        failed: Told of an answer that failed for a fault of our own.
+        count: Number of workers.
+        failed: Called with an exception from a fault in the router.
     """
 
     def __init__(
@@ -60,20 +61,20 @@ class Siblings:
 
     @contextlib.asynccontextmanager
     async def listening(self, answer: Answerer) -> Any:
-        """Answer the others' questions for as long as the context lasts."""
+        """Answer the other workers while the context lasts."""
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             try:
                 async with asyncio.timeout(ANSWER_S):
                     question = json.loads(await reader.readline())
                     if not isinstance(question, dict):
-                        raise ValueError("it is no JSON object")
+                        raise ValueError("the request is not a JSON object")
                     said = await answer(question)
                     writer.write(b"%d\n" % len(said))
                     writer.write(said)
                     await writer.drain()
             except (TimeoutError, OSError, ValueError, RecursionError) as e:
-                log.warning("a sibling's question could not be answered: %s", e)
+                log.warning("cannot answer a sibling: %s", e)
             except Exception as e:
                 self._failed(e)
             finally:
@@ -86,7 +87,7 @@ class Siblings:
             yield
 
     async def ask_all(self, question: dict[str, Any]) -> list[bytes]:
-        """Return every other worker's answer, without those that gave none."""
+        """Return the other workers' answers, without those that gave none."""
         others = [i for i in range(self._count) if i != self._index]
         answers = await asyncio.gather(*(self._ask(i, question) for i in others))
         return [answer for answer in answers if answer is not None]

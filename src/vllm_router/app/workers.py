@@ -1,7 +1,7 @@
-"""Several processes on one port: started, watched, started anew when one dies, stopped together.
+"""Several worker processes on one port: started, watched, restarted if one dies, stopped together.
 
-The kernel spreads connections over the workers' sockets. Each has its share of the engines' limits,
-of the queue, of the spool and of connections, so that together they do what one would.
+The kernel distributes connections over the workers' sockets. Each worker has its share of the
+limits on engines, queue, spool and connections, so that together they behave like one process.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from vllm_router.settings import Settings
 
 log = logging.getLogger("vllm_router")
 
-#: Bytes of a path in which `/worker-12.sock` still fits into a socket's address (unix(7)).
+#: Maximum length of a directory whose `/worker-999.sock` fits into a socket address (unix(7)).
 LONGEST_FOLDER: Final = 107 - len("/worker-999.sock")
 
-#: A worker that dies at once again and again must not turn the machine into a fork bomb.
+#: A worker that keeps dying at once must not turn the machine into a fork bomb.
 RESTART_AFTER_S = 1.0
 RESTART_CAP_S = 30.0
-#: A worker that lived this long shows that one can.
+#: After this long, a worker counts as healthy and the next delay is short again.
 STEADY_S = 60.0
 #: How long the supervisor waits for a death at a time.
 TURN_S = 0.25
-#: A worker's exit code when its settings or its files cannot be used (see `run_worker`). At first
-#: that ends the router, so that whoever starts it is told; later, while the others serve, a file
-#: may be broken for a moment.
+#: Exit code of a worker whose settings or files cannot be used (see `run_worker`). At startup it
+#: ends the router, so that the error is reported. Later, while other workers serve, a file may be
+#: broken for a moment.
 CANNOT_START = 2
-#: Given to workers past their own grace and drain timeout before they are killed.
+#: Time for workers beyond their own grace and drain timeout before they are killed.
 GRACE_S = 10.0
 
 
@@ -48,10 +48,10 @@ def run_workers(settings: Settings) -> None:
     """Run the workers until told to stop.
 
     Raises:
-        CannotStart: The address cannot be used, or the temporary directory.
+        CannotStart: The address or the temporary directory cannot be used.
     """
     set_up_logging(settings.log_level, settings.log_format)
-    # Held but never listened on: it keeps the port for workers that are yet to come.
+    # Bound but never listened on: it reserves the port for workers started later.
     reserved = bind(settings.host, settings.port, is_shared=True)
     port = reserved.getsockname()[1]
     settings = settings.model_copy(update={"port": port})
@@ -65,7 +65,7 @@ def run_workers(settings: Settings) -> None:
         supervisor = _Supervisor(settings, Path(folder))
 
         def on_signal(number: int, _: object) -> None:
-            # Each of them: workers know what a second one means, and what SIGINT does.
+            # Pass on every signal: workers handle a second one, and SIGINT, differently.
             supervisor.pass_on(number)
             stop.set()
 
@@ -81,8 +81,8 @@ def run_workers(settings: Settings) -> None:
 
 
 class _Place:
-    """When a worker was last started in its place, how often one died there, and when it is to be
-    started again.
+    """A worker's place: when a worker was last started there, how many died there, and when the
+    next one starts.
     """
 
     def __init__(self) -> None:
@@ -96,7 +96,7 @@ class _Place:
         self._started_at = time.monotonic()
 
     def next_wait_s(self, rng: Random) -> float:
-        """Note a death, and return how long to wait before the next start."""
+        """Record a death, and return the seconds to wait before the next start."""
         now = time.monotonic()
         self.deaths += 1
         self._in_a_row = 1 if now - self._started_at >= STEADY_S else self._in_a_row + 1
@@ -125,7 +125,7 @@ class _Supervisor:
             except OSError as e:
                 raise CannotStart(f"--workers: no process can be started: {e.strerror}") from e
         while not stop.is_set():
-            # A signal ends the wait early only on the main thread's next turn: keep turns short.
+            # A signal interrupts the wait only on the main thread's next turn: keep turns short.
             living = [one.sentinel for one in self._workers.values() if one.exitcode is None]
             if living:
                 wait(living, timeout=TURN_S)

@@ -1,1 +1,1 @@
-"""Metrics, access log, traces and the table of engines."""
+"""Metrics, access log, traces and the engine table."""

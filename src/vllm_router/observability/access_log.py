@@ -1,9 +1,9 @@
-"""One line for each finished upload, written straight to the log's stream.
+"""One line for each finished upload, written directly to the log stream.
 
-In the form of all other lines (see `logs`) but not by way of `logging`, whose records, look-ups of
-the caller and formatters cost more than all else that is done for a small upload. Lines wait for
-each other for a moment: to write a line by itself costs as much as to make it. Never audio,
-prompts, words or keys.
+The format matches all other lines (see `logs`), but `logging` is bypassed: its records, caller
+look-ups and formatters cost more than everything else about a small upload. Lines are batched
+briefly, because a write costs as much as formatting the line. Never contains audio, prompts,
+transcripts or keys.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import Any, Final, TextIO
 from vllm_router.observability.request_record import RequestRecord
 from vllm_router.server.exchange import Exchange
 
-#: How long a line may wait: too short for whoever reads along to notice.
+#: How long a line may wait: too short for a reader to notice.
 FLUSH_S: Final = 0.05
-#: What is written at once, when that many bytes wait: of a pipe that several workers share the
-#: kernel keeps so much in one piece (PIPE_BUF), and no line is torn.
+#: Lines are flushed at once when they exceed this: the kernel writes up to PIPE_BUF bytes to a pipe
+#: atomically, so workers that share one never interleave their lines.
 MOST_BYTES: Final = 4096
 
 
@@ -29,13 +29,13 @@ def _on_the_loop(seconds: float, flush: Callable[[], None]) -> None:
 
 
 class AccessLog:
-    """Writes the lines. Flush it before the end.
+    """Writes the access log. Call `flush` before exit.
 
     Args:
         kind: "text" or "json".
-        stream: Where they go.
+        stream: Destination of the lines.
         wall_clock: Unix seconds.
-        later: Calls something after so many seconds.
+        later: Calls a function after a number of seconds.
         lost: Called when lines could not be written.
     """
 
@@ -79,7 +79,7 @@ class AccessLog:
         self.flush()
 
     def flush(self) -> None:
-        """Write the lines that wait."""
+        """Write the waiting lines."""
         if not self._waiting:
             return
         lines = "".join(self._waiting)
@@ -89,8 +89,7 @@ class AccessLog:
             self._stream.write(lines)
             self._stream.flush()
         except (OSError, ValueError):
-            # A log that cannot be written is no reason to fail a request; and there is no other to
-            # say so.
+            # A broken log is no reason to fail a request, and there is no other log to report it.
             if self._lost is not None:
                 self._lost()
 
@@ -121,7 +120,7 @@ class AccessLog:
         is_plain = not (record.pieces or record.speech_s or record.is_verified or record.damage)
         if not is_plain or record.holder is not None or record.trace is not None:
             line += _rare_fields(record)
-        # A model's name may hold half a surrogate pair, which no stream can write.
+        # A model's name may contain a lone surrogate, which no stream can encode.
         return f"{line}\n" if line.isascii() else f"{line}\n".encode("utf-8", "replace").decode()
 
     def _json(self, exchange: Exchange, record: RequestRecord, status: int, total_s: float) -> str:
@@ -162,7 +161,7 @@ class AccessLog:
 
 
 def _rare_fields(record: RequestRecord) -> str:
-    """Return what a line tells of long, damaged, limited and traced requests only."""
+    """Return the fields that only long, damaged, limited or traced requests have."""
     fields = {
         "pieces": record.pieces or None,
         "channels": record.channels if record.channels > 1 else None,

@@ -1,7 +1,7 @@
-"""Counters and histograms for one event loop: an observation costs a fraction of a microsecond.
+"""Counters and histograms for one event loop: an observation takes a fraction of a microsecond.
 
-The client library's own take locks at each step of each observation, for threads that are not here.
-These have the same names and calls, and the same registry shows them. Not for use by threads.
+The client library's own take several locks per observation, for threads that do not exist here.
+These have the same names and methods and appear in the same registry. Not thread-safe.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class CounterValue:
         self.value = 0.0
 
     def inc(self, amount: float = 1.0) -> None:
-        """Add to it."""
+        """Add to the counter."""
         self.value += amount
 
 
@@ -32,7 +32,7 @@ class HistogramValue:
     """One series of a histogram.
 
     Args:
-        bounds: Upper bounds of its buckets, ascending; what is above the last counts too.
+        bounds: Upper bounds of its buckets, ascending; a final bucket holds everything above.
     """
 
     __slots__ = ("_bounds", "counts", "total")
@@ -45,7 +45,7 @@ class HistogramValue:
     def observe(self, amount: float) -> None:
         """Add an observation."""
         self.total += amount
-        # Compiled, a sixth of `bisect_left`: the loop knows the type, and the bounds are few.
+        # Compiled, this takes a sixth of `bisect_left`: the type is known and the bounds are few.
         at = 0
         for bound in self._bounds:
             if amount <= bound:
@@ -58,7 +58,7 @@ SeriesT = TypeVar("SeriesT", CounterValue, HistogramValue)
 
 
 class _Family(Collector, Generic[SeriesT]):
-    """Series of one name, by the values of its labels."""
+    """The series of one metric, by label values."""
 
     def __init__(
         self,
@@ -78,10 +78,10 @@ class _Family(Collector, Generic[SeriesT]):
         registry.register(self)
 
     def labels(self, *values: str) -> SeriesT:
-        """Return the series of these labels' values, made if need be; the caller may keep it.
+        """Return the series for these label values, created on demand; the caller may keep it.
 
         Raises:
-            ValueError: There are more or fewer values than labels.
+            ValueError: The number of values differs from the number of labels.
         """
         series = self._series.get(values)
         if series is None:
@@ -91,7 +91,7 @@ class _Family(Collector, Generic[SeriesT]):
         return series
 
     def remove_by_labels(self, labels: dict[str, str]) -> None:
-        """Drop every series that has these labels."""
+        """Remove every series that has these labels."""
         wanted = [(self._labels.index(name), value) for name, value in labels.items()]
         for values in list(self._series):
             if all(values[at] == value for at, value in wanted):
@@ -99,17 +99,17 @@ class _Family(Collector, Generic[SeriesT]):
 
     @abstractmethod
     def collect(self) -> Iterator[Metric]:
-        """Yield the family, as prometheus_client asks for it."""
+        """Yield the family, for prometheus_client."""
 
 
 class Counter(_Family[CounterValue]):
-    """A counter by labels.
+    """A counter with labels.
 
     Args:
-        name: Without the suffix `_total`.
-        text: What it counts.
-        labels: Names of its labels.
-        registry: Shows it.
+        name: Name without the suffix `_total`.
+        text: Help text.
+        labels: Names of the labels.
+        registry: Registry that exposes it.
     """
 
     def __init__(
@@ -118,11 +118,11 @@ class Counter(_Family[CounterValue]):
         super().__init__(name, text, labels, registry, CounterValue)
 
     def inc(self, amount: float = 1.0) -> None:
-        """Add to the one series of a counter without labels."""
+        """Add to the only series of a counter without labels."""
         self._series[()].inc(amount)
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the family, as prometheus_client asks for it."""
+        """Yield the family, for prometheus_client."""
         family = CounterMetricFamily(self._name, self._text, labels=self._labels)
         for values, count in self._series.items():
             family.add_metric(values, count.value)
@@ -130,14 +130,14 @@ class Counter(_Family[CounterValue]):
 
 
 class Histogram(_Family[HistogramValue]):
-    """A histogram by labels.
+    """A histogram with labels.
 
     Args:
-        name: Its name.
-        text: What it shows.
-        labels: Names of its labels.
+        name: Name.
+        text: Help text.
+        labels: Names of the labels.
         buckets: Upper bounds, ascending.
-        registry: Shows it.
+        registry: Registry that exposes it.
     """
 
     def __init__(
@@ -154,11 +154,11 @@ class Histogram(_Family[HistogramValue]):
         super().__init__(name, text, labels, registry, lambda: HistogramValue(bounds))
 
     def observe(self, amount: float) -> None:
-        """Add an observation to the one series of a histogram without labels."""
+        """Add an observation to the only series of a histogram without labels."""
         self._series[()].observe(amount)
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the family, as prometheus_client asks for it."""
+        """Yield the family, for prometheus_client."""
         family = HistogramMetricFamily(self._name, self._text, labels=self._labels)
         for values, spread in self._series.items():
             up_to = 0

@@ -1,6 +1,7 @@
-"""Several processes' metrics as one page: counters and histograms summed, gauges by their meaning.
+"""Merge several processes' metrics into one page: counters and histograms are summed, gauges are
+merged by type.
 
-Pure: text in, text out. Reads and writes what prometheus_client does.
+Pure: text in, text out. Reads and writes prometheus_client's format.
 """
 
 from __future__ import annotations
@@ -12,15 +13,15 @@ from prometheus_client.core import Metric
 from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-#: Gauges that every process reads from the same thing: their greatest value is the true one. All
-#: others are parts of a whole.
+#: Gauges that every process reads from the same source: the maximum is the true value. All others
+#: are parts of a sum.
 _SHARED = frozenset(
     {
         "vllm_router_engine_state",
         "vllm_router_engine_running",
         "vllm_router_engine_waiting",
         "vllm_router_engine_cache_usage",
-        # The engine's, not the worker's share of it.
+        # The engine's limit, not the worker's share of it.
         "vllm_router_engine_limit_windows",
         "vllm_router_queue_oldest_wait_seconds",
         "vllm_router_discovery_last_sync_age_seconds",
@@ -35,7 +36,7 @@ Labels = tuple[tuple[str, str], ...]
 
 
 class _Merged:
-    """Collects families that were merged already."""
+    """Exposes families that are already merged."""
 
     def __init__(self, families: Iterable[Metric]) -> None:
         self._families = list(families)
@@ -57,7 +58,7 @@ def only_counts(page: str) -> str:
 
 
 def merge_expositions(pages: Iterable[str]) -> bytes:
-    """Return one page for several in Prometheus' text format.
+    """Return several pages in Prometheus' text format merged into one.
 
     Raises:
         ValueError: A page cannot be read.

@@ -1,4 +1,4 @@
-"""Counts what happens to engines and to their work, and logs engines' changes of state."""
+"""Count events of engines and their work, and log engines' state transitions."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _TAKEN_OUT: Final = frozenset({EngineState.EJECTED, EngineState.PROBING})
 
 
 class FleetObserver:
-    """Counts what happens to engines and work, and logs engines' flips.
+    """Counts events of engines and their work, and logs engines' state transitions.
 
     Args:
-        metrics: What is counted.
-        stats: What engines answered of late.
-        models: Tells which models an engine serves.
-        on_change: Called for each transition, so that who watches an engine can look at once.
+        metrics: Counters and histograms.
+        stats: Recent answers of each engine.
+        models: Returns the models that an engine serves.
+        on_change: Called for each transition, so that the engine can be probed at once.
         on_suspicion: Called for an engine that may hang, for the same reason.
     """
 
@@ -47,7 +47,7 @@ class FleetObserver:
         self._done: dict[EngineId, tuple[CounterValue, CounterValue]] = {}
 
     def attempted(self, charge: Charge, outcome: OutcomeKind, seconds: float) -> None:
-        """One attempt on an engine has ended."""
+        """Count an attempt on an engine that has ended."""
         engine_id = charge.engine_id
         counter = self._attempts.get((engine_id, outcome))
         if counter is None:
@@ -69,7 +69,7 @@ class FleetObserver:
             self._stats.note(engine_id, seconds, audio_s)
 
     def waited(self, ticket: Ticket, seconds: float) -> None:
-        """A ticket has left the queue for an engine."""
+        """Record a ticket's wait in the queue."""
         key = (ticket.model, ticket.urgency)
         wait = self._waits.get(key)
         if wait is None:
@@ -78,19 +78,19 @@ class FleetObserver:
         wait.observe(seconds)
 
     def repeated(self, ticket: Ticket) -> None:
-        """A ticket goes to a further engine."""
+        """Count a retry on another engine."""
         self._metrics.retries.inc()
 
     def hedged(self, *, is_won: bool) -> None:
-        """Work was sent to a second engine too, which answered first or not."""
+        """Count a hedged call, by the engine that won."""
         self._metrics.hedges.labels("second" if is_won else "first").inc()
 
     def suspected(self, engine_id: EngineId) -> None:
-        """A call to an engine is overdue."""
+        """Report that a call to an engine is overdue."""
         self._on_suspicion(engine_id)
 
     def changed(self, transition: Transition) -> None:
-        """An engine has changed its state."""
+        """Log and count a state transition."""
         log.warning(
             "engine %s: %s -> %s (%s)",
             transition.engine_id,

@@ -1,6 +1,6 @@
-"""What the fleet, the spools and discovery know anyway, read when Prometheus asks.
+"""Gauges read from the fleet, the spools and discovery when Prometheus scrapes.
 
-So that it costs a request nothing. Counts nothing itself.
+They cost requests nothing. This module counts nothing itself.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from vllm_router.spool.upload import Spool
 
 
 class StateCollector:
-    """Reads the fleet, the spool and discovery when it is scraped.
+    """Reads the fleet, the spools and discovery on each scrape.
 
     Args:
-        fleet: Whose engines and queues are shown.
-        spools: Whose bytes are shown, together; on one disk.
-        disk_bytes: What they may hold on it.
-        disk_share: The part of its free space that is this process's.
-        statuses: Returns how the sources of engines fare.
-        connections: Returns how many clients are connected.
+        fleet: The engines and queues.
+        spools: The spools, reported together; on one disk.
+        disk_bytes: Maximum bytes that they may hold on it.
+        disk_share: This process's share of the disk's free space.
+        statuses: Returns the status of each discovery source.
+        connections: Returns the number of client connections.
         now: Monotonic seconds.
     """
 
@@ -50,7 +50,7 @@ class StateCollector:
         self._now = now
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the families, as prometheus_client asks for them."""
+        """Yield the families, for prometheus_client."""
         yield from self._engines()
         yield from self._queues()
         yield from self._held()
@@ -139,7 +139,7 @@ class StateCollector:
 
 
 def _free_bytes(folder: Path) -> float:
-    """Return what a disk can still take; nothing where it cannot be asked."""
+    """Return the free bytes of a disk; 0 if unknown."""
     try:
         disk = os.statvfs(folder)
     except OSError:

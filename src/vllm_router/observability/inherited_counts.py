@@ -1,9 +1,9 @@
-"""What a worker has counted outlives it: whoever takes its place goes on from there.
+"""Preserve a dead worker's counts: its successor continues from them.
 
-A sum over workers that falls when one of them dies looks to Prometheus like a restart of all, and
-its rates count everything once more. So each page is left in the workers' folder when it is shown,
-and its counters are the first thing that the next one in that place knows. What was counted after
-the last page is lost; what was ever shown is not.
+If a sum over workers falls because one of them dies, Prometheus takes it for a restart of all, and
+its rates count everything again. Each page is therefore saved in the workers' directory when it is
+shown, and the successor starts from its counters. Counts after the last page are lost; counts that
+were ever shown are not.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ log = logging.getLogger("vllm_router")
 
 
 class InheritedCounts:
-    """The counts of those who were in a worker's place before.
+    """The counts of a worker's predecessors.
 
     Args:
-        folder: The workers' own.
-        index: The place.
+        folder: The workers' directory.
+        index: The worker's number.
     """
 
     def __init__(self, folder: Path, index: int) -> None:
@@ -32,10 +32,10 @@ class InheritedCounts:
         except FileNotFoundError:
             pass
         except (OSError, ValueError) as e:
-            log.warning("what the last worker had counted is lost: %s", e)
+            log.warning("the previous worker's counts are lost: %s", e)
 
     def add(self, page: bytes) -> bytes:
-        """Return a page of this worker's with what was left to it, and leave that to the next."""
+        """Return this worker's page plus inherited counts, and save it for the successor."""
         if self._left:
             page = merge_expositions([page.decode(), self._left])
         fresh = self._path.with_suffix(".new")
@@ -43,5 +43,5 @@ class InheritedCounts:
             fresh.write_bytes(page)
             fresh.replace(self._path)
         except OSError as e:
-            log.warning("a page of metrics cannot be left behind: %s", e)
+            log.warning("cannot save a page of metrics: %s", e)
         return page

@@ -1,4 +1,4 @@
-"""How the process logs: text for people, or a JSON object a line, to standard error."""
+"""Logging to standard error: text for people, or one JSON object per line."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 
 
 class TextFormatter(logging.Formatter):
-    """One line for people."""
+    """One line of text for people."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%S")
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger and message."""
+    """One JSON object per line: time, level, logger and message."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
@@ -34,13 +34,13 @@ class JsonFormatter(logging.Formatter):
 
 
 def set_up_logging(level: str, kind: str) -> None:
-    """Send every log line of this process to standard error in the form asked for."""
+    """Send all of this process's log lines to standard error in the requested format."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if kind == "json" else TextFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # Calls to engines are ours to report; the loop's own warnings are for developers.
+    # The router reports its own calls to engines; the loop's warnings are for developers.
     logging.getLogger("asyncio").setLevel(max(logging.WARNING, root.level))
-    # These parts of a record are never shown and cost microseconds each.
+    # These parts of a record are never shown, and cost microseconds each.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False

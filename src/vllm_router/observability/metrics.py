@@ -1,9 +1,9 @@
-"""What the router counts for Prometheus, in a registry of its own, with names of its own.
+"""The router's Prometheus metrics, in a registry of their own, under names of their own.
 
-Counters and histograms are written as requests end; what is known anyway is read by `gauges` when
-it is scraped. Label sets are bounded: a model that no engine serves is no label, and an engine's
-series go when the engine goes. What an alert or a rate needs is there from the start with 0: a
-series that first appears with a 1 shows no increase.
+Counters and histograms are updated as requests end; `gauges` reads existing state on each scrape.
+Label sets are bounded: a model that no engine serves never becomes a label, and an engine's series
+are removed with the engine. Series that alerts and rates need start at 0: a series that first
+appears as 1 shows no increase.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from vllm_router.observability.request_record import Task
 from vllm_router.scheduling.engine import EngineId
 from vllm_router.scheduling.work import OutcomeKind, Urgency
 
-#: From a short clip's third of a second to an hour-long file's hour.
+#: From a third of a second for a short clip to an hour for an hour-long file.
 REQUEST_BUCKETS: Final = (
     0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 5, 7.5, 10, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600,
 )  # fmt: skip
@@ -29,18 +29,18 @@ RATIO_BUCKETS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1,
 PROBE_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 LAG_BUCKETS: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
 
-#: Statuses that every model can be expected to answer with at some time.
+#: Statuses that any model may eventually return.
 STATUSES: Final = ("200", "429", "499", "502", "503", "504")
 PIECE_OUTCOMES: Final = ("heard", "missing")
-#: Why audio is asked for again, and why words are dropped.
+#: Why audio is transcribed again, and why words are dropped.
 REHEARD_REASONS: Final = ("thin", "too_much", "empty", "language")
 DROPPED_REASONS: Final = ("unspoken",)
-#: Of a hedged upload: the engine that it was sent to first, or second.
+#: The engine that won a hedged call: the first or the second.
 HEDGE_WINNERS: Final = ("first", "second")
 
 
 def length_label(audio_s: float) -> str:
-    """Return the label of an audio's length: the least bound that holds it."""
+    """Return the label for an audio's length: the lowest bound that is not exceeded."""
     if audio_s <= 30.0:
         return "30s"
     if audio_s <= 300.0:
@@ -49,7 +49,7 @@ def length_label(audio_s: float) -> str:
 
 
 class RouterMetrics:
-    """Everything that is counted as it happens."""
+    """All counters and histograms."""
 
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry(auto_describe=True)
@@ -202,7 +202,7 @@ class RouterMetrics:
         self.loop_failures.labels(loop).inc()
 
     def expect(self, engine_id: EngineId, models: Iterable[str]) -> None:
-        """Start the series of an engine that is ready, and of the models that it serves."""
+        """Create the series of a ready engine and of the models that it serves."""
         for family in (self.engine_audio_seconds, self.engine_windows, self.ejections):
             family.labels(engine_id)
         for kind in OutcomeKind:
@@ -219,7 +219,7 @@ class RouterMetrics:
                 self.queue_wait_seconds.labels(model, urgency.value)
 
     def forget(self, engine_id: EngineId) -> None:
-        """Drop the series of an engine that is gone."""
+        """Remove the series of an engine that is gone."""
         for family in (
             self.attempts,
             self.engine_audio_seconds,

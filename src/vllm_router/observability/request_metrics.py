@@ -1,4 +1,4 @@
-"""Counts each upload's request once, when it has ended."""
+"""Count each upload's request once, when it ends."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from vllm_router.server.exchange import Exchange
 
 
 class RequestMetrics:
-    """Counts requests, keeping the series it has used: to look one up costs more than to count.
+    """Counts requests, caching their series, because a look-up costs more than counting.
 
     Args:
-        metrics: Where requests are counted.
+        metrics: The router's metrics.
     """
 
     def __init__(self, metrics: RouterMetrics) -> None:
@@ -27,14 +27,14 @@ class RequestMetrics:
         """Count a request.
 
         Args:
-            exchange: Its sizes and times.
-            record: What is known of it.
-            status: The status answered, or 499 if the client left.
+            exchange: Sizes and times.
+            record: The request's record.
+            status: The response's status, or 499 if the client disconnected.
             now: Monotonic seconds.
         """
         metrics = self._metrics
         metrics.upload_bytes.inc(exchange.received_bytes)
-        # A member's value and its hash are both looked up by Python code; its text is not.
+        # A member's `value` and hash are looked up by Python code; its text is not.
         route = str(record.task)
         key = (record.model, route, status)
         counted = self._counted.get(key)
@@ -46,7 +46,7 @@ class RequestMetrics:
             self._time(exchange, record, record.audio_s, now)
         if record.holder is not None:
             metrics.key_requests.labels(record.holder, str(status)).inc()
-            # What is only reserved is counted once it has been measured.
+            # A reservation is counted once the audio has been measured.
             used_s = 0.0
             if record.charged_s is not None and record.audio_s is not None:
                 used_s = record.audio_s * record.channels

@@ -1,4 +1,4 @@
-"""What is remembered of an upload's request, for its metrics, its trace and its line in the log."""
+"""The record of an upload's request, for its metrics, its trace and its access log line."""
 
 from __future__ import annotations
 
@@ -13,62 +13,62 @@ from vllm_router.server.exchange import Exchange
 
 
 class Task(StrEnum):
-    """What is asked of Whisper; the value is the route's last word."""
+    """The requested task; the value is the last part of the route."""
 
     TRANSCRIBE = "transcriptions"
     TRANSLATE = "translations"
 
 
 class PieceTrace(WorkTrace, Protocol):
-    """Who follows one piece of a long audio."""
+    """Traces one piece of a long audio."""
 
     def end(self, error: str | None) -> None:
-        """It has been heard, or not: then with the error's code."""
+        """End the trace; with an error code if the piece was not transcribed."""
 
 
 class RequestTrace(Protocol):
-    """Who follows one request.
+    """Traces one request.
 
     Attributes:
-        trace_id: By which it is found; 32 hexadecimal digits.
+        trace_id: Identifies the trace; 32 hexadecimal digits.
     """
 
     trace_id: str
 
     def work(self) -> WorkTrace:
-        """Return who follows the upload as a whole."""
+        """Return the trace of the upload as a whole."""
 
     def piece(self, index: int, start_s: float, end_s: float) -> PieceTrace:
-        """Return who follows a piece, by its place in the whole audio."""
+        """Return the trace of a piece, by its position in the whole audio."""
 
     def end(self, exchange: Exchange, record: RequestRecord, status: int) -> None:
-        """It is over."""
+        """End the trace."""
 
 
 @dataclass(slots=True)
 class RequestRecord:
-    """One upload's request, as far as it has come.
+    """The state of one upload's request.
 
     Attributes:
-        request_id: The client's own, or made.
-        task: By the route.
-        model: As engines know it; "" while unknown.
-        audio_s: Seconds of audio, as an engine or a decoder has found, or as a plain WAV's bytes
-            measure it; None while nobody has.
-        engines: Those that it was given to, each once.
-        queue_s: Seconds that it, or its piece that waited longest, waited for engines.
-        pieces: Pieces that it was cut into; 0: it went whole.
-        channels: How many of its channels were transcribed, each for itself; 1 if they were mixed.
-        windows: Windows of 30 s that engines were given, those asked for again included.
-        speech_s: Seconds of speech that were found; 0 where nobody looked.
-        covered_s: Seconds of it for which the words are plausible.
-        is_verified: Whether words were held against the speech, so that `covered_s` says something.
-        whole_at: When the upload had come whole, monotonic seconds.
-        holder: Whose key was presented; None: none was asked for.
-        charged_s: Audio seconds charged to that key; None: not yet.
-        damage: How the file is damaged, in sentences.
-        error: The code of the error answered, also of one told within a stream.
-        trace: Follows the request; None: nobody does.
+        request_id: The client's, or generated.
+        task: The route's task.
+        model: The model's name on engines; "" while unknown.
+        audio_s: Seconds of audio, as stated by an engine, or measured by decoding or from a plain
+            WAV's size; None while unknown.
+        engines: Engines that received it, without duplicates.
+        queue_s: Seconds that it, or its longest-waiting piece, waited for engines.
+        pieces: Number of pieces that it was split into; 0: it was sent as a whole.
+        channels: Number of channels transcribed separately; 1 if they were mixed.
+        windows: Windows of 30 s sent to engines, including those transcribed again.
+        speech_s: Seconds of speech detected; 0 if detection did not run.
+        covered_s: Seconds of that speech with a plausible transcript.
+        is_verified: Whether the transcript was checked, so that `covered_s` is meaningful.
+        whole_at: When the upload was complete, in monotonic seconds.
+        holder: Name of the key presented; None: no key was required.
+        charged_s: Seconds of audio charged to that key; None: not charged yet.
+        damage: Damage to the file, in sentences.
+        error: Code of the error returned, also within a stream.
+        trace: Traces the request; None: no trace.
     """
 
     request_id: str
@@ -91,15 +91,15 @@ class RequestRecord:
     trace: RequestTrace | None = None
 
     def damaged(self, sentences: Iterable[str]) -> None:
-        """Note how the file is damaged; what is noted already is not noted again."""
+        """Add damage to the file, without duplicates."""
         self.damage = tuple(dict.fromkeys((*self.damage, *sentences)))
 
     @property
     def warning(self) -> str | None:
-        """How the file is damaged, as clients are told; None: no damage is known."""
+        """The damage to the file as clients see it; None: no damage is known."""
         return " ".join(self.damage) if self.damage else None
 
     def given_to(self, engine_id: str) -> None:
-        """Note an engine that got the upload or a piece of it."""
+        """Record an engine that received the upload or a piece of it."""
         if engine_id not in self.engines:
             self.engines.append(engine_id)

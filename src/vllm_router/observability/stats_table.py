@@ -1,4 +1,4 @@
-"""The table that `--log-stats` prints: each engine's load, and how fast it has been of late."""
+"""The table that `--log-stats` prints: each engine's load and recent speed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final
 
 from vllm_router.scheduling.engine import Engine, EngineId
 
-#: Percentiles over more than this many answers an engine are not worth the memory.
+#: Samples per engine; percentiles over more are not worth the memory.
 MAX_SAMPLES: Final = 4096
 
 
@@ -22,10 +22,10 @@ class _Sample:
 
 
 class RequestStats:
-    """What engines have answered within a moving window of time.
+    """Engines' answers within a moving time window.
 
     Args:
-        window_s: How far back the figures look.
+        window_s: Length of the window in seconds.
         now: Monotonic seconds.
     """
 
@@ -35,7 +35,7 @@ class RequestStats:
         self._samples: dict[EngineId, deque[_Sample]] = {}
 
     def note(self, engine_id: EngineId, seconds: float, audio_s: float) -> None:
-        """Take note of an answer."""
+        """Record an answer."""
         samples = self._samples.get(engine_id)
         if samples is None:
             samples = self._samples[engine_id] = deque(maxlen=MAX_SAMPLES)
@@ -46,9 +46,9 @@ class RequestStats:
         self._samples.pop(engine_id, None)
 
     def figures(self, engine_id: EngineId) -> tuple[float, float | None, float | None]:
-        """Return audio seconds per second, and the median and 95th percentile of the answers' time.
+        """Return audio seconds per second, and the median and 95th percentile of answer times.
 
-        None stands for percentiles of nothing.
+        The percentiles are None without answers.
         """
         samples = self._samples.get(engine_id)
         oldest = self._now() - self._window_s
@@ -56,7 +56,7 @@ class RequestStats:
             samples.popleft()
         if not samples:
             return 0.0, None, None
-        # A full buffer covers less than the window.
+        # A full buffer spans less time than the window.
         span_s = self._window_s
         if len(samples) == MAX_SAMPLES:
             span_s = max(0.001, self._now() - samples[0].at)
@@ -78,9 +78,9 @@ def stats_table(engines: Iterable[Engine], stats: RequestStats, waiting: int) ->
     """Return the table as text.
 
     Args:
-        engines: In the order shown.
+        engines: In display order.
         stats: Rates and times.
-        waiting: Requests in the router's own queue.
+        waiting: Requests in the router's queue.
     """
     rows: list[Sequence[str]] = [_HEADINGS]
     for engine in engines:

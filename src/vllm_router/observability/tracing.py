@@ -1,9 +1,9 @@
-"""OpenTelemetry traces: a span for each upload, each wait in the queue, each attempt, each piece.
+"""OpenTelemetry traces: one span per upload, wait in the queue, attempt and piece.
 
-Needs the extra `otel`; nothing else imports this module unless traces are asked for. A client's W3C
-context is taken over, and each engine gets that of its own attempt. Spans are sent by a thread in
-batches; what the collector does not take is lost, never waited for. No audio, prompts, words or
-keys in any span.
+Needs the extra `otel`; this module is imported only if tracing is on. A client's W3C context is
+continued, and each engine receives the context of its own attempt. A thread sends spans in batches;
+spans that the collector does not accept are dropped, and nothing waits for it. Spans never contain
+audio, prompts, transcripts or keys.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from vllm_router.server.exchange import Exchange
 Headers = list[tuple[bytes, bytes]]
 
 TRACES_PATH = "/v1/traces"
-#: Ten hours of audio are 1,200 pieces with three spans each, ended within a minute.
+#: Ten hours of audio are 1,200 pieces with three spans each, which may end within a minute.
 MAX_WAITING_SPANS = 16_384
-#: The last spans are not worth holding up a stop for longer; collectors answer in milliseconds.
+#: The last spans must not delay a shutdown for longer; collectors answer in milliseconds.
 FLUSH_S = 5.0
-#: Headers of a client that are replaced by those of an attempt.
+#: Client headers that are replaced by those of an attempt.
 _CONTEXT_HEADERS = frozenset({b"traceparent", b"tracestate"})
-#: Ends of an attempt that are no fault of the engine.
+#: Outcomes of an attempt that are not the engine's fault.
 _FAULTLESS = frozenset(
     {OutcomeKind.OK, OutcomeKind.CLIENT_FAULT, OutcomeKind.CLIENT_LEFT, OutcomeKind.CANCELLED}
 )
@@ -47,13 +47,13 @@ _PROPAGATOR = TraceContextTextMapPropagator()
 
 
 class Tracing:
-    """Makes traces and sees them off.
+    """Creates traces and flushes them at shutdown.
 
     Args:
-        provider: Samples spans and sends them.
+        provider: Samples and sends spans.
         now: Monotonic seconds.
         wall_ns: Unix nanoseconds.
-        flush_s: What the last spans may take.
+        flush_s: Time limit for the last spans, in seconds.
     """
 
     def __init__(
@@ -70,22 +70,22 @@ class Tracing:
         self.tracer = provider.get_tracer("vllm_router", __version__)
 
     def request(self, exchange: Exchange, record: RequestRecord) -> RequestSpans:
-        """Begin the trace of an upload's request, or go on with its client's."""
-        # Per request, so that a clock that is set cannot tear a trace apart.
+        """Begin the trace of an upload's request, or continue its client's."""
+        # Computed per request, so that a clock adjustment cannot tear a trace apart.
         offset_ns = self._wall_ns() - round(self._now() * 1e9)
         return RequestSpans(self.tracer, offset_ns, exchange, record)
 
     async def close(self) -> None:
-        """Send what is left, and wait no longer for it than agreed."""
+        """Send the remaining spans within the time limit."""
         loop = asyncio.get_running_loop()
         is_done = asyncio.Event()
 
         def flush() -> None:
             self._provider.shutdown()
-            with contextlib.suppress(RuntimeError):  # The loop has not waited, and is closed.
+            with contextlib.suppress(RuntimeError):  # The loop has stopped waiting and is closed.
                 loop.call_soon_threadsafe(is_done.set)
 
-        # A thread that the process does not wait for: a dead collector is tried for half a minute.
+        # A daemon thread, because the exporter retries a dead collector for half a minute.
         threading.Thread(target=flush, name="last spans", daemon=True).start()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._flush_s):
@@ -93,11 +93,11 @@ class Tracing:
 
 
 class GuardedExporter(SpanExporter):
-    """An exporter whose own faults are counted and cost its spans, not its thread.
+    """An exporter whose exceptions are counted and cost its spans, not its thread.
 
     Args:
         exporter: Sends spans.
-        failed: Told what it raised.
+        failed: Called with exceptions from it.
     """
 
     def __init__(self, exporter: SpanExporter, failed: Callable[[Exception], object]) -> None:
@@ -117,7 +117,7 @@ class GuardedExporter(SpanExporter):
         self._exporter.shutdown()
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """Send what waits."""
+        """Send waiting spans."""
         return self._exporter.force_flush(timeout_millis)
 
 
@@ -127,15 +127,15 @@ def build_tracing(
     now: Callable[[], float],
     failed: Callable[[Exception], object],
 ) -> Tracing:
-    """Return traces that go to a collector by OTLP over HTTP.
+    """Return traces that are sent to a collector by OTLP over HTTP.
 
-    Further OTEL_* variables (headers, certificates, timeouts, resource) count as the SDK defines.
+    Other OTEL_* variables (headers, certificates, timeouts, resource) work as the SDK defines.
 
     Args:
         endpoint: The collector's address, with or without `/v1/traces`.
-        sample_ratio: The part of requests to trace whose clients have not decided.
+        sample_ratio: Fraction of requests to trace if their clients have not decided.
         now: Monotonic seconds.
-        failed: Told, by another thread, what sending has raised.
+        failed: Called with exceptions from sending, in another thread.
     """
     url = endpoint.rstrip("/")
     if not url.endswith(TRACES_PATH):
@@ -157,10 +157,10 @@ class RequestSpans:
     """The span of one request; see `observability.request_record.RequestTrace`.
 
     Args:
-        tracer: Makes spans.
-        offset_ns: From monotonic to Unix time.
+        tracer: Creates spans.
+        offset_ns: Difference between Unix and monotonic time.
         exchange: The request.
-        story: What is known of it.
+        record: The request's record.
     """
 
     __slots__ = ("_context", "_offset_ns", "_span", "_tracer", "trace_id")
@@ -178,7 +178,7 @@ class RequestSpans:
                 # Several headers of one name are one list (RFC 9110, 5.3).
                 carrier[key] = f"{carrier[key]},{text}" if key in carrier else text
         route = f"/v1/audio/{record.task.value}"
-        # A method that nobody has named is no name for a span.
+        # An unknown method must not become part of a span's name.
         method = "POST" if head.method == "POST" else "_OTHER"
         self._span = tracer.start_span(
             f"{method} {route}",
@@ -200,11 +200,11 @@ class RequestSpans:
         return self._offset_ns + round(at * 1e9)
 
     def work(self) -> WorkSpans:
-        """Return who follows the upload as a whole."""
+        """Return the trace of the upload as a whole."""
         return WorkSpans(self._tracer, self._offset_ns, self._context)
 
     def piece(self, index: int, start_s: float, end_s: float) -> PieceSpans:
-        """Return who follows a piece."""
+        """Return the trace of a piece."""
         span = self._tracer.start_span(
             "piece",
             context=self._context,
@@ -217,7 +217,7 @@ class RequestSpans:
         return PieceSpans(self._tracer, self._offset_ns, span)
 
     def end(self, exchange: Exchange, record: RequestRecord, status: int) -> None:
-        """End the request's span with what is known now."""
+        """End the request's span, and add what is known by now."""
         span = self._span
         if span.is_recording():
             if record.whole_at is not None:
@@ -244,9 +244,9 @@ class WorkSpans:
     """The spans of one piece of work: waits and attempts; see `scheduling.work.WorkTrace`.
 
     Args:
-        tracer: Makes spans.
-        offset_ns: From monotonic to Unix time.
-        context: What they are part of.
+        tracer: Creates spans.
+        offset_ns: Difference between Unix and monotonic time.
+        context: Context of the parent span.
     """
 
     __slots__ = ("_context", "_offset_ns", "_open", "_tracer")
@@ -293,7 +293,7 @@ class WorkSpans:
 
 
 class PieceSpans(WorkSpans):
-    """The span of one piece of a long audio and those below it (`request_record.PieceTrace`)."""
+    """The span of one piece of a long audio, and its children (`request_record.PieceTrace`)."""
 
     __slots__ = ("_span",)
 

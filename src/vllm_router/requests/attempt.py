@@ -130,7 +130,7 @@ class Attempt:
         if engine is None or engine.state not in TAKEN_OUT:
             return
         if answer.is_awaited and answer.arrivals == arrivals:
-            answer.break_off("the engine was taken out and the stream has stalled")
+            answer.break_off("it was taken out and its stream has stalled")
             return
         loop = asyncio.get_running_loop()
         loop.call_later(SILENCE_S, self.check_silence, answer.arrivals)

@@ -100,9 +100,9 @@ def read_response_options(
     if kind is ResponseFormat.DIARIZED_JSON and channels in (Channels.LEFT, Channels.RIGHT):
         # Engines mix the channels, so they would tell speakers apart in the wrong audio.
         raise UnsupportedValue(
-            f"'channels={channels}' selects a single channel, in which 'response_format="
-            "diarized_json' cannot tell speakers apart. Send 'channels=each' for one speaker per "
-            "channel, or use 'verbose_json'.",
+            f"'channels={channels}' selects one channel and cannot be combined with "
+            "'response_format=diarized_json'. Send 'channels=each' for one speaker per channel, or "
+            "use 'verbose_json'.",
             param="channels",
         )
     is_diarized = kind is ResponseFormat.DIARIZED_JSON and channels is not Channels.EACH

@@ -28,7 +28,7 @@ from vllm_router.spool.upload import Upload
 
 log = logging.getLogger(__name__)
 
-#: vLLM's default maximum: `VLLM_MAX_AUDIO_CLIP_FILESIZE_MB` is 25.
+#: vLLM's default maximum, used while no other is known: `VLLM_MAX_AUDIO_CLIP_FILESIZE_MB` is 25.
 ENGINE_FILE_BYTES: Final = 25 * 2**20
 
 
