@@ -119,7 +119,7 @@ def test_a_fault_is_told_with_its_traceback_once_and_then_in_a_line_now_and_then
     assert len(others) == int(300 * 0.1 / QUIET_S) - 1
     assert all(each.exc_info is None for each in others)
     assert others[0].getMessage() == (
-        "the loop probes failed again, 100 times since last told: ValueError: number 100"
+        "background loop probes failed again, 100 times since last logged: ValueError: number 100"
     )
     assert counted == {"probes": 300}
     caplog.clear()

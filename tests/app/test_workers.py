@@ -159,7 +159,7 @@ async def test_workers_whose_parent_is_killed_finish_what_they_have_and_go(tmp_p
                 while any(map(is_running, orphans)):
                     await asyncio.sleep(0.05)
             log = "\n".join(process.lines)
-            assert log.count("the parent process is gone; stopping") == 2
+            assert log.count("the parent process has died; stopping") == 2
             assert len(re.findall(r"\bstopped$", log, re.MULTILINE)) == 2
             assert "Traceback" not in log
             assert not list(folder.glob("vllm-router-*"))

@@ -65,7 +65,7 @@ async def test_two_engines_end_and_the_client_is_told(are_warm: bool, stream: st
         assert answer.status_code == 502
         error = answer.json()["error"]
         assert error["code"] == "engine_failed"
-        assert "ended while it worked on this upload" in error["message"]
+        assert "crashed while they worked on this upload" in error["message"]
         # The official SDKs repeat a 502 by themselves, but for this.
         assert answer.headers["x-should-retry"] == "false"
         assert fleet.dead == 2
@@ -127,4 +127,4 @@ async def test_a_piece_of_long_audio_ends_two_engines_and_no_more(partial_ok: bo
             assert answer.headers["x-missing-seconds"]
         else:
             assert answer.status_code == 502
-            assert "ended while it worked on this upload" in answer.json()["error"]["message"]
+            assert "crashed while they worked on this upload" in answer.json()["error"]["message"]

@@ -217,11 +217,11 @@ async def test_a_poisonous_piece_fails_the_request_with_its_seconds(
         answer = await router.upload(*asking("json"))
         assert answer.status_code == 502
         said = answer.json()["error"]["message"]
-        assert re.match(r"Seconds \d\d\.\d to 99\.8 of the audio could not be had", said), said
+        assert re.match(r"Seconds \d\d\.\d to 99\.8 of the audio were not transcribed", said), said
         await poison_the_last_piece(engines, STREAM)
         streamed = await router.upload(*asking("json", STREAM))
         assert streamed.status_code == 200
-        assert "could not be had" in events(streamed.text)[-1]["error"]["message"]
+        assert "were not transcribed" in events(streamed.text)[-1]["error"]["message"]
 
 
 async def test_partial_ok_says_what_is_missing(engines: list[SimulatedHandle]) -> None:

@@ -229,7 +229,7 @@ async def test_a_stream_that_breaks_off_everywhere_ends_in_an_error_event(
         events = [json.loads(event.data) for event in EventReader().feed(answer.content)]
         assert events[0]["type"] == "transcript.text.delta"
         assert events[-1]["error"]["code"] == "engine_failed"
-        assert "An engine ended" in events[-1]["error"]["message"]
+        assert "Two engines crashed" in events[-1]["error"]["message"]
         # As many as any upload may end.
         assert tried(engines) == 2
 
@@ -241,7 +241,7 @@ async def test_a_stream_that_breaks_off_on_the_only_engine_says_so(
         await engines[0].order(cut_answer_at=700)
         answer = await router.upload(*STREAMED)
         last = [json.loads(event.data) for event in EventReader().feed(answer.content)][-1]
-        assert "The engine broke off in its answer" in last["error"]["message"]
+        assert "The engine's response broke off" in last["error"]["message"]
 
 
 @pytest.mark.parametrize("cut_at", [520, 600, 640, 700, 750])

@@ -97,7 +97,7 @@ async def test_in_the_grace_uploads_are_taken_while_the_router_says_that_it_goes
         async with httpx.AsyncClient(base_url=url, timeout=30) as client:
             assert "connection" not in (await post(client)).headers
             os.kill(process.process.pid, signal.SIGTERM)
-            await asyncio.to_thread(process.wait_for, "taking uploads for 3 s yet")
+            await asyncio.to_thread(process.wait_for, "accepting uploads for another 3 s")
             assert (await client.get("/ready")).status_code == 503
             late = await post(client)
             assert late.status_code == 200
@@ -120,7 +120,7 @@ async def test_whoever_is_in_a_hurry_gets_no_grace(tmp_path: Path, way: str) -> 
             os.kill(process.process.pid, signal.SIGINT)
         else:
             os.kill(process.process.pid, signal.SIGTERM)
-            await asyncio.to_thread(process.wait_for, "taking uploads for 3600 s yet")
+            await asyncio.to_thread(process.wait_for, "accepting uploads for another 3600 s")
             await asyncio.to_thread(process.signal_again)
         assert await asyncio.to_thread(process.process.wait, 30) == 0
 

@@ -44,4 +44,4 @@ def test_what_cannot_be_read_or_left_is_told_and_no_obstacle(
     assert "is lost" in caplog.text
     gone = InheritedCounts(tmp_path / "gone", 0)
     assert samples(gone.add(page(2)))["done_total"] == 2
-    assert "cannot be left behind" in caplog.text
+    assert "cannot save a page of metrics" in caplog.text

@@ -130,7 +130,7 @@ async def test_a_pipe_in_the_place_of_the_file_keeps_the_keys_and_the_event_loop
         for _ in range(3):
             await file.look()
     assert keys.holder(b"Bearer first") is not None
-    assert caplog.text.count("cannot be read: it is not a regular file; the keys that were") == 1
+    assert caplog.text.count("cannot be read: it is not a regular file; the previous keys") == 1
     path.unlink()
     path.write_text("second")
     await file.look()

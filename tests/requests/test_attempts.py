@@ -462,7 +462,7 @@ async def test_a_500_that_others_do_not_repeat_is_the_engines_fault(notes: Notes
     doubted = dispatcher.fleet.engine(called[0])
     assert doubted is not None
     assert doubted.failed_answers == 1
-    assert doubted.last_error == "500 where others had none"
+    assert doubted.last_error == "500 for an upload that another engine served"
 
 
 async def test_the_only_engines_500_is_shown(notes: Notes) -> None:

@@ -357,7 +357,7 @@ class TestDeadlyUploads:
     async def test_a_second_death_is_the_last(self, notes: Notes) -> None:
         dispatcher = fleet_of(5, notes)
         engines = Engines(dies)
-        with pytest.raises(EnginesDied, match="ended while it worked on this upload") as error:
+        with pytest.raises(EnginesDied, match="crashed while they worked on this upload") as error:
             await ask(dispatcher, engines)
         assert error.value.status == 502
         assert error.value.code == "engine_failed"
@@ -377,7 +377,7 @@ class TestDeadlyUploads:
         ]
         for error in await asyncio.gather(*asked, return_exceptions=True):
             assert isinstance(error, EnginesDied)
-            assert "Another upload on the same engine may be what ended it" in error.message
+            assert "Another upload on the same engine may be the cause" in error.message
         alone = Death(EngineId("another"), dispatcher.now())
         with pytest.raises(EnginesDied) as raised:
             await ask(dispatcher, Engines(dies), deaths=[alone])

@@ -196,4 +196,4 @@ async def test_a_piece_that_no_engine_can_transcribe_fails_the_upload() -> None:
     async with parrot(fails_at_one) as url, running_router(url, **SETTINGS) as router:
         answer = await router.upload(field("model", MODEL), file(TALK))
     assert answer.status_code == 502
-    assert "could not be had" in answer.json()["error"]["message"]
+    assert "were not transcribed" in answer.json()["error"]["message"]

@@ -83,7 +83,7 @@ def test_the_only_model_need_not_be_named(spool: Spool) -> None:
 
 
 def test_an_alias_to_what_is_not_there_is_an_unknown_model(spool: Spool) -> None:
-    with pytest.raises(UnknownModel, match="`a` does not exist; there are: m, a"):
+    with pytest.raises(UnknownModel, match="`a` does not exist; available: m, a"):
         read(spool, field("model", "a"), file(AUDIO), aliases={"a": "gone"})
 
 

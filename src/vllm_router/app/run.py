@@ -237,7 +237,7 @@ async def drain(
             async with asyncio.timeout(0.1):
                 await hurry.wait()
     if router.service.in_flight:
-        log.warning("aborting %d uploads in flight", router.service.in_flight)
+        log.warning("%d uploads in flight are cut off", router.service.in_flight)
     router.listener.drain()
     await asyncio.sleep(LAST_WORDS_S)
 

@@ -228,7 +228,7 @@ async def _spooled(piece: Piece, number: int, spool: Spool) -> SpooledPiece:
         await upload.flush()
     except SpoolFailed as e:
         upload.close()
-        raise SpoolFull(f"The router has no space to hold the audio's segments: {e}.") from e
+        raise SpoolFull(f"The router has no room to hold the audio's segments: {e}.") from e
     except BaseException:
         upload.close()
         raise

@@ -125,4 +125,4 @@ class UploadReceiver:
 
 
 def _no_room(e: SpoolFailed) -> str:
-    return f"The router has no space to hold the upload now: {e}."
+    return f"The router has no room to hold the upload now: {e}."
