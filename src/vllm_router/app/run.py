@@ -311,7 +311,7 @@ async def _sweep(router: Router) -> None:
 
 
 async def _beat(router: Router) -> None:
-    """Signal the fleet that the event loop runs: time in which it is stalled excuses engines."""
+    """Signal the fleet that the event loop runs; stalled time is not held against engines."""
     while True:
         router.dispatcher.fleet.beat(router.now())
         await asyncio.sleep(BEAT_S)

@@ -26,7 +26,7 @@ from vllm_router.settings import Settings
 
 log = logging.getLogger("vllm_router")
 
-#: Maximum length of a directory whose `/worker-999.sock` fits into a socket address (unix(7)).
+#: Maximum bytes of a directory's path if `/worker-999.sock` is to fit a socket address (unix(7)).
 LONGEST_FOLDER: Final = 107 - len("/worker-999.sock")
 
 #: A worker that keeps dying at once must not turn the machine into a fork bomb.

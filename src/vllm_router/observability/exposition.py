@@ -1,5 +1,5 @@
-"""Merge several processes' metrics into one page: counters and histograms are summed, gauges are
-merged by type.
+"""Merge several processes' metrics into one page: counters and histograms are summed; gauges are
+summed too, or their maximum is taken.
 
 Pure: text in, text out. Reads and writes prometheus_client's format.
 """

@@ -20,7 +20,7 @@ from vllm_router.discovery.regular_file import FileReader, read_regular_file
 log = logging.getLogger(__name__)
 
 #: Interval between reads of a key file. An edit takes effect once two reads agree, so that a file
-#: being written does not (half of a key is a key). A revoked key stops working within a second.
+#: being written does not (half of a key is a key). A revoked key works for about a second more.
 LOOK_S: Final = 0.5
 MAX_FILE_BYTES: Final = 2**20
 #: Names appear in metrics and in every access log line.

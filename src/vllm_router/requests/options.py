@@ -151,7 +151,7 @@ def must_choose(request: TranscriptionRequest, options: ResponseOptions, upload:
 
 
 def most_channels(request: TranscriptionRequest, channels: Channels, upload: Upload) -> int:
-    """Return the highest known factor between an upload's length and its work.
+    """Return an upload's maximum work as a multiple of its length, as far as known.
 
     The number of channels that the container declares is used for reservations until decoding.
     """

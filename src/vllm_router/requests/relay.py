@@ -99,7 +99,7 @@ async def understood(call: Awaitable[Answer], read: Callable[[bytes], object]) -
             raise
         except BadTranscript as e:
             answer.close()
-            raise BadAnswer(f"it answered no transcript: {e}") from e
+            raise BadAnswer(f"its answer is not a transcript: {e}") from e
     return answer
 
 
@@ -163,7 +163,7 @@ async def _pass_refusal_on(exchange: Exchange, attempt: Attempt) -> None:
     status = answer.status
     if not is_for_clients(status):
         attempt.close(OutcomeKind.BAD_STATUS, f"it answered {status}")
-        words = f"{attempt.engine_id} answered {status}, which is not about the upload."
+        words = f"{attempt.engine_id} answered {status}, which does not concern the upload."
         raise EngineFailed(words)
     try:
         said = await answer.read(MAX_REFUSAL_BYTES)

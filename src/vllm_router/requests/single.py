@@ -152,8 +152,8 @@ class SingleAnswer:
             read: Parses the body of a 200.
             after: A previous attempt, whose place in the queue this one keeps.
             is_verbose: Whether the request is for `verbose_json`.
-            takes_refusals: Whether to return the refusal of a field; otherwise the upload is sent
-                again without it.
+            takes_refusals: Whether to return the refusal of a field; otherwise `_asked_otherwise`
+                handles it.
         """
         relay, request, record = self._services.relay, self._request, self._record
         edits = [*self._edits, *more]
