@@ -145,7 +145,7 @@ class LongAudio:
         verifies: Whether transcripts are checked against the speech.
         wants_words: Whether the engine's word timestamps are requested.
         is_stream: Whether the client reads along. The leading piece is then short and is sent
-            alone, because next to all others it would be answered no sooner than they.
+            alone; alongside the others it would not be answered any sooner.
         channels: Channels to transcribe.
         votes: Settles the language.
         rates: Speaking rates in this audio, from the pieces answered so far.

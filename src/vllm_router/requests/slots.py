@@ -128,7 +128,7 @@ class Slots:
         Raises:
             QueueIsFull: The queue has no room for it, or the wait was too long.
             NoEngineReady: No engine can take it now.
-            EngineFailed: It has failed on every engine.
+            EngineFailed: No engine is left that has not failed on it.
             EnginesBusy: The remaining engines have asked for a pause.
         """
         asked_at = now = self.now()
