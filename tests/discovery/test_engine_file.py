@@ -111,7 +111,7 @@ def test_a_list_that_says_it_is_empty_is_believed() -> None:
         ("- url: http://a\n  capabilities: [x]\n", "line 2: capabilities: should be names and val"),
         (
             "- url: http://a\n  capabilities:\n    speed: 3\n",
-            "line 2: capabilities: 'speed' is no capability; there are: verbose_json",
+            "line 2: capabilities: 'speed' is not a capability; allowed: verbose_json",
         ),
         (
             "- url: http://a\n  capabilities: {language: perhaps}\n",

@@ -216,7 +216,7 @@ class Fleet:
         engine.max_model_lens = max_model_lens or {}
         if not models:
             # It may pass its probes, but still gets no work.
-            engine.last_error = "its /v1/models names no model"
+            engine.last_error = "its /v1/models lists no model"
         models = self._judge.without_withheld(engine, models, now)
         if engine.models != models:
             self._registry.set_models(engine, models, now)
