@@ -156,7 +156,7 @@ class KubernetesDiscovery:
         return Listing(tuple(self._known.values()))
 
     def _doubt_count(self) -> None:
-        self._doubt("the selector", f"it finds more than {MAX_ENGINES} engines; some are ignored")
+        self._doubt("the selector", f"it matches more than {MAX_ENGINES} engines; some are ignored")
 
     def _altered(self, name: str, reading: Reading) -> list[Change]:
         changes: list[Change] = []

@@ -31,7 +31,7 @@ def engine_url(text: str) -> str:
     if not url:
         raise ValueError("an engine's URL is empty")
     if any(char <= " " or char == "\x7f" for char in url):
-        raise ValueError(f"{shown} has a space or a control character in it")
+        raise ValueError(f"{shown} contains a space or a control character")
     scheme, separator, _ = url.partition("://")
     if not separator or scheme.lower() not in _DEFAULT_PORTS:
         raise ValueError(f"{shown} does not begin with http:// or https://")
@@ -44,7 +44,7 @@ def engine_url(text: str) -> str:
     if "@" in parts.netloc:
         # Not quoted: it may contain a password, and startup errors end up in logs.
         raise ValueError(
-            "an engine's URL holds a user name or password; give a key by its own flag"
+            "an engine's URL contains a user name or password; give a key with its own flag"
         )
     if not host:
         raise ValueError(f"{shown} names no host")
@@ -86,7 +86,7 @@ def _host(host: str, shown: str) -> str:
     if isinstance(parsed, IPv6Address):
         if parsed.scope_id is not None:
             raise ValueError(
-                f"{shown} has a zone in its IPv6 address, which means nothing elsewhere"
+                f"{shown} has a zone in its IPv6 address, which is meaningless on other hosts"
             )
         return f"[{parsed}]"
     return str(parsed)

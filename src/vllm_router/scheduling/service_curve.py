@@ -36,7 +36,7 @@ _KNOWN_ANSWERS: Final = 40.0
 _ANOTHER: Final = 2.0
 # A few responses are not trusted beyond this factor.
 _MOST_AT_ONCE: Final = 10.0
-# Prior: one H200 with large-v3 (measured; wire.local has the same figures).
+# Prior: one H200 with large-v3 (measured).
 PRIOR_HALF_AT: Final = 11.6
 PRIOR_PEAK_PER_S: Final = 34.0
 # Relative uncertainty of the assumed shape before there is evidence.
