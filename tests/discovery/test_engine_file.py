@@ -108,8 +108,11 @@ def test_a_list_that_says_it_is_empty_is_believed() -> None:
         ("- url: http://a\n  weight: !!int ''\n", "line 2: not YAML"),
         (f"- url: http://a\n  weight: {'9' * 5000}\n", "line 2: not YAML"),
         (f"- url: http://a\n  weight: 1{':1' * 400}.0\n", "line 2: not YAML"),
-        ('- url: http://a\n  label: "a\\nb"\n', "line 2: label: should be at most 500 characters"),
-        (f"- url: http://a\n  models: [{'x' * 501}]\n", "line 2: models: should be at most 500"),
+        (
+            '- url: http://a\n  label: "a\\nb"\n',
+            "line 2: label: should have at most 500 characters",
+        ),
+        (f"- url: http://a\n  models: [{'x' * 501}]\n", "line 2: models: should have at most 500"),
         (f"- url: http://a\n  models: [{'m, ' * 1001}]\n", "line 2: models: list should have at"),
         (f"engines: [{'{url: http://a}, ' * 10_001}]\n", "line 1: the list: list should have at"),
         ("engines: []\n7: x\n", "line 1: an engine: keys should be strings"),
