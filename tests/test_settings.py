@@ -77,7 +77,7 @@ def test_capabilities_are_stated_as_a_flag_or_as_a_mapping(written: Any) -> None
     [
         ("language=no", "write MODEL:language=no"),
         ({"m": "language=no"}, "'m' should have names and values"),
-        ({"m": {"speed": 1}}, "'speed' is no capability"),
+        ({"m": {"speed": 1}}, "'speed' is not a capability"),
     ],
 )
 def test_capabilities_that_cannot_be_are_refused_with_what_to_write(

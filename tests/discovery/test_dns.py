@@ -209,7 +209,7 @@ async def test_an_answer_too_large_for_udp_comes_by_tcp(server: DnsServer) -> No
         (["a..b"], {}, "not a DNS name"),
         (["x" * 64], {}, "not a DNS name"),
         (["a"], {"port": 0}, "port 0"),
-        (["a"], {"server": ("nonsense", 53)}, "no DNS server"),
+        (["a"], {"server": ("nonsense", 53)}, "no usable DNS server"),
     ],
 )
 def test_wrong_settings_are_refused_in_words(

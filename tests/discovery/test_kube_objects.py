@@ -112,7 +112,7 @@ def test_a_wrong_weight_is_doubted_and_the_engine_used(written: str) -> None:
         (pod("a", annotations={f"{HINT_PREFIX}port": "70000"}), 8000, "70000"),
         (pod("a", annotations={f"{HINT_PREFIX}port": "8000,"}), 8000, "neither"),
         (pod("a", "10.0.0.300"), 8000, "host name or IP"),
-        ({"metadata": {"name": "a"}}, 8000, "uid"),
+        ({"metadata": {"name": "a"}}, 8000, "UID"),
         ({"metadata": {"uid": "a"}}, 8000, "name"),
         ({}, 8000, "name"),
     ],

@@ -89,7 +89,7 @@ async def test_a_read_that_hangs_is_late_and_the_next_call_waits_for_the_same_on
 
     reader = FileReader(Path("file"), 100, read_s=0.02, read=hanging)
     for _ in range(3):
-        with pytest.raises(TimeoutError, match="the file system does not answer"):
+        with pytest.raises(TimeoutError, match="the file system does not respond"):
             await reader.content()
     assert repr(reader) == "<FileReader file, reading>"
     goes_on.set()
@@ -128,5 +128,5 @@ async def test_a_reader_that_breaks_is_an_error_of_the_file() -> None:
     def broken(path: Path, max_bytes: int) -> bytes:
         raise SystemExit
 
-    with pytest.raises(OSError, match="ended without an answer"):
+    with pytest.raises(OSError, match="ended without a result"):
         await FileReader(Path("file"), 100, read=broken).content()

@@ -39,7 +39,7 @@ def test_the_other_flags_go_along_one_by_one() -> None:
         ((URLS, [], ["transcription"]), "--static-model-types has 1"),
         ((URLS, [], [], ["x"]), "--static-model-labels has 1"),
         ((URLS, ["m", " "]), "--static-models has an empty value"),
-        ((URLS, [], ["transcription", "chat"]), '--static-model-types: "chat" is not served'),
+        ((URLS, [], ["transcription", "chat"]), '--static-model-types: "chat" is not supported'),
     ],
 )
 def test_a_wrong_flag_is_named_in_one_sentence(flags: list[Sequence[str]], said: str) -> None:

@@ -152,7 +152,7 @@ def test_the_command_line_beats_the_environment_and_that_the_file(tmp_path: Path
         (["--static-backends", "http://a,http://a"], "--static-backends names http://a twice"),
         ([*BACKEND, "--static-models", "a,b"], "--static-models has 2 values but"),
         ([*BACKEND, "--static-model-labels", "a,b"], "--static-model-labels has 2 values but"),
-        ([*BACKEND, "--static-model-types", "chat"], '--static-model-types: "chat" is not served'),
+        ([*BACKEND, "--static-model-types", "chat"], '-types: "chat" is not supported'),
         ([*BACKEND, "--static-aliases", "whisper-1"], "--static-aliases: 'whisper-1' is not of"),
         ([*BACKEND, "--config", "/no/such.yaml"], "--config: '/no/such.yaml' cannot be read"),
         ([*BACKEND, "--spool-dir", "/no/such"], "--spool-dir '/no/such' is not a folder"),

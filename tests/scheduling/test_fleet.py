@@ -828,4 +828,4 @@ def test_an_engine_that_names_no_model_says_so(driver):
     fleet = driver(1)
     fleet.fleet.observe_models(fleet.ids[0], (), fleet.now)
     fleet.probe(fleet.ids[0])
-    assert fleet.fleet.engine(fleet.ids[0]).last_error == "its /v1/models names no model"
+    assert fleet.fleet.engine(fleet.ids[0]).last_error == "its /v1/models lists no model"

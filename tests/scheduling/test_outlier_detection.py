@@ -216,7 +216,7 @@ def test_a_probe_after_its_time_does() -> None:
     court.now = engine.ejected_until
     (move,) = court.probe(engine)
     assert move.after is EngineState.READY
-    assert move.why == "a probe passed after its time"
+    assert move.why == "a probe passed after ejection"
     assert engine.is_on_trial
     assert engine.cap == 1.0
 
@@ -348,7 +348,7 @@ def test_three_failed_probes_in_a_row_take_a_ready_engine_out() -> None:
     assert engine.cap > 0.0
     (move,) = court.probe(engine, ok=False)
     assert move.after is EngineState.PROBING
-    assert move.why == "3 in a row: probe failed: refused"
+    assert move.why == "3 consecutive failures: probe failed: refused"
     assert engine.last_error == "refused"
     assert ends(court.probe(engine)) == ["ready"]
 
@@ -510,7 +510,7 @@ def test_being_overtaken_three_times_without_an_answer_takes_a_known_engine_out(
         for move in court.judge.overtaken(court.engines[0], charge, 4.0, court.now)
     ]
     assert [move.after for move in moves] == [EngineState.EJECTED]
-    assert court.engines[0].last_error == "no answer for 4.0 s, and another engine gave it"
+    assert court.engines[0].last_error == "no answer for 4.0 s; another engine answered first"
 
 
 def test_being_overtaken_says_nothing_of_a_cold_engine_nor_of_one_that_answers_others() -> None:

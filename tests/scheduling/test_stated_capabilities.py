@@ -32,7 +32,7 @@ def test_items_belong_to_the_model_named_last() -> None:
         (["language=no"], "'language=no' names no model; write MODEL:language=no"),
         (["a:language"], "'a:language' is not of the form MODEL:NAME=VALUE"),
         (["a:=no"], "'a:=no' is not of the form MODEL:NAME=VALUE"),
-        (["a:speed=1"], "'speed' is no capability; there are: verbose_json, language"),
+        (["a:speed=1"], "'speed' is not a capability; allowed: verbose_json, language"),
         (["a:language=perhaps"], "'language' should be yes or no"),
         (["a:max_audio_s=5"], "'max_audio_s' should be a number from 30 to"),
         (["a:max_audio_s=nan"], "'max_audio_s' should be a number from 30 to"),

@@ -402,7 +402,7 @@ async def test_an_engine_that_takes_no_more_is_given_up(is_slow: bool) -> None:
 
     async with raw_engine(script) as engine, http_client() as client:
         body: Body = SlowBody(BIG * 8) if is_slow else BytesBody(BIG * 8)
-        with pytest.raises(CallTimedOut, match="took no more"):
+        with pytest.raises(CallTimedOut, match="read no more"):
             await call(client, engine.origin, body, Deadlines(20, 0.2, 20))
 
 

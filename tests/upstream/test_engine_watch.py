@@ -73,7 +73,7 @@ async def test_an_engine_that_passes_its_probes_without_a_model_says_what_is_mis
         await engine.order(models=[])
         async with running_router(engine) as running:
             [one] = running.router.dispatcher.fleet.engines()
-            assert one.last_error == "its /v1/models names no model"
+            assert one.last_error == "its /v1/models lists no model"
             assert (await running.client.get("/ready")).status_code == 503
 
 

@@ -220,7 +220,7 @@ async def test_an_engine_that_takes_too_long(spool: Spool) -> None:
     upload = await first_upload(spool)
     async with slow_reader(0, b"") as engine, http_client() as client:
         # Its kernel and ours together do not take the whole upload, or nothing is tested here.
-        with pytest.raises(CallTimedOut, match="took no more"):
+        with pytest.raises(CallTimedOut, match="read no more"):
             await call(client, engine.origin, SpooledBody(upload), Deadlines(20, 0.1, 20))
         upload.close()
         second = second_arrives(spool, engine)

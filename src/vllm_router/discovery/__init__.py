@@ -1,1 +1,1 @@
-"""Sources of engines: flags, a file, DNS, Kubernetes. Each is a stream of changes."""
+"""Sources of engines: flags, a file, DNS and Kubernetes. Each is a stream of changes."""

@@ -1,15 +1,15 @@
 """Engines from DNS: the addresses of a headless Service, or its SRV records.
 
-Promises: a name that begins with ``_`` (``_http._tcp.engines.voice.svc``) is asked for SRV, which
-brings ports and weights; any other for A, and for AAAA where it has no A (an engine with both is
-one engine, and nothing else would tell). Answers hold for their TTL, between 1 s and ``refresh_s``.
-A server's failure (SERVFAIL, a timeout) proves nothing and keeps what is known; a name that is
-gone or empty is believed after three answers in a row, because cluster DNS says so for a moment
-while a Service is replaced.
+Promises: a name that begins with ``_`` (``_http._tcp.engines.voice.svc``) is queried for SRV, which
+provides ports and weights. Any other name is queried for A, and for AAAA if it has no A: an engine
+with both is one engine, and nothing else would show that. Answers are kept for their TTL, between
+1 s and ``refresh_s``. A server failure (SERVFAIL, a timeout) proves nothing and keeps the known
+engines. A name is considered gone or empty after three such answers in a row, because cluster DNS
+briefly gives them while a Service is replaced.
 
-Bounds: DNS knows no identity, so an engine is its URL, and one reborn under the same address is the
-same one; one answer holds some 4,000 addresses (64 KiB over TCP), and 10,000 engines are taken in
-all. Weights are brought within 0.01 to 100. Each question has a deadline.
+Bounds: DNS has no identities, so an engine is its URL, and a new engine at the same address counts
+as the same one. One answer holds some 4,000 addresses (64 KiB over TCP), and at most 10,000 engines
+are accepted in total. Weights are clamped to 0.01 to 100. Each query has a deadline.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 _QUESTION_S = 5.0
 _TTL_MIN_S = 1.0
 _EMPTY_BEFORE_BELIEVED = 3
-# Questions at the same time: SRV targets, where the answer does not bring their addresses along.
+# Concurrent queries for SRV targets whose addresses are not in the answer.
 _PARALLEL = 16
 
 _Question = tuple[str, str]
@@ -52,14 +52,14 @@ class _Target:
 
 @dataclass(slots=True)
 class _Memory:
-    """A question's last records (None: it was never answered) and the empty answers since."""
+    """A query's last records (None if it was never answered) and the empty answers since."""
 
     records: tuple[Any, ...] | None = None
     empty_in_a_row: int = 0
 
 
 class _Look:
-    """One round of questions, asked in the light of what the last one learned."""
+    """One round of queries, based on the results of the previous round."""
 
     def __init__(
         self, resolver: Resolver, before: Mapping[_Question, _Memory], refresh_s: float
@@ -73,7 +73,7 @@ class _Look:
         self.next_in_s = refresh_s
 
     async def ask(self, name: str, kind: str) -> tuple[Any, ...] | None:
-        """Return the records of a name as far as they are known; None: not at all."""
+        """Return the known records of a name; None if nothing is known."""
         question = (name, kind)
         if question in self.learned:
             return self.learned[question].records
@@ -87,7 +87,7 @@ class _Look:
                 memory.records = ()
             self.learned[question] = memory
         except (DNSException, OSError) as error:
-            # A timeout's own words tell its milliseconds and would be news each time.
+            # A timeout's message contains its milliseconds and would look new each time.
             is_late = isinstance(error, LifetimeTimeout)
             said = "no answer in time" if is_late else " ".join(str(error).split())[:200]
             self.failures.append(f"{kind} of {name}: {said}")
@@ -96,13 +96,13 @@ class _Look:
             self._learn(question, answer, answer.chaining_result.minimum_ttl)
             if kind == "SRV":
                 for extra in answer.response.additional:
-                    # Of another class it is no address, whatever its type.
+                    # With another class, it is not an address, whatever its type.
                     if extra.rdtype == RdataType.A and extra.rdclass == RdataClass.IN:
                         self._learn((extra.name.to_text(), "A"), extra, extra.ttl)
         return self.learned[question].records
 
     async def addresses(self, host: str) -> tuple[str, ...]:
-        """Return a host's IPv4 addresses, or else its IPv6 ones."""
+        """Return a host's IPv4 addresses, or else its IPv6 addresses."""
         for kind in ("A", "AAAA"):
             records = await self.ask(host, kind)
             if records or records is None:
@@ -111,25 +111,25 @@ class _Look:
         return ()
 
     def _learn(self, question: _Question, records: Iterable[Any], ttl_s: float) -> None:
-        # Servers turn the order round with each answer.
+        # Servers rotate the order with each answer.
         self.learned[question] = _Memory(tuple(sorted(records)))
         self.next_in_s = max(_TTL_MIN_S, min(self.next_in_s, ttl_s))
 
 
 class DnsDiscovery:
-    """The engines that names stand for.
+    """The engines behind DNS names.
 
     Args:
-        names: One or more; those beginning with ``_`` are asked for SRV.
-        port: The engines' port, where no SRV record brings one.
-        refresh_s: Time between questions, at most.
-        server: Address and port of the DNS server; None: as /etc/resolv.conf says.
-        question_s: How long one question may take.
+        names: One or more; those beginning with ``_`` are queried for SRV.
+        port: The engines' port if no SRV record provides one.
+        refresh_s: Maximum time between queries, in seconds.
+        server: Address and port of the DNS server; None uses /etc/resolv.conf.
+        question_s: Deadline of one query, in seconds.
         clock: Monotonic seconds.
-        sleep: Waits between questions.
+        sleep: Waits between queries.
 
     Raises:
-        ValueError: no names, or no usable port, or /etc/resolv.conf cannot be used.
+        ValueError: No names, no usable port, or /etc/resolv.conf cannot be used.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class DnsDiscovery:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         if not names or not all(name.strip() for name in names):
-            raise ValueError("DNS discovery needs a name to ask for")
+            raise ValueError("DNS discovery needs a name to query")
         if not 0 < port < 65536:
             raise ValueError(f"port {port} is not between 1 and 65535")
         self._names = tuple(dict.fromkeys(name.strip() for name in names))
@@ -167,8 +167,8 @@ class DnsDiscovery:
         return f"<DnsDiscovery {', '.join(self._names)} engines={len(self._specs or ())}>"
 
     async def changes(self) -> AsyncGenerator[Change]:
-        """Yield a Listing whenever the answers change, for ever."""
-        # Whoever begins to follow gets a Listing first, whatever those before were told.
+        """Yield a Listing whenever the answers change, forever."""
+        # A new consumer gets a Listing first, whatever earlier ones received.
         self._specs = None
         while True:
             look = _Look(self._resolver, self._known, self._refresh_s)
@@ -176,7 +176,7 @@ class DnsDiscovery:
             _stop_if_cancelled()
             self._known = look.learned
             self._judge(look)
-            # Nothing found while questions failed is not the truth that there is nothing.
+            # No results from a round with failures does not mean that there are no engines.
             if specs != self._specs and (specs or not look.failures):
                 self._specs = specs
                 yield Listing(specs)
@@ -195,7 +195,7 @@ class DnsDiscovery:
                     url = address_url(address, target.port)
                     specs[url] = EngineSpec(EngineId(url), url, weight=target.weight)
         if len(specs) > MAX_ENGINES:
-            look.failures.append(f"more than {MAX_ENGINES} addresses; some are left out")
+            look.failures.append(f"more than {MAX_ENGINES} addresses; some are ignored")
         return tuple(specs[url] for url in sorted(specs)[:MAX_ENGINES])
 
     async def _targets(self, look: _Look, name: str) -> list[_Target]:
@@ -207,7 +207,7 @@ class DnsDiscovery:
             if answer is not None:
                 look.empty.append(name)
             return []
-        # Others stand by for when all of these are gone (RFC 2782).
+        # Lower-priority targets stand by until all of these are gone (RFC 2782).
         first = min(each.priority for each in records)
         records = [each for each in records if each.priority == first]
         mean = sum(each.weight for each in records) / len(records)
@@ -215,7 +215,7 @@ class DnsDiscovery:
             _Target(
                 each.target.to_text(),
                 each.port,
-                # 0 means "hardly ever" next to others (RFC 2782).
+                # 0 means "hardly ever" next to other weights (RFC 2782).
                 bounded_weight(each.weight / mean) if mean else 1.0,
             )
             for each in records
@@ -226,7 +226,7 @@ class DnsDiscovery:
         if look.failures:
             why = look.failures[0]
             if self.status.failed(why):
-                logger.warning("%s: %s; what is known stays", self.status.source, why)
+                logger.warning("%s: %s; keeping known engines", self.status.source, why)
             return
         self.status.synced(self._clock())
         if look.empty:
@@ -234,14 +234,14 @@ class DnsDiscovery:
             if self.status.failed(why):
                 logger.warning("%s: %s", self.status.source, why)
         elif self.status.recovered():
-            logger.info("%s: answers again", self.status.source)
+            logger.info("%s: answering again", self.status.source)
 
 
 def _stop_if_cancelled() -> None:
-    """Carry out a cancellation that was lost on the way.
+    """Act on a cancellation that was lost.
 
-    dnspython waits with `asyncio.wait_for`, which before Python 3.12 swallows a cancellation that
-    comes in the same moment as the answer: the router could then not be stopped.
+    dnspython waits with `asyncio.wait_for`. Before Python 3.12, that swallows a cancellation
+    that arrives at the same moment as the answer, and the router could not be stopped.
 
     Raises:
         CancelledError: The task was cancelled.
@@ -258,5 +258,5 @@ def _resolver(server: tuple[str, int] | None) -> Resolver:
             resolver.nameservers = [server[0]]
             resolver.port = server[1]
     except (DNSException, ValueError, OSError) as error:
-        raise ValueError(f"no DNS server to ask: {error}") from None
+        raise ValueError(f"no usable DNS server: {error}") from None
     return resolver

@@ -1,13 +1,13 @@
-"""The list of engines as people write it in YAML.
+"""Parses the engines file, a YAML list that people write.
 
 ```yaml
 engines:                              # or the list alone
   - url: http://10.0.0.1:8000
-    models: [openai/whisper-large-v3] # optional; else the engine is asked
-    label: a                          # optional, as are weight (0.01 to 100) and gpu
+    models: [openai/whisper-large-v3] # optional; if absent, the engine is asked
+    label: a                          # optional, like weight (0.01 to 100) and gpu
     weight: 2.0
     gpu: H200
-    capabilities:                     # optional, as is each of them: what the engine can do
+    capabilities:                     # what the engine can do; optional, like each entry
       verbose_json: no
       language: yes
       max_audio_s: 600
@@ -15,10 +15,10 @@ engines:                              # or the list alone
       containers: [wav, mp3, flac]
 ```
 
-Promises: whatever is wrong is said in one sentence with its line: YAML, unknown or missing keys,
-keys and engines that stand twice, URLs, values out of bounds. Bounds: 4 MiB and 10,000 engines;
-aliases cannot make it work longer than the file is. An empty file is refused, because editors
-truncate before they write; a list that says it is empty (``engines: []``) is believed.
+Promises: every error is one sentence with its line: invalid YAML, unknown or missing keys,
+duplicate keys and engines, invalid URLs, values out of range. Bounds: 4 MiB and 10,000 engines;
+aliases cannot make the work larger than the file. An empty file is refused, because editors
+truncate before they write; an explicit empty list (``engines: []``) is accepted.
 """
 
 from pathlib import Path
@@ -43,9 +43,9 @@ from vllm_router.scheduling.engine_bounds import MAX_ENGINES, MAX_MODELS, is_nam
 from vllm_router.scheduling.engine_url import engine_url
 from vllm_router.scheduling.stated_capabilities import read_mapping
 
-# 5,000 engines with all keys take 0.7 MB; a thing larger than this is not a list of engines.
+# 5,000 engines with all keys take 0.7 MB; anything larger than this is not a list of engines.
 MAX_BYTES = 4 * 1024 * 1024
-# A right file has four levels.
+# A valid file has four levels.
 _MAX_DEPTH = 16
 
 _Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1024)]
@@ -53,15 +53,15 @@ _Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, ma
 
 def _named(value: str) -> str:
     if not is_name(value):
-        raise ValueError("should be at most 500 characters, all of them printable")
+        raise ValueError("should have at most 500 characters, all printable")
     return value
 
 
 _Name = Annotated[_Text, AfterValidator(_named)]
 
-# Where pydantic's own words would puzzle who wrote the file.
+# Replacements for messages of pydantic that would puzzle the author of the file.
 _WORDS = {
-    "extra_forbidden": "is not a key that is known here",
+    "extra_forbidden": "is not a known key",
     "model_type": "should be keys and values, such as `url: http://10.0.0.1:8000`",
 }
 
@@ -101,10 +101,10 @@ class _Document(BaseModel):
 
 
 def parse_engine_file(content: bytes) -> tuple[EngineSpec, ...]:
-    """Return the engines a file's content names.
+    """Return the engines that a file's content lists.
 
     Raises:
-        ValueError: one sentence that begins with the line, where one can be told.
+        ValueError: One sentence, beginning with the line if it is known.
     """
     if len(content) > MAX_BYTES:
         raise ValueError(f"it is larger than {MAX_BYTES // 1024**2} MiB")
@@ -131,7 +131,7 @@ def parse_engine_file(content: bytes) -> tuple[EngineSpec, ...]:
         document = _Document.model_validate(data)
     except ValidationError as error:
         found = error.errors(include_url=False, include_context=False, include_input=False)
-        # A key that is misspelt is also missing; the first says more.
+        # A misspelled key is also a missing one; the former is the better message.
         first = min(found, key=lambda each: each["type"] != "extra_forbidden")
         keys = [part for part in first["loc"] if isinstance(part, str) and part != "engines"]
         is_inside = any(isinstance(part, int) for part in first["loc"])
@@ -142,8 +142,8 @@ def parse_engine_file(content: bytes) -> tuple[EngineSpec, ...]:
     return _specs(document, lines)
 
 
-#: What YAML's constructors raise beside its own errors, for a date such as 2026-99-99, for
-#: `!!bool maybe`, for a number of 5,000 digits or one of 200 digits to the base of 60.
+#: Exceptions that YAML's constructors raise besides their own: for a date such as 2026-99-99, for
+#: `!!bool maybe`, for a number of 5,000 digits or one of 200 digits in base 60.
 _UNREADABLE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 
@@ -155,7 +155,7 @@ def _constructed(loader: yaml.SafeLoader, root: yaml.Node) -> Any:
 
 
 def _unreadable(loader: yaml.SafeLoader, root: yaml.Node) -> str:
-    # It still takes the value that failed for one that contains itself.
+    # The loader still considers the failed value to be one that contains itself.
     loader.recursive_objects.clear()
     nodes, walked = [root], set()
     while nodes:
@@ -169,7 +169,7 @@ def _unreadable(loader: yaml.SafeLoader, root: yaml.Node) -> str:
             except _UNREADABLE:
                 line = node.start_mark.line + 1
                 shown, kind = " ".join(node.value.split())[:50], node.tag.rpartition(":")[2]
-                return f'line {line}: not YAML: "{shown}" is no usable {kind[:20]}'
+                return f'line {line}: not YAML: "{shown}" is not a valid {kind[:20]}'
         elif isinstance(node, yaml.SequenceNode):
             nodes.extend(node.value)
         elif isinstance(node, yaml.MappingNode):
@@ -178,8 +178,8 @@ def _unreadable(loader: yaml.SafeLoader, root: yaml.Node) -> str:
 
 
 def _check_depth(content: bytes, make_loader: type[yaml.SafeLoader]) -> None:
-    # libyaml's composer recurses in C and ends the process at some 10,000 levels; its parser, which
-    # gives these events, does not recurse.
+    # libyaml's composer recurses in C and crashes the process at some 10,000 levels. Its parser,
+    # which produces these events, does not recurse.
     depth = 0
     for event in yaml.parse(content, make_loader):
         if isinstance(event, yaml.CollectionStartEvent):
@@ -197,9 +197,9 @@ def _specs(document: _Document, lines: "_Lines") -> tuple[EngineSpec, ...]:
         try:
             url = engine_url(entry.url)
             if url in specs:
-                raise ValueError(f"{url} is there twice")
+                raise ValueError(f"{url} is listed twice")
             if entry.model_type not in MODEL_TYPES:
-                raise ValueError(f'the model type "{entry.model_type}" is not served here')
+                raise ValueError(f'the model type "{entry.model_type}" is not supported')
         except ValueError as error:
             raise ValueError(f"{lines.at(('engines', index))}{error}") from None
         models = [entry.models] if isinstance(entry.models, str) else entry.models
@@ -217,11 +217,11 @@ def _specs(document: _Document, lines: "_Lines") -> tuple[EngineSpec, ...]:
 
 
 class _Lines:
-    """Where in the file each entry and each of its keys stands; keys may not stand twice."""
+    """The line of each entry and key in the file; duplicate keys are refused."""
 
     def __init__(self, root: yaml.Node) -> None:
         self._lines: dict[tuple[Any, ...], int] = {}
-        # A node that aliases repeat is walked once, or ten lines could stand for a billion.
+        # A node repeated by aliases is walked once; otherwise, ten lines could stand for a billion.
         self._walked: set[int] = set()
         if isinstance(root, yaml.SequenceNode):
             self._walk(root, ("engines",))
@@ -242,23 +242,23 @@ class _Lines:
                 if isinstance(key, yaml.ScalarNode):
                     if key.value in seen:
                         line = key.start_mark.line + 1
-                        raise ValueError(f'line {line}: "{key.value}" is there twice')
+                        raise ValueError(f'line {line}: "{key.value}" appears twice')
                     seen.add(key.value)
                     self._walk(child, (*path, key.value))
                     self._lines[*path, key.value] = key.start_mark.line + 1
 
     def at(self, path: tuple[Any, ...]) -> str:
-        """Return ``line N: `` of the nearest thing to a path that stands in the file."""
+        """Return ``line N: `` for the closest ancestor of a path that is in the file."""
         while path and path not in self._lines:
             path = path[:-1]
         return f"line {self._lines[path]}: " if path in self._lines else ""
 
 
 def read_engine_file(path: Path) -> tuple[EngineSpec, ...]:
-    """Return the engines a file names, for a check at start.
+    """Return the engines that a file lists, for a check at startup.
 
     Raises:
-        ValueError: one sentence that names the file, and the line where one can be told.
+        ValueError: One sentence that names the file, and the line if it is known.
     """
     try:
         return parse_engine_file(read_regular_file(path, MAX_BYTES))

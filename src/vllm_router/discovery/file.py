@@ -1,11 +1,11 @@
 """Engines from a YAML file that is watched.
 
-Promises: an edit counts within 2 s, by whatever way it came (in place, renamed over, a ConfigMap's
-symlinks): content is compared, not times. A broken edit, or a file that is gone or no regular file
-any more, keeps the last good engines and is told once.
+Promises: an edit takes effect within 2 s, however it was made (in place, by renaming, through a
+ConfigMap's symlinks): contents are compared, not timestamps. After an invalid edit, or if the file
+is gone or no longer a regular file, the last good engines are kept, and one warning is logged.
 
-Bounds: one read at a time, in a thread, so that a file system that hangs holds one thread and never
-the event loop.
+Bounds: one read at a time, in a thread, so a hanging file system blocks one thread and never the
+event loop.
 """
 
 import asyncio
@@ -23,17 +23,17 @@ from vllm_router.scheduling.engine import EngineSpec
 
 logger = logging.getLogger(__name__)
 
-# Two equal reads make an edit count, so that one still being written does not: 1 s at the worst.
+# An edit counts after two identical reads, so a file still being written does not: at most 1 s.
 _POLL_S = 0.5
 
 
 class FileDiscovery:
-    """The engines a file names, as it changes.
+    """The engines that a file lists, as it changes.
 
     Args:
-        path: The file; symlinks are followed at each read.
-        poll_s: Time between reads; an edit counts after two that agree.
-        read_s: How long a read may take before it is told as a failure.
+        path: The file; symlinks are followed on each read.
+        poll_s: Time between reads, in seconds; an edit counts after two that agree.
+        read_s: Time after which a read is reported as failed, in seconds.
         read: Reads the file.
         clock: Monotonic seconds.
         sleep: Waits between reads.
@@ -62,9 +62,9 @@ class FileDiscovery:
         return f"<FileDiscovery {self._path} engines={self._engines}>"
 
     async def changes(self) -> AsyncGenerator[Change]:
-        """Yield a Listing for each new good content, for ever."""
+        """Yield a Listing for each new valid content, forever."""
         before: bytes | None = None
-        # Whoever begins to follow gets a Listing first, whatever those before were told.
+        # A new consumer gets a Listing first, whatever earlier ones received.
         self._judged = None
         is_good = False
         while True:
@@ -107,5 +107,5 @@ class FileDiscovery:
 
     def _failed(self, why: str) -> None:
         if self.status.failed(why):
-            kept = "no engines yet" if self._engines is None else "the last good engines stay"
+            kept = "no engines yet" if self._engines is None else "keeping the last good engines"
             logger.warning("%s: %s; %s", self.status.source, why, kept)

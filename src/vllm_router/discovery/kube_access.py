@@ -1,9 +1,9 @@
-"""Where the Kubernetes API is and who we are there: by kubeconfig, or in cluster.
+"""Locates the Kubernetes API and the credentials: a kubeconfig, or in-cluster.
 
-Promises: a missing kubeconfig or service account is told at start, in one sentence, before anything
-is imported or dialled. Refuses to read more than paths and the environment; what the files hold is
-read by the ``kubernetes`` package each time a client is opened, so that a rotated token, a renewed
-certificate or an edited kubeconfig counts from the next connection on.
+Promises: a missing kubeconfig or service account is reported at startup, in one sentence, before
+anything is imported or any connection is opened. Only paths and the environment are read here. The
+``kubernetes`` package reads the files each time a client is opened, so a rotated token, a renewed
+certificate or an edited kubeconfig takes effect with the next connection.
 """
 
 import os
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-# Where the kubelet mounts them (Kubernetes docs, "Accessing the Kubernetes API from a Pod").
+# Mount path used by the kubelet (Kubernetes docs, "Accessing the Kubernetes API from a Pod").
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
@@ -20,10 +20,10 @@ class KubeAccess:
     """How to reach the API server.
 
     Attributes:
-        kubeconfig: One path, or several with ``:`` between them; None: in cluster.
-        context: Which context of the kubeconfig; None: its current one.
-        service_account: Directory with ``token``, ``ca.crt`` and ``namespace``, in cluster.
-        environ: Holds the API server's address, in cluster.
+        kubeconfig: One path, or several separated by ``:``; None for in-cluster access.
+        context: Context of the kubeconfig; None for its current one.
+        service_account: Directory with ``token``, ``ca.crt`` and ``namespace``, for in-cluster use.
+        environ: Contains the API server's address, for in-cluster use.
     """
 
     kubeconfig: str | None
@@ -43,12 +43,12 @@ def find_access(
     home: Path,
     service_account: Path = SERVICE_ACCOUNT,
 ) -> KubeAccess:
-    """Return the first that there is: the named kubeconfig, ``KUBECONFIG``, in cluster, home's.
+    """Return the first that exists: the given kubeconfig, ``KUBECONFIG``, in-cluster, home's.
 
     The order is that of controller-runtime's ``GetConfig``.
 
     Raises:
-        ValueError: one sentence that says which file is missing, or what was looked for.
+        ValueError: One sentence that says which file is missing, or what was tried.
     """
 
     def by_file(paths: str) -> KubeAccess:
@@ -69,6 +69,6 @@ def find_access(
     fallback = home / ".kube" / "config"
     if not fallback.is_file():
         raise ValueError(
-            f"no Kubernetes API to ask: not in a cluster, KUBECONFIG is not set, no file {fallback}"
+            f"no Kubernetes API found: not in a cluster, no KUBECONFIG, no file {fallback}"
         )
     return by_file(str(fallback))

@@ -1,13 +1,13 @@
 """Raw JSON from the Kubernetes API: a GET, and a watch.
 
-Built on ``kubernetes.aio`` of the official package for what is hard to get right (kubeconfig with
-its exec plugins and certificates, the service account), and only for that: its typed models take
-2.7 s of CPU for 5,000 pods of 6 KB where plain JSON takes 0.7 s (kubernetes 37.0.2), and its watch
-answers 410 by asking again for the same lost version. Importing it takes 0.8 s and 43 MB, so it
-happens when a client opens, in a thread, and never for a router that has another discovery.
+Uses ``kubernetes.aio`` of the official package only for what is hard to get right (kubeconfig with
+exec plugins and certificates, the service account). Its typed models take 2.7 s of CPU for 5,000
+pods of 6 KB, where plain JSON takes 0.7 s (kubernetes 37.0.2), and its watch responds to 410 by
+requesting the same lost version again. Importing it takes 0.8 s and 43 MB, so the import happens in
+a thread when a client opens, and never in a router with another discovery.
 
 Promises: each await has a deadline; every foreign exception becomes a KubeError. Credentials are
-read when the client opens, and again after a 401; in cluster the token's file is read again every
+read when the client opens and again after a 401; in a cluster, the token file is read again every
 minute.
 """
 
@@ -25,26 +25,26 @@ from vllm_router.discovery.kube_objects import identifier, mapping, text, whole
 from vllm_router.discovery.line_cutter import LineCutter, LineTooLong
 from vllm_router.discovery.regular_file import read_regular_file
 
-# An exec plugin may ask a cloud's identity service; kubectl's users see the same wait.
+# An exec plugin may query a cloud's identity service; kubectl's users see the same wait.
 _OPEN_S = 30.0
 _CONNECT_S = 10.0
-# Room for an unpaged list of 5,000 pods at 50 KiB; a page is far smaller.
+# Enough for an unpaged list of 5,000 pods at 50 KiB; a page is far smaller.
 _BODY_MAX_BYTES = 256 * 1024 * 1024
-# etcd refuses objects above 1.5 MiB; as JSON and with the event around it, well below this.
+# etcd refuses objects above 1.5 MiB; as JSON inside an event, they stay well below this.
 _LINE_MAX_BYTES = 8 * 1024 * 1024
 _READ_BYTES = 64 * 1024
 _MESSAGE_MAX_CHARS = 300
-# Certificates of some hundred clusters; whoever has more keeps them in files of their own.
+# Enough for certificates of a few hundred clusters; larger sets are usually kept in separate files.
 _KUBECONFIG_MAX_BYTES = 16 * 1024 * 1024
 _NAMESPACE_MAX_BYTES = 1024
-# No server means to be left alone for longer, and no float holds every whole number of JSON's.
+# No server asks for a longer pause, and a float cannot hold every integer in JSON.
 _RETRY_AFTER_MAX_S = 86_400
 
 Query = Sequence[tuple[str, str]]
 
 
 class KubeError(Exception):
-    """The API server gave nothing usable; the text says why, for humans."""
+    """The API server returned nothing usable; the text says why."""
 
 
 class KubeSilent(KubeError):
@@ -52,15 +52,15 @@ class KubeSilent(KubeError):
 
 
 class KubeGarbled(KubeError):
-    """An answer came, and is not what the API gives."""
+    """A response arrived, but it is not what the API returns."""
 
 
 class KubeRefused(KubeError):
-    """The API server said no.
+    """The API server refused the request.
 
     Attributes:
-        status: The HTTP status, or the code in an ERROR event of a watch.
-        retry_after_s: How long the server asks to be left alone, if it does.
+        status: HTTP status, or the code in an ERROR event of a watch.
+        retry_after_s: The pause that the server asks for, in seconds, if any.
     """
 
     def __init__(self, status: int, message: str, retry_after_s: float | None = None) -> None:
@@ -84,29 +84,29 @@ class KubeClient:
         """Return the JSON object at a path.
 
         Raises:
-            KubeRefused: the answer's status is not 200.
-            KubeError: no answer, or not a JSON object.
+            KubeRefused: The response's status is not 200.
+            KubeError: No response, or not a JSON object.
         """
         with closing(await self._answer(path, query, timeout_s)) as answer:
             return await answer.json_object()
 
     async def watch(self, path: str, query: Query, timeout_s: float) -> "KubeAnswer":
-        """Open a watch that is over after ``timeout_s``, whatever the server does.
+        """Open a watch that ends after ``timeout_s``, whatever the server does.
 
         Returns:
-            The answer; whoever asked closes it.
+            The response; the caller closes it.
 
         Raises:
-            KubeRefused: the answer's status is not 200.
-            KubeError: no answer.
+            KubeRefused: The response's status is not 200.
+            KubeError: No response.
         """
         return await self._answer(path, query, timeout_s)
 
     async def namespace(self) -> str:
-        """Return the namespace we live in: the pod's own, the context's, or ``default``.
+        """Return the router's namespace: the pod's own, the context's, or ``default``.
 
         Raises:
-            KubeError: the kubeconfig cannot be used.
+            KubeError: The kubeconfig cannot be used.
         """
         if self._access.kubeconfig is None:
             path = self._access.service_account / "namespace"
@@ -138,15 +138,14 @@ class KubeClient:
                     header_params={"Accept": "application/json"},
                     auth_settings=["BearerToken"],
                 )
-                # A token file written by hand may end in a line end, which no header may.
+                # A token file written by hand may end in a line break, which no header may contain.
                 headers = {name: value.strip() for name, value in headers.items()}
                 limits = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S)
                 response = await client.rest_client.request(
                     "GET", url, headers=headers, _request_timeout=limits
                 )
         except Exception as error:
-            # Whatever re-reading the token or dialling trips over, the package has no tree of
-            # errors to name here.
+            # The package has no common base class for errors of re-reading the token or connecting.
             raise KubeError(f"{host}: {_reason(error)}") from error
         answer = KubeAnswer(response.response, host, deadline)
         if response.status != 200:
@@ -163,7 +162,7 @@ class KubeClient:
                 async with asyncio.timeout(_OPEN_S):
                     self._client = await self._load()
             except Exception as error:
-                # The package raises whatever its reading of a wrong file trips over.
+                # The package raises arbitrary errors for an invalid file.
                 raise KubeError(f"{self._access} cannot be used: {_reason(error)}") from error
         return self._client
 
@@ -179,14 +178,14 @@ class KubeClient:
                 environ=access.environ,
             ).load_and_set(configuration)
         else:
-            # The package opens whatever has the name, and on the event loop.
+            # The package opens anything with that name, and on the event loop.
             await asyncio.to_thread(_require_readable, access.kubeconfig)
             config = importlib.import_module("kubernetes.aio.config")
             loader = await config.load_kube_config(
                 config_file=access.kubeconfig,
                 context=access.context,
                 client_configuration=configuration,
-                # A router reads its user's kubeconfig, and never writes to it.
+                # A router reads its user's kubeconfig but never writes to it.
                 persist_config=False,
             )
             context = mapping(mapping(loader.current_context).get("context"))
@@ -197,7 +196,7 @@ class KubeClient:
 
 
 class KubeAnswer:
-    """An answer being read; ``close`` may be called at any time, and twice."""
+    """A response being read; ``close`` may be called at any time, and twice."""
 
     def __init__(self, response: Any, host: str, deadline: float) -> None:
         self._response = response
@@ -206,14 +205,14 @@ class KubeAnswer:
         self._lines = LineCutter(_LINE_MAX_BYTES)
 
     def close(self) -> None:
-        """Stop reading; a connection whose answer has not ended is not used again."""
+        """Stop reading; a connection with an unfinished response is not reused."""
         self._response.close()
 
     async def json_object(self) -> Mapping[str, Any]:
-        """Read the answer to its end as one JSON object.
+        """Read the whole response as one JSON object.
 
         Raises:
-            KubeError: broken off, too slow, too large or not a JSON object.
+            KubeError: It broke off, was too slow or too large, or is not a JSON object.
         """
         pieces: list[bytes] = []
         size_bytes = 0
@@ -221,27 +220,27 @@ class KubeAnswer:
             pieces.append(piece)
             size_bytes += len(piece)
             if size_bytes > _BODY_MAX_BYTES:
-                raise KubeGarbled(f"{self._host}: an answer passes {_BODY_MAX_BYTES} bytes")
+                raise KubeGarbled(f"{self._host}: a response exceeds {_BODY_MAX_BYTES} bytes")
         return self._parsed(b"".join(pieces))
 
     async def events(self) -> list[Mapping[str, Any]] | None:
-        """Return the watch's next events, perhaps none of them whole yet; None at its end.
+        """Return the watch's next events, possibly none; None at its end.
 
         Raises:
-            KubeSilent: the deadline passed.
-            KubeError: broken off, or not lines of JSON objects.
+            KubeSilent: The deadline passed.
+            KubeError: It broke off, or did not consist of lines of JSON objects.
         """
         try:
             piece = await self._piece()
             lines = self._lines.feed(piece)
         except LineTooLong as error:
             raise KubeGarbled(f"{self._host}: {error}") from None
-        # Many pieces may be buffered already: let other tasks run between them.
+        # Many chunks may be buffered already: let other tasks run between them.
         await asyncio.sleep(0)
         return [self._parsed(line) for line in lines] if piece else None
 
     async def refusal(self) -> KubeRefused:
-        """Read what an answer with an error status says."""
+        """Read the error in a response with an error status."""
         try:
             status = await self.json_object()
         except KubeError:
@@ -256,7 +255,7 @@ class KubeAnswer:
             async with asyncio.timeout_at(self._deadline):
                 return bytes(await self._response.content.read(_READ_BYTES))
         except TimeoutError as error:
-            raise KubeSilent(f"{self._host}: silent past the deadline") from error
+            raise KubeSilent(f"{self._host}: no data before the deadline") from error
         except (importlib.import_module("aiohttp").ClientError, OSError) as error:
             raise KubeError(f"{self._host}: {_reason(error)}") from error
 
@@ -264,9 +263,9 @@ class KubeAnswer:
         try:
             value = json.loads(data)
         except (ValueError, RecursionError) as error:
-            raise KubeGarbled(f"{self._host}: the answer is not JSON: {_reason(error)}") from None
+            raise KubeGarbled(f"{self._host}: the response is not JSON: {_reason(error)}") from None
         if not isinstance(value, dict):
-            raise KubeGarbled(f"{self._host}: the answer is not a JSON object")
+            raise KubeGarbled(f"{self._host}: the response is not a JSON object")
         return value
 
 
@@ -289,7 +288,7 @@ def _bounded_s(seconds: int | None) -> float | None:
 def _require_readable(kubeconfig: str) -> None:
     for each in kubeconfig.split(os.pathsep):
         path = Path(each).expanduser()
-        # Of several some may not be there: the package skips them, as kubectl does.
+        # Some of several may be missing: the package skips them, as kubectl does.
         if each and path.exists():
             read_regular_file(path, _KUBECONFIG_MAX_BYTES)
 

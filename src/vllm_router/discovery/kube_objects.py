@@ -1,13 +1,14 @@
-"""What a Kubernetes object says about engines: a pod or an EndpointSlice in, candidates out.
+"""Reads candidates for engines from a Kubernetes object, a pod or an EndpointSlice.
 
-Promises: reads the API's JSON as it is, believes none of its types, and keeps a few dozen bytes of
-an object that may have 1.5 MB (etcd's limit). A pod is a candidate when it runs, is ready with its
-readiness gates, is not being deleted and has an IP. A slice's conditions mean what the API defines,
-absent ones included.
+Promises: reads the API's raw JSON without trusting its types, and keeps a few dozen bytes of an
+object that may have 1.5 MB (etcd's limit). A pod is a candidate if it runs, is ready including its
+readiness gates, is not being deleted and has an IP. A slice's conditions have the meaning defined
+by the API, also if they are absent.
 
-Labels and annotations under ``vllm-whisper-router/`` (an annotation beats a label: a label's value
-may not hold the ``/`` of ``openai/whisper-small``): ``model``, ``port``, ``weight``, ``gpu``,
-``label``. Refuses to know how objects arrive, and what an engine is to the rest of the router.
+Labels and annotations under ``vllm-whisper-router/`` (an annotation takes precedence, because a
+label's value may not contain the ``/`` of ``openai/whisper-small``): ``model``, ``port``,
+``weight``, ``gpu``, ``label``. Refuses to know: how objects arrive, and what the rest of the router
+does with an engine.
 """
 
 import re
@@ -19,12 +20,12 @@ from vllm_router.scheduling.engine_bounds import MAX_MODELS, is_name, read_weigh
 from vllm_router.scheduling.engine_url import address_url
 
 HINT_PREFIX = "vllm-whisper-router/"
-# Set on nodes by NVIDIA's feature discovery, so pods that choose their GPU name it here.
+# Set on nodes by NVIDIA's feature discovery; pods select their GPU with it.
 _GPU_NODE_LABEL = "nvidia.com/gpu.product"
 _HINT_MAX_CHARS = 1024
-# The API allows 253 characters, of a smaller alphabet (RFC 1123); what is none of these is made up.
+# The API allows 253 characters of a smaller alphabet (RFC 1123); anything else is forged.
 _ID_MAX_CHARS = 253
-# A pod with more engines than this is a mistake, not a machine.
+# A pod with more engines than this is a mistake.
 _PORTS_MAX = 64
 _PORT_NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 
@@ -33,21 +34,21 @@ Port = int | str
 
 
 class MalformedObject(ValueError):
-    """An object that cannot be read, with the reason as a sentence's end."""
+    """An object that cannot be read; the reason completes a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One place where an engine answers, as one object tells it.
+    """The address of an engine, as one object states it.
 
     Attributes:
-        key: ``namespace/name/uid``, plus ``:port`` where one pod holds several engines.
+        key: ``namespace/name/uid``, plus ``:port`` if one pod holds several engines.
         url: ``http://address:port``.
-        models: Names of models; None: ask the engine.
+        models: Names of models; None if the engine must be asked.
         weight: Relative speed, 0.01 to 100.
-        gpu: Kind of GPU, for humans.
-        label: A free label, for humans.
-        is_terminating: No new work; never true for a pod's own candidate, which is left out.
+        gpu: GPU type, for display and for estimates from peers of the same type.
+        label: A free label for display.
+        is_terminating: Whether it gets no new work; a terminating pod's own candidate is omitted.
     """
 
     key: str
@@ -61,7 +62,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What one object says: its candidates, and what could not be understood beside them."""
+    """The content of one object: its candidates, and any problems found beside them."""
 
     candidates: tuple[Candidate, ...] = ()
     doubts: tuple[str, ...] = ()
@@ -81,12 +82,12 @@ def read_meta(item: object) -> Meta:
     """Return an object's identity.
 
     Raises:
-        MalformedObject: no name or no uid, or one that the API would not have let in.
+        MalformedObject: The name or UID is missing, or the API would not have accepted it.
     """
     meta = mapping(mapping(item).get("metadata"))
     name, uid = identifier(meta.get("name")), identifier(meta.get("uid"))
     if not name or not uid:
-        raise MalformedObject("it has no usable name or no usable uid")
+        raise MalformedObject("it has no usable name or UID")
     version = text(meta.get("resourceVersion")) or ""
     return Meta(identifier(meta.get("namespace")) or "", name, uid, version)
 
@@ -95,25 +96,25 @@ def parse_port(written: str) -> Port:
     """Return a port written as a number or a name.
 
     Raises:
-        ValueError: neither 1 to 65535 nor a port's name (RFC 6335, 5.1: 15 characters).
+        ValueError: Neither 1 to 65535 nor a port's name (RFC 6335, 5.1: 15 characters).
     """
     if written.isascii() and written.isdigit():
         if 0 < int(written) < 65536:
             return int(written)
     elif len(written) <= 15 and _PORT_NAME.fullmatch(written):
         return written
-    raise ValueError(f'"{written}" is neither a port from 1 to 65535 nor the name of one')
+    raise ValueError(f'"{written}" is neither a port from 1 to 65535 nor a port name')
 
 
 def read_pod(pod: Mapping[str, Any], port: Port) -> Reading:
-    """Return the engines of a pod: none unless it is fit for new work.
+    """Return the engines of a pod, none unless it can take new work.
 
     Args:
-        pod: The object as the API gave it.
-        port: The engine's port, unless the pod names its own (several: ``8000,8001``).
+        pod: The object as returned by the API.
+        port: The engine's port, unless the pod specifies its own (several: ``8000,8001``).
 
     Raises:
-        MalformedObject: fit for work, but its address or port cannot be told.
+        MalformedObject: The pod can take work, but its address or port cannot be determined.
     """
     meta, spec, status = read_meta(pod), mapping(pod.get("spec")), mapping(pod.get("status"))
     address = text(status.get("podIP"))
@@ -143,7 +144,7 @@ def _is_fit(pod: Mapping[str, Any], spec: Mapping[str, Any], status: Mapping[str
         for each in mappings(status.get("conditions"))
         if each.get("status") == "True"
     }
-    # The kubelet folds the gates into Ready, but only at its next sync.
+    # The kubelet includes the gates in Ready, but only at its next sync.
     gates = {text(each.get("conditionType")) for each in mappings(spec.get("readinessGates"))}
     return "Ready" in held and gates <= held
 
@@ -154,7 +155,7 @@ def _asked_ports(own: str | None, port: Port) -> list[Port]:
     try:
         return [parse_port(each.strip()) for each in own.split(",")]
     except ValueError as error:
-        raise MalformedObject(f"its {HINT_PREFIX}port is wrong: {error}") from None
+        raise MalformedObject(f"its {HINT_PREFIX}port is invalid: {error}") from None
 
 
 def _pod_port(spec: Mapping[str, Any], port: Port, own: str | None) -> int:
@@ -166,13 +167,13 @@ def _pod_port(spec: Mapping[str, Any], port: Port, own: str | None) -> int:
             number = whole(each.get("containerPort"))
             if each.get("name") == port and number is not None:
                 return number
-    asked = f"its {HINT_PREFIX}port asks for" if own is not None else "the router is told to use"
+    asked = f"its {HINT_PREFIX}port asks for" if own is not None else "the router is configured for"
     raise MalformedObject(f'{asked} a port named "{port}", which none of its containers has')
 
 
 @dataclass(frozen=True, slots=True)
 class Hints:
-    """What an object's labels and annotations say of its engines."""
+    """Hints about an object's engines from its labels and annotations."""
 
     models: tuple[str, ...] | None
     weight: float
@@ -183,7 +184,7 @@ class Hints:
         """Return a candidate with these hints.
 
         Raises:
-            MalformedObject: the address or the port cannot be dialled.
+            MalformedObject: The address or port cannot be dialed.
         """
         try:
             url = address_url(address, port)
@@ -193,18 +194,18 @@ class Hints:
 
 
 def read_hints(item: Mapping[str, Any], gpu: str | None) -> tuple[Hints, tuple[str, ...]]:
-    """Return an object's hints, and what was wrong with them.
+    """Return an object's hints, and any problems with them.
 
     Args:
         item: Any object with metadata.
-        gpu: The kind of GPU if no hint names it.
+        gpu: The GPU type if no hint names it.
     """
     doubts: list[str] = []
     written = (hint(item, "model") or "").split(",")
     named = dict.fromkeys(name for each in written if (name := each.strip()))
     models = tuple(name for name in named if is_name(name))[:MAX_MODELS]
     if len(models) < len(named):
-        doubts.append(f"its {HINT_PREFIX}model has names that cannot be used; they are left out")
+        doubts.append(f"its {HINT_PREFIX}model has invalid names, which are ignored")
     weight = 1.0
     if (said := hint(item, "weight")) is not None:
         try:
@@ -216,13 +217,13 @@ def read_hints(item: Mapping[str, Any], gpu: str | None) -> tuple[Hints, tuple[s
         texts[name] = hint(item, name)
         if texts[name] is not None and not is_name(texts[name]):
             texts[name] = None
-            doubts.append(f"its {HINT_PREFIX}{name} has characters that cannot be printed, or many")
+            doubts.append(f"its {HINT_PREFIX}{name} is too long or has unprintable characters")
     kind = texts["gpu"] or (gpu if is_name(gpu) else None)
     return Hints(models or None, weight, kind, texts["label"]), tuple(doubts)
 
 
 def hint(item: Mapping[str, Any], name: str) -> str | None:
-    """Return what the annotation, or else the label, ``vllm-whisper-router/<name>`` says."""
+    """Return the annotation, or else the label, ``vllm-whisper-router/<name>``."""
     meta = mapping(item.get("metadata"))
     for source in ("annotations", "labels"):
         written = text(mapping(meta.get(source)).get(HINT_PREFIX + name))
@@ -248,12 +249,12 @@ def text(value: object) -> str | None:
 
 
 def identifier(value: object) -> str | None:
-    """Return the value if it can be part of an engine's id: short plain text without a slash."""
+    """Return the value if it may be part of an engine's ID: short plain text without a slash."""
     if not isinstance(value, str) or not 0 < len(value) <= _ID_MAX_CHARS:
         return None
     return value if value.isascii() and value.isprintable() and "/" not in value else None
 
 
 def whole(value: object) -> int | None:
-    """Return the value if it is a whole number (JSON's true is none)."""
+    """Return the value if it is an integer (JSON's true is not)."""
     return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -1,11 +1,11 @@
-"""EndpointSlices: what one slice says, and how objects that overlap add up to engines.
+"""EndpointSlices: reading one slice, and merging overlapping objects into engines.
 
-Promises: an endpoint that stands in several slices (the API allows it while endpoints move between
-slices, and for both address families) is one candidate. Bounds: a change of one object costs the
-endpoints of that object (at most 1,000 by the API), not those of the fleet.
+Promises: an endpoint that appears in several slices (the API allows it while endpoints move between
+slices, and for both address families) is one candidate. Bounds: a change of one object costs time
+for that object's endpoints (at most 1,000 by the API), not for the fleet's.
 
-The rules for absent conditions are those of discovery.k8s.io/v1: ``ready`` absent means ready,
-``terminating`` absent means not terminating; ``serving`` adds nothing to the two.
+The rules for absent conditions are those of discovery.k8s.io/v1: absent ``ready`` means ready,
+absent ``terminating`` means not terminating; ``serving`` adds nothing to these two.
 """
 
 from collections.abc import Iterable, Mapping
@@ -25,23 +25,23 @@ from vllm_router.discovery.kube_objects import (
     whole,
 )
 
-# Of a slice that is wrong all through, a few examples say enough.
+# A few examples suffice for a slice that is invalid throughout.
 _DOUBTS_MAX = 10
 _SERVICE_NAME_LABEL = "kubernetes.io/service-name"
 
 
 def read_slice(endpoint_slice: Mapping[str, Any], port: Port) -> Reading:
-    """Return a slice's endpoints that are ready, and those that terminate.
+    """Return a slice's ready and terminating endpoints.
 
-    Terminating ones are kept because another slice may still call the same pod ready.
+    Terminating ones are kept because another slice may still report the same pod as ready.
 
     Args:
-        endpoint_slice: The object as the API gave it.
-        port: Which of the slice's ports, by name or number. A slice with one port settles it;
-            one without ports (a headless Service may have none) leaves a number to hold.
+        endpoint_slice: The object as returned by the API.
+        port: Which of the slice's ports, by name or number. If a slice has one port, that port is
+            used; if it has none (a headless Service may have none), a number is used as given.
 
     Raises:
-        MalformedObject: none or several of its ports fit.
+        MalformedObject: None or several of its ports match.
     """
     meta = read_meta(endpoint_slice)
     endpoints = list(mappings(endpoint_slice.get("endpoints")))
@@ -57,7 +57,7 @@ def read_slice(endpoint_slice: Mapping[str, Any], port: Port) -> Reading:
         conditions = mapping(endpoint.get("conditions"))
         is_terminating = conditions.get("terminating") is True
         addresses = endpoint.get("addresses")
-        # The addresses of one endpoint are fungible and the first is enough, says the API.
+        # According to the API, an endpoint's addresses are fungible and the first suffices.
         address = text(addresses[0]) if isinstance(addresses, list) and addresses else None
         if not address or (conditions.get("ready") is False and not is_terminating):
             continue
@@ -66,7 +66,7 @@ def read_slice(endpoint_slice: Mapping[str, Any], port: Port) -> Reading:
         try:
             found[key] = hints.at(key, address, number, is_terminating=is_terminating)
         except MalformedObject as error:
-            # It costs that endpoint, not its hundred neighbours.
+            # Skip that endpoint only, not its hundred neighbors.
             if len(doubts) < _DOUBTS_MAX:
                 doubts.append(str(error))
     return Reading(tuple(found.values()), tuple(doubts))
@@ -97,10 +97,10 @@ def _slice_port(endpoint_slice: Mapping[str, Any], port: Port) -> int:
 
 
 class EndpointBook:
-    """The engines that all objects seen so far add up to.
+    """The engines that result from all objects seen so far.
 
-    An engine that any object calls terminating is gone: a pod never comes back from there, while
-    its "ready" elsewhere may be old news. Of two addresses the IPv4 one is taken.
+    An engine that any object reports as terminating is gone: a pod never returns from that state,
+    while its "ready" elsewhere may be outdated. Of two addresses, the IPv4 one is used.
     """
 
     def __init__(self) -> None:
@@ -111,10 +111,10 @@ class EndpointBook:
         return f"<EndpointBook objects={len(self._objects)} engines={len(self._by_key)}>"
 
     def put(self, name: str, candidates: Iterable[Candidate]) -> tuple[str, ...]:
-        """Replace what the object of that name says (nothing: it is gone).
+        """Replace the candidates of the object with that name (none if it is gone).
 
         Returns:
-            The keys of engines that may have changed, each once: gone ones first.
+            Keys of engines that may have changed, each once; removed ones first.
         """
         new = tuple(candidates)
         old = self._objects.pop(name, ())
@@ -130,12 +130,12 @@ class EndpointBook:
         return tuple(dict.fromkeys(candidate.key for candidate in (*old, *new)))
 
     def engine(self, key: str) -> Candidate | None:
-        """Return the engine of that key if it is fit for new work."""
+        """Return the engine with that key if it can take new work."""
         says = self._by_key.get(key)
         if says is None or any(candidate.is_terminating for candidate in says.values()):
             return None
         return min(says.values(), key=lambda candidate: ("[" in candidate.url, candidate.url))
 
     def engines(self) -> tuple[Candidate, ...]:
-        """Return every engine that is fit for new work."""
+        """Return every engine that can take new work."""
         return tuple(engine for key in self._by_key if (engine := self.engine(key)) is not None)

@@ -1,19 +1,19 @@
-"""A collection of Kubernetes objects, kept current: list, watch, list again.
+"""Keeps a collection of Kubernetes objects current: list, watch, list again.
 
-Promises: what is yielded adds up to the API's state, whatever the connection does. A list is
-consistent (no resourceVersion is given, so it comes from etcd and never lies in the past of what a
-watch already told; resourceVersionMatch has a meaning only next to one) and comes in pages; a page
-that expires (410) is followed by one unpaged list, as client-go does. The watch goes on from the
-last version that it or a bookmark named. A lost version (410, as status or as event) or any other
-ERROR event means a new list; so does time (``relist_s``).
+Promises: the yielded changes add up to the API's state, whatever the connection does. A list is
+consistent: it gives no resourceVersion, so it comes from etcd and is never older than what a watch
+has already reported (resourceVersionMatch is meaningful only with a resourceVersion). It comes in
+pages; if a page expires (410), one unpaged list follows, as in client-go. The watch continues from
+the last version that it or a bookmark named. A lost version (410, as a status or an event) or any
+other ERROR event causes a new list, and so does time (``relist_s``).
 
-Bounds: a watch is over after ``watch_timeout_s`` on our side, a little earlier by request on the
-server's, so a half-open connection is noticed within that time. Between failures stands a wait with
-full jitter that starts at 0.5 s, ends at 30 s and is forgotten only by a watch that held, so that
-410 in a loop or a server that drops every watch does not turn into a stream of lists. Retry-After
-is respected up to two minutes. Objects are reduced as they arrive, and only that is kept.
+Bounds: a watch ends after ``watch_timeout_s`` on our side, and by request slightly earlier on the
+server's, so a half-open connection is noticed within that time. The wait between failures has full
+jitter, starts at 0.5 s and ends at 30 s. Only a watch that held resets it, so a 410 loop or a
+server that drops every watch does not cause a stream of lists. Retry-After is respected up to two
+minutes. Objects are reduced as they arrive, and only the result is kept.
 
-Refuses to know what the objects mean.
+Refuses to know: what the objects mean.
 """
 
 import asyncio
@@ -38,17 +38,17 @@ from vllm_router.discovery.kube_objects import MalformedObject, mapping, read_me
 from vllm_router.discovery.source import DiscoveryStatus
 
 _LIST_TIMEOUT_S = 30.0
-# A pod is 5 to 20 KB of JSON: a page of 100 stops the event loop for some 10 ms, not for 100.
+# A pod is 5 to 20 KB of JSON: a page of 100 blocks the event loop for some 10 ms, not 100.
 _PAGE_LIMIT = 100
 _BACKOFF_BASE_S = 0.5
 _BACKOFF_CAP_S = 30.0
 _RETRY_AFTER_MAX_S = 120.0
 # A watch that lived this long shows that the server can hold one.
 _STEADY_S = 5.0
-# Some refusals would repeat for ever (a version from before etcd was restored): list again then.
+# Some refusals would repeat forever (a version from before etcd was restored): list again then.
 _FAILURES_BEFORE_LIST = 5
 _PAGES_MAX = 10_000
-# An object of 1.5 MB may consist of one wrong value.
+# A 1.5 MB object may consist of a single invalid value.
 _SAID_MAX_CHARS = 300
 _GONE = 410
 
@@ -58,14 +58,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Relisted(Generic[T]):
-    """Every object there is, by name; any other is gone."""
+    """All objects by name; any other object is gone."""
 
     objects: Mapping[str, T]
 
 
 @dataclass(frozen=True, slots=True)
 class Altered(Generic[T]):
-    """What one object is now; None: gone, or unreadable."""
+    """The new value of one object; None if it is gone or unreadable."""
 
     name: str
     value: T | None
@@ -73,7 +73,7 @@ class Altered(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """Which objects: ``path`` ends in ``resource``, and both are in ``namespace``."""
+    """The objects to watch: ``path`` ends in ``resource``, and both are in ``namespace``."""
 
     path: str
     resource: str
@@ -82,7 +82,7 @@ class Collection:
 
 
 class KubeWatch(Generic[T]):
-    """One collection, reduced object by object to T."""
+    """One collection, with each object reduced to T."""
 
     def __init__(
         self,
@@ -115,7 +115,7 @@ class KubeWatch(Generic[T]):
         return f"<KubeWatch {self._collection.path} version={self._version}>"
 
     async def changes(self) -> AsyncGenerator[Relisted[T] | Altered[T]]:
-        """Yield changes for ever, beginning with a Relisted; failures are logged and waited out."""
+        """Yield changes forever, beginning with a Relisted; failures are logged and retried."""
         failures = 0
         while True:
             error: KubeError | None = None
@@ -139,7 +139,7 @@ class KubeWatch(Generic[T]):
                 error = caught
             if self._has_held(watching_since):
                 failures = 0
-                # Silence may be an idle collection or a dead connection: a new one tells, at once.
+                # Silence is either an idle collection or a dead connection: reconnect at once.
                 if error is None or isinstance(error, KubeSilent):
                     continue
             failures += 1
@@ -158,11 +158,11 @@ class KubeWatch(Generic[T]):
             self._version = None
         if error is not None:
             why = self._explained(error)
-            # A version that expired is daily business, unless lists fail too.
+            # An expired version is routine, unless lists fail too.
             is_usual = isinstance(error, KubeRefused) and error.status == _GONE
             if self._status.failed(why):
                 level = logging.INFO if is_usual else logging.WARNING
-                logger.log(level, "%s: %s; the last known engines stay", self._status.source, why)
+                logger.log(level, "%s: %s; keeping known engines", self._status.source, why)
         return wait_s
 
     def _synced(self) -> None:
@@ -179,7 +179,7 @@ class KubeWatch(Generic[T]):
                 raise
             objects, version = await self._pages(None)
         self._version = version
-        # Without a watch all is not well yet, but the picture is current.
+        # The watch may still fail, but the list is current.
         self._status.synced(self._clock())
         self._relist_at = self._clock() + self._relist_s * self._rng.uniform(0.8, 1.0)
         self._warned &= objects.keys()
@@ -197,9 +197,9 @@ class KubeWatch(Generic[T]):
             page = await self._client.get(self._collection.path, query, _LIST_TIMEOUT_S)
             meta, items = mapping(page.get("metadata")), page.get("items")
             version = text(meta.get("resourceVersion"))
-            # An empty collection may be null in JSON, as Go writes a nil slice.
+            # An empty collection may be null in JSON, because Go encodes a nil slice so.
             if not version or not isinstance(items, list | None):
-                raise KubeGarbled(f"{self._collection.path}: the answer is not a list of objects")
+                raise KubeGarbled(f"{self._collection.path}: the response is not a list of objects")
             for item in items or ():
                 altered = self._reduced(item)
                 if altered is not None:
@@ -212,7 +212,7 @@ class KubeWatch(Generic[T]):
     async def _open_watch(self) -> KubeAnswer:
         left_s = max(1.0, self._relist_at - self._clock())
         self._timeout_s = timeout_s = min(self._watch_timeout_s, left_s)
-        # The server ends first, so that only a connection that is lost meets our own deadline.
+        # The server ends first, so only a lost connection reaches our own deadline.
         server_s = max(1, int(timeout_s * self._rng.uniform(0.8, 0.9)))
         query = [
             *self._selection(),
@@ -270,7 +270,7 @@ class KubeWatch(Generic[T]):
 
 
 def _is_version_lost(error: KubeError) -> bool:
-    """Tell whether asking again for the same version would fail again."""
+    """Return whether another request for the same version would fail again."""
     if isinstance(error, KubeGarbled):
         return True
     return (

@@ -1,13 +1,13 @@
 """Engines from Kubernetes: the ready pods behind a label selector, or a Service's EndpointSlices.
 
-Promises: an engine is known by namespace, name and uid, so a pod reborn under its old name and IP
-is another engine; a pod that turns terminating, unready or loses its IP is withdrawn; what a new
-list does not name is withdrawn too. While the API server is away the last known engines stay, and
-the status says so.
+Promises: an engine is identified by namespace, name and UID, so a pod recreated with its old name
+and IP is a different engine. A pod that is terminating, unready or without an IP is withdrawn, and
+so is one that a new list does not contain. While the API server is unavailable, the last known
+engines stay, and the status says so.
 
-Bounds: of each object only its candidates are kept, and 10,000 engines in all. A list of 5,000 pods
-of 6 KB costs 0.7 s of CPU in slices of at most 31 ms, and 11 MB of memory stay; see kube_watch for
-times and waits.
+Bounds: only the candidates of each object are kept, and at most 10,000 engines. A list of 5,000
+pods of 6 KB costs 0.7 s of CPU in slices of at most 31 ms and occupies 11 MB of memory; see
+kube_watch for timeouts and waits.
 """
 
 import asyncio
@@ -41,18 +41,18 @@ class KubernetesDiscovery:
     """Engines of one namespace, for as long as the iterator is held.
 
     Args:
-        access: From ``find_access``.
-        namespace: None: the one we live in.
+        access: Result of ``find_access``.
+        namespace: None for the router's own.
         label_selector: As for ``kubectl -l``; of pods, or of EndpointSlices (they carry their
             Service's labels, and ``kubernetes.io/service-name=NAME``).
-        port: The engine's port by number or name, unless the object says otherwise.
-        kind: What is watched.
-        watch_timeout_s: A watch is opened anew after this time, 1 or more; a dead connection is
+        port: The engine's port by number or name, unless the object specifies another.
+        kind: The resource to watch.
+        watch_timeout_s: Time after which a watch is reopened, 1 s or more; a dead connection is
             noticed within it.
-        relist_s: Time between lists, at most.
+        relist_s: Maximum time between lists, in seconds.
         clock: Monotonic seconds.
-        rng: Chance for waits.
-        sleep: Waits; replaced where tests cannot.
+        rng: Randomness for waits.
+        sleep: Waits; tests may replace it.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class KubernetesDiscovery:
         return f"<KubernetesDiscovery {self._kind} {self._access} engines={len(self._known)}>"
 
     async def changes(self) -> AsyncGenerator[Change]:
-        """Yield changes for ever, a Listing first and after each new list."""
+        """Yield changes forever, with a Listing first and after each new list."""
         client = KubeClient(self._access)
         try:
             collection = await self._collection(client)
@@ -140,7 +140,7 @@ class KubernetesDiscovery:
 
     def _doubt(self, name: str, doubt: str) -> None:
         line = f"{name}: {doubt}"[:_DOUBT_MAX_CHARS]
-        # Bounded: a fleet that is doubted this much has been told often enough.
+        # Bounded: after this many warnings, more would not help.
         if line not in self._doubted and len(self._doubted) < _DOUBTS_MAX:
             self._doubted.add(line)
             logger.warning("%s: %s", self.status.source, line)
@@ -156,7 +156,7 @@ class KubernetesDiscovery:
         return Listing(tuple(self._known.values()))
 
     def _doubt_count(self) -> None:
-        self._doubt("the selector", f"it finds more than {MAX_ENGINES} engines; some are left out")
+        self._doubt("the selector", f"it matches more than {MAX_ENGINES} engines; some are ignored")
 
     def _altered(self, name: str, reading: Reading) -> list[Change]:
         changes: list[Change] = []

@@ -1,17 +1,17 @@
-"""Cutting a stream of bytes into lines.
+"""Splits a stream of bytes into lines.
 
-Promises: the same lines whatever the pieces they come in, and time linear in the bytes. Bounds: a
-line of more than ``max_bytes`` is an error as soon as it is known, so that a stream without line
-ends cannot fill the memory.
+Promises: the same lines however the stream is divided, in linear time. Bounds: a line of more than
+``max_bytes`` is an error as soon as it is known, so a stream without line breaks cannot fill the
+memory.
 """
 
 
 class LineTooLong(ValueError):
-    """A line passes the bound."""
+    """A line exceeds the limit."""
 
 
 class LineCutter:
-    """Cuts at ``\\n``; empty lines are dropped, and a last line without its end is not given."""
+    """Splits at ``\\n``; drops empty lines and holds back an unfinished last line."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -19,10 +19,10 @@ class LineCutter:
         self._held_bytes = 0
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Return the lines that end in this piece.
+        """Return the lines that end in this chunk.
 
         Raises:
-            LineTooLong: a line, finished or not, passes ``max_bytes``.
+            LineTooLong: A line, finished or not, exceeds ``max_bytes``.
         """
         first, *rest = data.split(b"\n")
         lines = []
@@ -38,5 +38,5 @@ class LineCutter:
         if max((len(line) for line in lines), default=0) > self._max_bytes or (
             self._held_bytes > self._max_bytes
         ):
-            raise LineTooLong(f"a line passes {self._max_bytes} bytes")
+            raise LineTooLong(f"a line exceeds {self._max_bytes} bytes")
         return [line for line in lines if line]

@@ -1,9 +1,9 @@
-"""Reading a file that somebody else edits while we run, again and again.
+"""Repeatedly reads a file that others may edit while the router runs.
 
 Promises: only a regular file is read, and never more of it than allowed: a pipe, a device or a
-folder in its place is an error, not a wait. The event loop never waits for a file system; where
-one hangs, the read is reported as late and awaited by the next call, so that one thread hangs and
-not one more each second, and a stop does not wait for it.
+directory in its place is an error, not a wait. The event loop never waits for a file system. If one
+hangs, the read is reported as late and the next call awaits the same read, so only one thread
+hangs, rather than one more each second, and a shutdown does not wait for it.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from pathlib import Path
 from typing import Final
 
 _READ_BYTES: Final = 256 * 1024
-#: A read of a few kilobytes takes microseconds; a network's file system that fails over, seconds.
+#: Reading a few kilobytes takes microseconds, or seconds while a network file system fails over.
 READ_S: Final = 5.0
 
 
 def read_regular_file(path: Path, max_bytes: int) -> bytes:
-    """Return what a regular file holds; symlinks are followed.
+    """Return the content of a regular file; symlinks are followed.
 
     Raises:
-        OSError: It cannot be read, is no regular file, or is larger than `max_bytes`.
+        OSError: It cannot be read, is not a regular file, or is larger than `max_bytes`.
     """
-    # Twice: to open a pipe, even without waiting, wakes who writes to it; and between the two looks
-    # the path may come to name another file.
+    # Checked twice: opening a pipe, even without blocking, wakes its writer, and between the two
+    # checks the path may come to name another file.
     _require_regular(os.stat(path).st_mode)
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     try:
         _require_regular(os.fstat(handle).st_mode)
         parts: list[bytes] = []
         left = max_bytes
-        # The size that it claims may be 0 (/proc) or change while it is read.
+        # The reported size may be 0 (/proc) or change during the read.
         while part := os.read(handle, min(_READ_BYTES, left + 1)):
             left -= len(part)
             if left < 0:
@@ -59,13 +59,13 @@ def _shown(size_bytes: int) -> str:
 
 
 class FileReader:
-    """Reads one file whenever asked, one read at a time, in a thread.
+    """Reads one file on request, one read at a time, in a thread.
 
     Args:
         path: The file.
-        max_bytes: A larger one is an error.
-        read_s: How long a read may take before it is reported as an error.
-        read: Reads the file; replaced where a file system is to hang.
+        max_bytes: A larger file is an error.
+        read_s: Time after which a read is reported as failed, in seconds.
+        read: Reads the file; tests replace it to simulate a hanging file system.
     """
 
     def __init__(
@@ -86,36 +86,36 @@ class FileReader:
         return f"<FileReader {self.path}{', reading' if self._reading else ''}>"
 
     async def content(self) -> bytes:
-        """Return what the file holds now.
+        """Return the file's current content.
 
         Raises:
-            TimeoutError: The file system does not answer; the next call waits for the same read.
+            TimeoutError: The file system does not respond; the next call awaits the same read.
             OSError: See `read_regular_file`.
         """
         reading = self._reading
         if reading is None:
             loop = asyncio.get_running_loop()
             reading = self._reading = loop.create_future()
-            # No thread of a pool's: those are waited for at the end of the process.
+            # Not a pool's thread: the process would wait for those on exit.
             threading.Thread(
                 target=self._run, args=(loop, reading), name=f"reads {self.path}", daemon=True
             ).start()
         done, _ = await asyncio.wait({reading}, timeout=self._read_s)
         if not done:
-            raise TimeoutError("the file system does not answer")
+            raise TimeoutError("the file system does not respond")
         self._reading = None
         return reading.result()
 
     def _run(self, loop: asyncio.AbstractEventLoop, reading: asyncio.Future[bytes]) -> None:
         content = b""
-        error: OSError | None = OSError(errno.EIO, "the read ended without an answer")
+        error: OSError | None = OSError(errno.EIO, "the read ended without a result")
         try:
             content = self._read(self.path, self._max_bytes)
             error = None
         except OSError as e:
             error = e
         finally:
-            with contextlib.suppress(RuntimeError):  # The loop has not waited, and is closed.
+            with contextlib.suppress(RuntimeError):  # The loop did not wait and is closed.
                 loop.call_soon_threadsafe(_settle, reading, content, error)
 
 
@@ -126,5 +126,5 @@ def _settle(reading: asyncio.Future[bytes], content: bytes, error: OSError | Non
         reading.set_result(content)
     else:
         reading.set_exception(error)
-        # Nobody may be waiting any more; that is no fault worth a line.
+        # There may be no reader left; that is not worth a log line.
         reading.exception()

@@ -1,7 +1,7 @@
-"""What every source of engines has in common: how fresh its picture is.
+"""The interface of a source of engines, and its status.
 
-A source gives an async iterator of changes; it reports its troubles here instead of raising, and
-goes on. Nothing here does I/O or reads a clock.
+A source is an async iterator of changes. It reports failures here instead of raising them, and
+continues. Nothing here does I/O or reads a clock.
 """
 
 from collections.abc import AsyncGenerator
@@ -13,15 +13,15 @@ from vllm_router.scheduling.changes import Change
 
 @dataclass(slots=True)
 class DiscoveryStatus:
-    """How a source fares; written by the source, read by metrics and ``/health``.
+    """The status of a source; written by the source, read by metrics and ``/health``.
 
     Attributes:
-        source: What is asked, for humans.
+        source: Description of the source, for display.
         started_at: Monotonic seconds.
-        last_sync: When the picture was last known to be current, in monotonic seconds; None: never.
-        last_error: One sentence; None while all is well.
-        failures: Failures in a row.
-        is_fixed: The source cannot change, so its picture does not age.
+        last_sync: When the engines were last known to be current, monotonic seconds; None if never.
+        last_error: One sentence; None while there is no error.
+        failures: Consecutive failures.
+        is_fixed: Whether the source cannot change, so that its data does not age.
     """
 
     source: str
@@ -32,25 +32,25 @@ class DiscoveryStatus:
     is_fixed: bool = False
 
     def synced(self, now: float) -> None:
-        """Note that the picture is current."""
+        """Record that the engines are current."""
         self.last_sync = now
 
     def failed(self, why: str) -> bool:
-        """Note a failure; True if this is news: the first in a row, or another reason."""
+        """Record a failure; return True if it is the first in a row or has a new reason."""
         is_news = self.last_error != why
         self.last_error = why
         self.failures += 1
         return is_news
 
     def recovered(self) -> bool:
-        """Note that all is well; True if it was not before."""
+        """Clear the error; return True if there was one."""
         is_news = self.last_error is not None
         self.last_error = None
         self.failures = 0
         return is_news
 
     def age_s(self, now: float) -> float:
-        """Return the age of the picture in seconds; before the first one, that of the source."""
+        """Return the seconds since the last sync, or since the start if there was none."""
         if self.is_fixed:
             return 0.0
         since = self.started_at if self.last_sync is None else self.last_sync
@@ -62,7 +62,7 @@ class Discovery(Protocol):
 
     @property
     def status(self) -> DiscoveryStatus:
-        """How the source fares."""
+        """Status of the source."""
 
     def changes(self) -> AsyncGenerator[Change]:
         """Yield changes; the first is a Listing. Close the iterator (``aclosing``) to stop."""

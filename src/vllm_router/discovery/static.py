@@ -1,7 +1,7 @@
-"""Engines from flags: named once, at start, and for good.
+"""Engines from flags: fixed at startup.
 
-Promises: whatever is wrong with the flags is said in one sentence that names the flag, before
-anything starts.
+Promises: any error in the flags is reported in one sentence that names the flag, before anything
+starts.
 """
 
 from collections.abc import AsyncGenerator, Sequence
@@ -11,7 +11,7 @@ from vllm_router.scheduling.changes import Change, Listing
 from vllm_router.scheduling.engine import EngineId, EngineSpec
 from vllm_router.scheduling.engine_url import engine_url
 
-# The kinds of model whose engines this router can serve; the flag comes from routers with more.
+# Model types that this router can serve; the flag comes from routers that serve more.
 MODEL_TYPES = ("transcription",)
 
 
@@ -21,16 +21,16 @@ def static_specs(
     model_types: Sequence[str] = (),
     labels: Sequence[str] = (),
 ) -> tuple[EngineSpec, ...]:
-    """Return the engines that the ``--static-*`` flags name.
+    """Return the engines that the ``--static-*`` flags list.
 
     Args:
         urls: ``--static-backends``, one or more.
-        models: ``--static-models``, one for each URL; none: each engine is asked.
+        models: ``--static-models``, one for each URL; if empty, each engine is asked.
         model_types: ``--static-model-types``, one for each URL, or none.
         labels: ``--static-model-labels``, one for each URL, or none.
 
     Raises:
-        ValueError: one sentence that names the flag.
+        ValueError: One sentence that names the flag.
     """
     if not urls:
         raise ValueError("--static-backends names no engine")
@@ -50,8 +50,8 @@ def static_specs(
     for kind in model_types:
         if kind.strip() not in MODEL_TYPES:
             raise ValueError(
-                f'--static-model-types: "{kind.strip()}" is not served here; '
-                f"it may be {' or '.join(MODEL_TYPES)}"
+                f'--static-model-types: "{kind.strip()}" is not supported; '
+                f"use {' or '.join(MODEL_TYPES)}"
             )
     specs: dict[str, EngineSpec] = {}
     for at, written in enumerate(urls):
@@ -76,7 +76,7 @@ def _counted(number: int, noun: str) -> str:
 
 
 class StaticDiscovery:
-    """The engines of the flags, as the one listing there will be."""
+    """The engines from the flags, as a single Listing."""
 
     def __init__(self, specs: Sequence[EngineSpec]) -> None:
         self._specs = tuple(specs)
@@ -86,6 +86,6 @@ class StaticDiscovery:
         return f"<StaticDiscovery engines={len(self._specs)}>"
 
     async def changes(self) -> AsyncGenerator[Change]:
-        """Yield the one Listing, and end: nothing more can change."""
+        """Yield the only Listing, and end."""
         self.status.recovered()
         yield Listing(self._specs)

@@ -1,2 +1,4 @@
-"""Queue, fleet, capacity, balancing, outlier detection:
-the only shared mutable state. No await, no clock of its own."""
+"""Queue, fleet, capacity, balancing and outlier detection: the only shared mutable state.
+
+Nothing here awaits or reads a clock.
+"""

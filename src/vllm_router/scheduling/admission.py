@@ -1,4 +1,4 @@
-"""May this work join the queue? Past its bounds a client is told at once when to come back."""
+"""Admission to the queue. Beyond its bounds, work is refused at once with a time to retry."""
 
 import math
 from typing import Final
@@ -8,35 +8,35 @@ from vllm_router.scheduling.fleet_settings import FleetSettings
 from vllm_router.scheduling.pool import Pool
 from vllm_router.scheduling.work import QueueFull, Ticket, Urgency
 
-# Until the queue has been busy for so long, what was measured says how much was asked for, not how
-# much the fleet can do.
+# Until the queue has been busy for this long, the measured rate reflects demand, not the fleet's
+# capacity.
 _MEASURED_AFTER_S: Final = 5.0
-# Nor does it while fewer windows than this have been done meanwhile.
+# The same holds until this many windows have finished in that time.
 _MEASURED_WINDOWS: Final = 20.0
-# Of what it is expected to be, the wait may well be only so much: nobody is refused who would have
-# been served in time.
+# The real wait may be as short as this share of the estimate. Work that might be served in time is
+# not refused.
 _AT_LEAST: Final = 0.7
-# A client is never told to stay away longer: by then the fleet is another.
+# The longest Retry-After: by then the fleet has changed.
 _LONGEST_RETRY_S: Final = 1800.0
 
 
 def drain_rate(pool: Pool, now: float) -> float:
-    """Return windows per second at which a pool works its queue off."""
+    """Return the rate at which a pool drains its queue, in windows per second."""
     measured = pool.drain.per_s(now)
     if pool.busy_since is None:
         return max(measured, pool.capacity_per_s(now))
     busy_s = now - pool.busy_since
     if busy_s >= _MEASURED_AFTER_S and measured * min(busy_s, DRAIN_MEMORY_S) >= _MEASURED_WINDOWS:
         return measured
-    # Answers come in bursts, or seldom: between two of them it looks as if nothing got done.
+    # Responses come in bursts or rarely. Between two of them, throughput appears to be zero.
     return max(measured, pool.capacity_per_s(now))
 
 
 def admit(pool: Pool, ticket: Ticket, settings: FleetSettings, now: float) -> None:
-    """Let a ticket pass, or say when to come back.
+    """Admit a ticket, or refuse it with the time after which to retry.
 
     Raises:
-        QueueFull: more audio waits than allowed, or the wait is expected to be longer than allowed.
+        QueueFull: The limit on queued audio or on the expected wait is exceeded.
     """
     queue = pool.queue
     if not len(queue):
@@ -51,7 +51,7 @@ def admit(pool: Pool, ticket: Ticket, settings: FleetSettings, now: float) -> No
         )
     if most_wait_s is None:
         return
-    # Short work waits for short work only; long work waits for all.
+    # Short work waits only for short work; long work waits for everything.
     ahead = queue.short.windows if ticket.urgency is Urgency.SHORT else queue.windows
     wait_s = expected_wait_s(ahead, per_s)
     if _AT_LEAST * wait_s > most_wait_s:

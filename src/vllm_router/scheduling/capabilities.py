@@ -1,7 +1,7 @@
-"""What the engines of a model can do: the value, and how several of them become one. Pure.
+"""Capabilities of a model's engines, and how to combine them. Pure.
 
-`None` means unknown. Engines that nothing is known of are taken for vLLM with Whisper: they are
-sent what the client sent, and a refusal teaches better.
+`None` means unknown. Unknown engines are assumed to be vLLM with Whisper: they get what the client
+sent, because a refusal is better evidence than a guess.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-#: What an upload's first bytes can show (`audio.duration.container_kind`).
+#: Containers that an upload's first bytes identify (`audio.duration.container_kind`).
 CONTAINERS: Final = ("wav", "flac", "mp3", "ogg", "mp4", "webm", "aac", "amr", "aiff")
-#: Under which other names people know them.
+#: Common aliases.
 ALSO_CALLED: Final[Mapping[str, str]] = {
     "wave": "wav",
     "mpga": "mp3",
@@ -26,22 +26,22 @@ ALSO_CALLED: Final[Mapping[str, str]] = {
     "aif": "aiff",
 }
 _MIB: Final = 2**20
-#: What the router cuts audio into, and what a piece is no larger than: engines that take less than
-#: a window of 30 s, 0.92 MiB as 16 kHz WAV, cannot be used.
+#: Length and size limits of the segments that the router cuts. An engine that accepts less than a
+#: window of 30 s, 0.92 MiB as 16 kHz WAV, cannot be used.
 LEAST_AUDIO_S: Final = 30.0
 LEAST_FILE_BYTES: Final = _MIB
 
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What engines can do, as far as known.
+    """Known capabilities of engines.
 
     Attributes:
-        verbose_json: Whether they answer in `verbose_json`.
-        language: Whether they take the field `language`.
-        max_audio_s: The longest audio that they take, in seconds.
-        max_file_bytes: The largest file that they take.
-        containers: All containers that they read; None: not known.
+        verbose_json: Whether they support `verbose_json`.
+        language: Whether they accept the field `language`.
+        max_audio_s: Longest accepted audio, in seconds.
+        max_file_bytes: Largest accepted file, in bytes.
+        containers: All containers that they can read; None if unknown.
         unreadable: Containers that they are known not to read.
     """
 
@@ -53,22 +53,22 @@ class Capabilities:
     unreadable: frozenset[str] = frozenset()
 
     def can_read(self, kind: str) -> bool:
-        """Return whether a file in a container may be sent as it is.
+        """Return whether a file in a container may be sent unchanged.
 
-        WAV always may: it is what the router sends in place of what engines cannot read.
+        WAV always may: the router sends it in place of containers that engines cannot read.
         """
         if kind == "wav":
             return True
         return kind not in self.unreadable and (self.containers is None or kind in self.containers)
 
     def can_take(self, audio_s: float, size_bytes: int) -> bool:
-        """Return whether an upload is within the engines' limits, as far as they are known."""
+        """Return whether an upload is within the engines' known limits."""
         return (self.max_audio_s is None or audio_s <= self.max_audio_s) and (
             self.max_file_bytes is None or size_bytes <= self.max_file_bytes
         )
 
     def beats(self, other: Capabilities) -> Capabilities:
-        """Return these facts, completed by what only another source knows."""
+        """Return these capabilities, with unknown ones filled in from another source."""
         has_containers = self.containers is not None
         return Capabilities(
             other.verbose_json if self.verbose_json is None else self.verbose_json,
@@ -80,7 +80,7 @@ class Capabilities:
         )
 
     def view(self) -> dict[str, object]:
-        """Return what is known, for JSON."""
+        """Return the known capabilities as a JSON object."""
         known: dict[str, object] = {}
         if self.verbose_json is not None:
             known["verbose_json"] = self.verbose_json
@@ -102,7 +102,7 @@ UNKNOWN: Final = Capabilities()
 
 
 def narrowest(several: Iterable[Capabilities]) -> Capabilities:
-    """Return what all of several engines can do: an upload may go to any of them."""
+    """Return what all given engines can do, because an upload may go to any of them."""
     result = UNKNOWN
     for each in several:
         containers = each.containers

@@ -1,18 +1,18 @@
-"""What a model's engines cannot do, learned from their refusals. Pure.
+"""Limitations of a model's engines, learned from their refusals. Pure.
 
-A refusal has many causes, so the first one is not yet knowledge. It becomes knowledge when a second
-engine of the model refuses the same. A model with one engine ready has no second one: there a
-refusal that names its reason counts at once, and one that does not, such as a 500 to an MP4 that
-the router can decode, when it is repeated.
+A refusal has many causes, so a single one proves nothing. It counts as knowledge once a second
+engine of the model refuses the same. A model with only one ready engine has no second one. There,
+a refusal that names its reason counts at once. A refusal without a reason, such as a 500 for an
+MP4 that the router can decode, counts when it is repeated.
 
-Nor is a refusal knowledge where an engine has done the same of late: then the upload is at fault.
-Damaged files and crafted fields are refused as well, and one client must not have every other
-client's uploads treated as if engines could do less.
+A refusal is ignored if an engine has recently done the same thing: then the upload is at fault.
+Damaged files and crafted fields are refused too, and one client must not degrade the treatment of
+all other clients' uploads.
 
-What is learned is forgotten after `BELIEVED_S`, when an engine of the model becomes ready (it may
-be a newer one), and when an engine does what it was believed unable to do. Then one or two uploads
-find out anew, each at the cost of one call. Bounds: `MAX_ENTRIES` facts, and as many that were
-shown.
+Knowledge expires after `BELIEVED_S`, when an engine of the model becomes ready (it may be a newer
+version), and when an engine does what it was believed unable to do. One or two uploads then
+establish it again, at the cost of one call each. Bounds: `MAX_ENTRIES` limitations and as many
+demonstrated capabilities.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from typing import Final
 
 from vllm_router.scheduling.capabilities import Capabilities
 
-#: How long a fact is believed, in seconds.
+#: How long a limitation is believed, in seconds.
 BELIEVED_S: Final = 1800.0
-#: Engines that must refuse, or refusals of the only one where they do not name the reason.
+#: Engines that must refuse, or refusals without a reason from the only engine.
 REFUSALS: Final = 2
-#: Ten facts for each of 400 models; the oldest make room.
+#: Ten facts for each of 400 models; the oldest are evicted.
 MAX_ENTRIES: Final = 4096
 
-#: Facts, by name; that a container is unreadable is `container(kind)`.
+#: Names of facts; `container(kind)` is the fact that a container is unreadable.
 VERBOSE_JSON: Final = "verbose_json"
 LANGUAGE: Final = "language"
 MAX_AUDIO_S: Final = "max_audio_s"
@@ -46,12 +46,12 @@ class _Evidence:
     """Refusals for one reason.
 
     Attributes:
-        since: When the first came.
-        at: When the last came.
-        count: How many.
-        engines: Engines that refused, `REFUSALS` at most.
-        bound: The narrowest limit that they showed; 0 where the fact is no limit.
-        is_known: Whether they are knowledge.
+        since: Time of the first.
+        at: Time of the last.
+        count: Number of refusals.
+        engines: Engines that refused, at most `REFUSALS`.
+        bound: Narrowest limit observed; 0 if the fact is not a limit.
+        is_known: Whether they count as knowledge.
     """
 
     __slots__ = ("at", "bound", "count", "engines", "is_known", "since")
@@ -66,17 +66,17 @@ class _Evidence:
 
 
 class CapabilityBook:
-    """Remembers refusals by model and reason.
+    """Refusals by model and reason.
 
     Attributes:
-        has_doubts: Whether anything is remembered: only then is it worth telling of successes.
+        has_doubts: Whether any refusal is stored; otherwise successes need not be reported.
     """
 
     __slots__ = ("_evidence", "_shown", "has_doubts")
 
     def __init__(self) -> None:
         self._evidence: dict[tuple[str, str], _Evidence] = {}
-        #: When an engine last did something, in seconds.
+        #: When an engine last demonstrated a capability, in seconds.
         self._shown: dict[tuple[str, str], float] = {}
         self.has_doubts = False
 
@@ -92,17 +92,17 @@ class CapabilityBook:
         is_certain: bool,
         bound: float = 0.0,
     ) -> bool:
-        """Note that an upload was refused; return whether that is knowledge only now.
+        """Record a refused upload; return whether this establishes new knowledge.
 
         Args:
             model: The engines' model.
-            fact: What they turned out unable to do.
-            engines: Those that refused.
+            fact: What the engines failed to do.
+            engines: The engines that refused.
             now: Monotonic seconds.
-            ready: Engines of the model that are ready.
+            ready: Number of ready engines of the model.
             changed_at: When one of them last became ready.
             is_certain: Whether the refusal names its reason.
-            bound: The limit that it showed, in the fact's unit.
+            bound: The limit observed, in the fact's unit.
         """
         key = (model, fact)
         shown_at = self._shown.get(key)
@@ -129,11 +129,11 @@ class CapabilityBook:
         return found.is_known and not was_known
 
     def shown(self, model: str, fact: str, now: float) -> None:
-        """Note that an engine has just done something: refusals of it teach nothing for a while.
+        """Record a demonstrated capability; contrary refusals are ignored for a while.
 
         Args:
             model: The engine's model.
-            fact: What it turned out able to do; no limit.
+            fact: What the engine did; never a limit.
             now: Monotonic seconds.
         """
         key = (model, fact)
@@ -142,12 +142,12 @@ class CapabilityBook:
         self._shown[key] = now
 
     def accepted(self, model: str, fact: str, bound: float = 0.0) -> bool:
-        """Note that an engine did what refusals make doubtful; return whether that was news.
+        """Record that an engine did what refusals put in doubt; return whether that was news.
 
         Args:
             model: The engine's model.
-            fact: What it turned out able to do.
-            bound: How much it took, where the fact is a limit: smaller limits are forgotten.
+            fact: What the engine did.
+            bound: How much it accepted, if the fact is a limit: smaller limits are forgotten.
         """
         found = self._evidence.get((model, fact))
         if found is not None and (bound > found.bound or not found.bound):
@@ -157,7 +157,7 @@ class CapabilityBook:
         return False
 
     def learned(self, model: str, now: float, changed_at: float) -> Capabilities:
-        """Return what is known of a model's engines.
+        """Return the learned limitations of a model's engines.
 
         Args:
             model: The model.

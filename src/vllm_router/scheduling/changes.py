@@ -1,4 +1,4 @@
-"""What discovery tells the registry."""
+"""Changes that discovery reports to the registry."""
 
 from dataclasses import dataclass
 
@@ -7,21 +7,21 @@ from vllm_router.scheduling.engine import EngineId, EngineSpec
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The whole truth now: an engine that it does not name is withdrawn."""
+    """The complete list of engines; any engine not in it is withdrawn."""
 
     specs: tuple[EngineSpec, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Appeared:
-    """An engine is there, or its description has changed."""
+    """An engine was added, or its spec changed."""
 
     spec: EngineSpec
 
 
 @dataclass(frozen=True, slots=True)
 class Withdrawn:
-    """An engine is going: no new work, and running work finishes."""
+    """An engine was removed: it gets no new work and finishes what it has."""
 
     engine_id: EngineId
 

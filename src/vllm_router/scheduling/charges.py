@@ -1,16 +1,16 @@
-"""Charging an engine with work and releasing it: the arithmetic of what is in flight."""
+"""Accounting for work in flight: charging an engine and releasing the charge."""
 
 from typing import Final
 
 from vllm_router.scheduling.engine import Engine
 from vllm_router.scheduling.work import Charge, Ticket
 
-# A mean over less is mostly rounding errors: an engine's window-seconds are a sum of days.
+# Over a shorter time, the mean is mostly rounding error: window-seconds add up over days.
 _SHORTEST_S: Final = 0.001
 
 
 def charge(engine: Engine, ticket: Ticket, turn: int, now: float) -> Charge:
-    """Put a ticket's windows on an engine."""
+    """Charge an engine with a ticket's windows."""
     engine.area += engine.windows_in_flight * (now - engine.area_at)
     engine.area_at = now
     windows = ticket.windows
@@ -30,7 +30,7 @@ def charge(engine: Engine, ticket: Ticket, turn: int, now: float) -> Charge:
 
 
 def suspect(held: Charge, now: float) -> None:
-    """Count a charge as one of a suspect; nothing happens if it is, or if it was released."""
+    """Count a charge as a suspect; do nothing if it already is one or was released."""
     engine = held.engine
     if engine is None or held.is_suspect:
         return
@@ -41,7 +41,7 @@ def suspect(held: Charge, now: float) -> None:
 
 
 def mean(held: Charge, engine: Engine, now: float) -> float:
-    """Return the windows in service on an engine, other routers' included, since a charge."""
+    """Return the mean windows in service on an engine since a charge, other routers included."""
     lasted = now - held.started_at
     if lasted < _SHORTEST_S:
         return engine.load
@@ -50,16 +50,16 @@ def mean(held: Charge, engine: Engine, now: float) -> float:
 
 
 def release(held: Charge, engine: Engine, now: float, *, is_done: bool = True) -> float:
-    """Take a charge's windows off its engine.
+    """Release a charge's windows from its engine.
 
     Args:
         held: The charge.
         engine: Its engine.
         now: Monotonic seconds.
-        is_done: Whether nobody has to do them any more.
+        is_done: Whether the work needs no further engine.
 
     Returns:
-        This router's own windows in service on the engine, the mean over the time of the charge.
+        This router's mean windows in service on the engine during the charge.
     """
     engine.area += engine.windows_in_flight * (now - engine.area_at)
     engine.area_at = now

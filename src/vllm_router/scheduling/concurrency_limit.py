@@ -1,43 +1,43 @@
-"""How many windows an engine may have in service, and how many of those may be long work.
+"""How many windows an engine may have in service, and how many of them may be long work.
 
-Two numbers per engine. The limit is where its throughput stops rising, by its learned curve: short
-work may go up to it. Long work may go up to a lower one, and how much lower moves with the load:
-while little long work waits, engines are left quick; when much waits, they are filled to where they
-are most productive.
+Each engine has two numbers. The limit is the point where its throughput stops rising, by its
+learned curve; short work may use all of it. Long work may use less, and how much less follows the
+load: while little long work waits, engines stay fast; when much waits, they are filled to where
+they are most productive.
 
-Refuses to know: queues and engines; only a curve and a few sums.
+Refuses to know: queues and engines. It sees only a curve and a few sums.
 """
 
 import math
 from dataclasses import dataclass
 from typing import Final
 
-# What the cache would hold is known from such a usage on: of a few percent, rounding is a part.
+# Cache usage from which capacity can be extrapolated: at a few percent, rounding dominates.
 _TELLING_USAGE: Final = 0.1
 _TELLING_WINDOWS: Final = 4.0
-# Windows differ in what they take of the cache.
+# Windows differ in how much cache they use.
 _CACHE_MARGIN: Final = 0.97
-# The most seen running is forgotten by this factor with each scrape.
+# Decay per scrape of the highest number seen running.
 _FORGETTING: Final = 0.98
-# How much further an engine is filled that is full and lets nothing wait: quickly until windows
-# have waited in several scrapes, for a burst that has just come waits a moment anywhere.
+# Growth for a full engine that queues nothing: fast until several scrapes have shown waiting
+# windows, because a burst that has just arrived waits briefly on any engine.
 _QUICKER: Final = 2.0
 _SLOWER: Final = 1.03
 _SURE_AFTER: Final = 2
 _NEARLY: Final = 0.9
-# What an engine holds that had to put windows back, of what it ran.
+# Capacity of an engine that preempted windows, as a share of what it ran.
 _PREEMPTED: Final = 0.9
 
 
 class Holding:
-    """How many windows an engine holds at a time, as its own metrics tell.
+    """How many windows an engine holds at a time, from its own metrics.
 
-    What it is given beyond waits inside it, first come, first served, where no order can be kept
-    and no other engine can take it.
+    Work beyond this queues inside the engine in arrival order, where the router can neither reorder
+    nor reassign it.
 
     Attributes:
-        most: Windows; infinity while nothing tells.
-        ran: The most windows that ran at once, slowly forgotten.
+        most: Windows; infinity while unknown.
+        ran: Highest number of windows running at once, slowly decaying.
     """
 
     __slots__ = ("_by_cache", "_by_waiting", "_preempted", "_waited", "most", "ran")
@@ -56,18 +56,18 @@ class Holding:
         cache_usage: float | None,
         preempted: float | None = None,
     ) -> None:
-        """Take in what the engine says of itself.
+        """Update from a scrape.
 
         Args:
-            running: Windows that it serves.
-            waiting: Windows that wait inside it.
-            cache_usage: The part of its cache that is in use.
-            preempted: Windows that it has put back to wait since it began.
+            running: Windows in service on the engine.
+            waiting: Windows queued inside the engine.
+            cache_usage: Share of its cache in use, 0 to 1.
+            preempted: Windows that it has put back into its queue since it started.
         """
         before = self._preempted
         self._preempted = preempted
         if before is not None and preempted is not None and preempted > before:
-            # It holds fewer than it runs: windows need more of the cache as they go on.
+            # It holds fewer than it runs: windows need more cache as they progress.
             self._by_cache = min(self._by_cache, _PREEMPTED * max(running, self.ran))
             self.most = max(1.0, min(self.most, self._by_cache))
             return
@@ -90,55 +90,54 @@ class Holding:
 
 @dataclass(frozen=True, slots=True)
 class LimitRules:
-    """The constants, each a ratio, so that they hold for any speed of engine and any time scale.
+    """Constants of the limits. Most are ratios, so they hold for any engine speed and time scale.
 
-    The fill is up to how many times `half_at` long work may fill an engine. `first_fill` to `pace`
-    were chosen with benchmarks/simulate.py, on seeds that its tables only partly show.
+    The fill is the multiple of `half_at` up to which long work may fill an engine. `first_fill` to
+    `pace` were tuned with benchmarks/simulate.py, on more seeds than its tables show.
 
     Attributes:
-        elasticity: The throughput has stopped rising where one percent more windows in service
-            bring this many percent more windows per second. At 0.05 an H200 with large-v3 (peak 34,
-            half at 11.6) has 220 windows in service and gives 95 % of all it could.
-        least_limit: Windows that any engine may have: one being answered, one on its way.
-        first_limit: Windows that an engine may have that has not answered yet.
-        further: How many times as many as it has answered with an engine may have next.
-        probing: An engine that is always as full may be filled so many times as far, to see what
-            comes of it.
-        back_per_window: By how many times the time that the whole fleet takes for a window each
-            window before it puts a piece of a very long audio back in the queue.
-        file_windows: So many windows of a single file, an hour and a bit, are served as one: the
-            queue puts back only what lies beyond, and a fleet takes them at once unless other long
-            work is before them. Trickled in, a file on one or two engines takes half as long again.
+        elasticity: Throughput has stopped rising where one percent more windows in service adds
+            this many percent more windows per second. At 0.05, an H200 with large-v3 (peak 34,
+            half at 11.6) has 220 windows in service and delivers 95 % of its peak.
+        least_limit: Lowest limit, in windows: one in service and one on its way.
+        first_limit: Limit of an engine that has not answered yet, in windows.
+        further: The next limit as a multiple of the windows that an engine has answered with.
+        probing: An engine that is always equally full may be filled to this multiple, to test the
+            limit.
+        back_per_window: Postponement of a segment of very long audio per window before it, as a
+            multiple of the time that the whole fleet takes for a window.
+        file_windows: This many windows of one file, 80 minutes, count as one batch: the queue
+            postpones only the excess, and a fleet starts them all at once unless other long work
+            is ahead. Trickled in, a file on one or two engines takes half as long again.
         proportion: See `WorkQueue`.
         patience: See `WorkQueue`.
-        head_start: See `WorkQueue`. Lower, and short requests lose on fleets with room to spare,
-            where long work is late only for a moment: on two H200 at 59 % load their p99 over that
-            of fewest requests is 0.50 at 1.0 and 0.62 at 0.6 (eight seeds).
-        turn: See `WorkQueue`. From 0.05 to 0.15 long work gains the same; short work loses by it.
-        most_limit: vLLM takes 256 sequences at a time by default (`--max-num-seqs`).
-        beyond: An engine may have so many times what its metrics have shown it to run at once, if
-            that is more than `most_limit`.
-        kept_for_short: Part of the limit that long work never takes, and one window at least.
-            Pieces that began together end together; until then only this is free for short work.
-        least_fill: Where the fill ends on an idle fleet: four fifths of the peak.
-        first_fill: Where it begins before any load has been seen.
-        quiet_share: Part of the engines that are kept quiet: long work fills them less, so that a
-            short request finds one on which it is done soon. Spread evenly, the same long work
-            makes it as slow everywhere.
-        quiet_fill: The fill from which on those are filled like all. Below it they get so much less
-            of it as the fill is lower.
-        most_fill: Where it ends under more load than the fleet can carry.
-        wait_per_service: The wait of long work that is aimed at, over the time a window takes, at
-            the first fill.
-        wait_growth: With which power of the fill that wait grows: the more a further window would
-            cost short requests, the longer long work waits before it is allowed one.
-        haste: How much faster the fill may rise than it falls.
-        pace: How fast the fill moves, relative, per base latency (`half_at / peak`). At 0.005 it
-            doubles in ten seconds or more on an H200, and halves in a minute: moving with each
-            file that comes would make short requests pay for all of them.
-        longest_step: Base latencies that a single move may stand for.
-        evenness: Long work on one engine may take up to so many times what it takes on the others;
-            a file is done only when its last piece is.
+        head_start: See `WorkQueue`. A lower value hurts short requests on fleets with spare
+            capacity, where long work is late only for a moment: on two H200 at 59 % load, the ratio
+            of their p99 to that of fewest requests is 0.50 at 1.0 and 0.62 at 0.6 (eight seeds).
+        turn: See `WorkQueue`. From 0.05 to 0.15 long work gains the same, but short work loses.
+        most_limit: vLLM's default number of concurrent sequences (`--max-num-seqs`).
+        beyond: Limit as a multiple of the most windows seen running at once in the engine's
+            metrics, if that exceeds `most_limit`.
+        kept_for_short: Share of the limit reserved for short work, at least one window. Segments
+            that start together finish together; until then nothing else is free for short work.
+        least_fill: Lowest fill, reached on an idle fleet: four fifths of the peak.
+        first_fill: Initial fill, before any load has been observed.
+        quiet_share: Share of engines that are kept quiet: they get less long work, so a short
+            request finds a fast engine. The same long work spread evenly slows it everywhere.
+        quiet_fill: Fill from which quiet engines are filled like the others. Below it, their share
+            of the fill shrinks in proportion.
+        most_fill: Highest fill, reached when the load exceeds the fleet's capacity.
+        wait_per_service: Target wait of long work at the first fill, as a multiple of the time that
+            a window takes.
+        wait_growth: Exponent with which the target wait grows with the fill: the more a further
+            window costs short requests, the longer long work waits for it.
+        haste: How many times faster the fill may rise than it falls.
+        pace: Relative change of the fill per base latency (`half_at / peak`). At 0.005 it doubles
+            in ten seconds or more on an H200 and halves in a minute. If it followed every file,
+            short requests would pay for each of them.
+        longest_step: Most base latencies that one adjustment may cover.
+        evenness: Highest ratio of the time that long work takes on one engine to the time on the
+            others. A file is done only when its last segment is.
     """
 
     elasticity: float = 0.05
@@ -171,9 +170,9 @@ class LimitRules:
         """Return the windows that an engine may have in service.
 
         Args:
-            half_at: The engine's.
-            fixed: The operator's word; None: none.
-            ran: The most windows that its metrics have shown it to run at once of late.
+            half_at: The engine's `half_at`.
+            fixed: The operator's setting; None if there is none.
+            ran: Most windows recently seen running at once in its metrics.
         """
         if fixed is not None:
             return float(fixed)
@@ -181,18 +180,18 @@ class LimitRules:
         return min(max(knee, self.least_limit), self.most(ran))
 
     def most(self, ran: float) -> float:
-        """Return the windows beyond which no engine is filled that has shown to run so many."""
+        """Return the hard limit, in windows, for an engine seen running this many at once."""
         return max(self.most_limit, self.beyond * ran)
 
     def fill(self, fill: float, waiting: float, passed: float) -> float:
-        """Return up to how many times `half_at` long work may fill the engines from now on.
+        """Return the new fill: the multiple of `half_at` up to which long work may fill engines.
 
         Args:
-            fill: What held until now.
-            waiting: Windows of long work waiting, over the sum of `half_at` of the engines.
+            fill: The current fill.
+            waiting: Queued windows of long work, over the sum of the engines' `half_at`.
             passed: Time since the last call, in base latencies of the fleet.
         """
-        # The wait over what a window takes at this fill: both are a number of base latencies.
+        # The wait over the time of a window at this fill; both are multiples of the base latency.
         wait = waiting / fill
         aim = self.wait_per_service * (fill / self.first_fill) ** self.wait_growth
         error = max(-1.0, min(self.haste, wait / aim - 1.0))
@@ -200,18 +199,18 @@ class LimitRules:
         return float(min(max(fill * math.exp(step), self.least_fill), self.most_fill))
 
     def for_a_file(self, fill: float, pool_half_at: float) -> float:
-        """Return the fill, or the one at which a fleet takes a single file at once if that is more.
+        """Return the fill, raised if necessary so that the fleet can start a whole file at once.
 
         Args:
-            fill: The pool's.
-            pool_half_at: The sum over the engines.
+            fill: The pool's fill.
+            pool_half_at: Sum of the engines' `half_at`.
         """
         if pool_half_at <= 0.0:
             return fill
         return max(fill, min(self.file_windows / pool_half_at, self.most_fill))
 
     def quiet(self, fill: float) -> float:
-        """Return the fill of quiet engines while the others have the given one."""
+        """Return the fill of quiet engines, given that of the others."""
         return fill * min(1.0, fill / self.quiet_fill)
 
     def long_limit(
@@ -223,19 +222,19 @@ class LimitRules:
         pool_half_at: float,
         pool_peak_per_s: float,
     ) -> float:
-        """Return the windows in service up to which an engine takes long work.
+        """Return the windows in service up to which an engine accepts long work.
 
         Args:
-            half_at: The engine's.
-            peak_per_s: The engine's.
-            limit: The engine's.
-            fill: The pool's.
-            pool_half_at: The sum over the engines.
-            pool_peak_per_s: The sum over the engines.
+            half_at: The engine's `half_at`.
+            peak_per_s: The engine's peak.
+            limit: The engine's limit.
+            fill: The pool's fill.
+            pool_half_at: Sum over the engines.
+            pool_peak_per_s: Sum over the engines.
         """
         wanted = fill * half_at
         if pool_half_at > 0.0 and pool_peak_per_s > 0.0:
-            # Engines are not filled beyond their limits, whatever the fill.
+            # Whatever the fill, engines are never filled beyond their limits.
             filled = min(fill, limit / half_at) if half_at > 0.0 else fill
             usual_s = pool_half_at / pool_peak_per_s * (filled + 1.0)
             wanted = min(wanted, self.evenness * usual_s * peak_per_s - half_at)

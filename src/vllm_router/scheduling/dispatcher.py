@@ -1,7 +1,7 @@
-"""Matching waiting work to engines with room.
+"""Matches queued work to engines with room.
 
-Short work first, then long work, with one decision in four for long work that has waited too long.
-Work of more windows than any engine has room for gets one engine kept free for it.
+Short work goes first, then long work, except that one decision in four goes to long work that has
+waited too long. For work with more windows than any engine has room for, one engine is kept free.
 """
 
 from typing import Final
@@ -12,25 +12,25 @@ from vllm_router.scheduling.pool import Pool, fits
 from vllm_router.scheduling.registry import Registry
 from vllm_router.scheduling.work import AdmissionRefusal, Assignment, Charge, Ticket, Urgency
 
-# Repeats whose remaining engines are full step aside for others; so many in one pass.
+# Retries whose remaining engines are full are set aside; at most this many per pass.
 _MOST_ASIDE: Final = 16
-# A repeat that has found no engine is looked at again after so long if nothing happens before.
+# A retry that has found no engine is reconsidered after this time if nothing happens before.
 _LOOK_AGAIN_S: Final = 0.5
-# A piece that would fit by itself once others end waits so long before an engine is kept free.
+# A segment that would fit once other work ends waits this long before an engine is kept free.
 _PATIENCE_S: Final = 5.0
-# Short work rather waits than go to an engine that takes longer than usual by this part, as long as
-# it has waited for less than it would lose there.
+# Short work avoids an engine that is slower than usual by this share, until it has waited for as
+# long as it would lose there.
 _SLOWER: Final = 0.5
-# How far, relative, the fill of long work moves before every engine is told, and how often at most,
-# in base latencies of the fleet: a rebuild is the one thing here that costs time per engine.
+# Relative change of the long-work fill after which every engine is refreshed, at most once per base
+# latency of the fleet. A refresh is the only step here whose cost grows with the number of engines.
 _FILL_STEP: Final = 0.05
 
 
 class Dispatcher:
-    """Takes tickets in and gives assignments out.
+    """Accepts tickets and returns assignments.
 
     Args:
-        registry: The engines and the pools with their queues.
+        registry: The engines, and the pools with their queues.
     """
 
     def __init__(self, registry: Registry) -> None:
@@ -47,7 +47,7 @@ class Dispatcher:
                 self._registry.settings.limits.back_per_window / pool.peak_per_s
             )
         if ticket.urgency is Urgency.LONG and not pool.queue.long.count:
-            # Until now none has waited.
+            # No long work was waiting until now.
             self._adjust_fill(pool, now)
         if ticket.deaths and (until := ticket.apart_until()) > now:
             pool.queue.add_aside(ticket)
@@ -59,9 +59,9 @@ class Dispatcher:
             self._busy[pool.model] = pool
 
     def take(self, pool: Pool, ticket: Ticket, now: float) -> Charge | None:
-        """Charge an engine with short work at once; None: it must queue.
+        """Charge an engine with short work at once; return None if it must queue.
 
-        With nothing before it in the queue this is what `add` and `assign` come to.
+        With an empty queue, this is equivalent to `add` and `assign`.
         """
         if len(pool.queue) or pool.held is not None or ticket.excluded or ticket.deaths:
             return None
@@ -76,7 +76,7 @@ class Dispatcher:
         return self._charge(engine, ticket, now)
 
     def withdraw(self, ticket: Ticket, now: float) -> None:
-        """Take a ticket out wherever it stands."""
+        """Remove a ticket from wherever it waits."""
         pool = self._registry.pools.get(ticket.model)
         if pool is not None and pool.queue.remove(ticket):
             pool.apart.discard(ticket)
@@ -97,7 +97,7 @@ class Dispatcher:
         return out
 
     def next_wakeup(self, now: float) -> float | None:
-        """Return when time alone may allow a decision."""
+        """Return when the passage of time alone may allow a decision."""
         due = self._registry.next_timer()
         if self._look_at > now and (due is None or self._look_at < due):
             due = self._look_at
@@ -136,7 +136,7 @@ class Dispatcher:
         if len(pool.apart):
             self._serve_suspects(pool, now, out)
         if not queue.long.count and pool.held is None:
-            # What nearly every call comes down to: short requests and room for them.
+            # The common case: short requests, and room for them.
             while (head := queue.short.head()) is not None:
                 if head.excluded or head.deaths or head.expires_at <= now:
                     break
@@ -158,7 +158,7 @@ class Dispatcher:
             self._despair(pool, now, out)
 
     def _serve_suspects(self, pool: Pool, now: float, out: list[Assignment]) -> None:
-        """Give suspects to engines that hold none. One whose time is over goes where it can."""
+        """Assign suspects to engines without one. After the isolation time they queue normally."""
         for ticket in pool.apart.take_over(now):
             pool.queue.line_up(ticket)
         for ticket in pool.apart.first(_MOST_ASIDE):
@@ -174,7 +174,7 @@ class Dispatcher:
     def _serve_one(
         self, pool: Pool, now: float, out: list[Assignment], aside: list[Ticket]
     ) -> bool:
-        """Decide one thing; False when there is nothing left to decide."""
+        """Make one decision; return False when none is left."""
         queue = pool.queue
         aged = None
         if queue.long.count:
@@ -210,7 +210,7 @@ class Dispatcher:
         return False
 
     def _is_slow(self, pool: Pool, engine: Engine, short: Ticket, now: float) -> bool:
-        """Whether short work had better wait for a quicker engine, while long work fills this."""
+        """Whether short work should wait for a faster engine while long work fills this one."""
         if pool.peak_per_s <= 0.0 or short.excluded:
             return False
         usual_s = (pool.half_at + pool.load) / pool.peak_per_s
@@ -243,7 +243,7 @@ class Dispatcher:
     def _step_aside(
         self, pool: Pool, ticket: Ticket, now: float, out: list[Assignment], aside: list[Ticket]
     ) -> bool:
-        """Let a repeat that finds no engine not block the others; refuse it if none is left."""
+        """Set aside a retry that finds no engine; refuse it if none is left."""
         if not ticket.excluded and not ticket.deaths:
             return False
         pool.queue.remove(ticket)
@@ -263,13 +263,13 @@ class Dispatcher:
                 out.append(Assignment(head, None, AdmissionRefusal.WAITED_TOO_LONG))
 
     def _despair(self, pool: Pool, now: float, out: list[Assignment]) -> None:
-        """Refuse work that has waited long enough while every engine fails or is out."""
+        """Refuse work that has waited long enough while no engine is in service or answers well."""
         if pool.has_hope():
             pool.hopeless_since = None
             return
         if pool.hopeless_since is None:
             pool.hopeless_since = now
-        # Summed up as `next_wakeup` does: rounded otherwise, its time comes and nothing happens.
+        # Same order of additions as in `next_wakeup`: other rounding makes its timer fire early.
         wait_s = self._registry.settings.engine_wait_s
         if pool.hopeless_since + wait_s > now:
             return
@@ -280,7 +280,7 @@ class Dispatcher:
                 out.append(Assignment(head, None, AdmissionRefusal.NONE_IN_SERVICE))
 
     def _adjust_fill(self, pool: Pool, now: float) -> None:
-        """Let long work fill the engines further when much of it waits, and less when little."""
+        """Raise the fill of long work when much of it waits, and lower it when little does."""
         if pool.peak_per_s <= 0.0 or pool.half_at <= 0.0:
             return
         base_s = pool.half_at / pool.peak_per_s
@@ -295,7 +295,7 @@ class Dispatcher:
             for engine in pool.members.values():
                 self._registry.refresh(engine, now)
 
-    # Room for what does not fit between the rest.
+    # Keeping an engine free for work that fits nowhere else.
 
     def _held_for(self, pool: Pool, ticket: Ticket, now: float) -> Engine | None:
         engine = pool.held
@@ -307,7 +307,7 @@ class Dispatcher:
         return None
 
     def _hold(self, pool: Pool, ticket: Ticket, now: float) -> None:
-        """Keep the engine that will be free soonest for a ticket that fits in nowhere."""
+        """Keep the engine that will be free soonest for a ticket that fits nowhere."""
         if ticket.windows == 1 or pool.held is not None:
             return
         engine = pool.best()
@@ -327,7 +327,7 @@ class Dispatcher:
 
 
 def fits_held(engine: Engine, ticket: Ticket) -> bool:
-    """Whether a ticket may start on the engine found for it, or kept for it."""
+    """Whether a ticket may start on the engine that was picked or kept free for it."""
     if engine.held_for is None:
         return True
     return fits(engine, ticket, engine.long_limit) or engine.windows_in_flight == 0

@@ -1,16 +1,16 @@
-"""How fast a queue drains at present."""
+"""The current rate at which a queue drains."""
 
 import math
 from typing import Final
 
-#: Long enough to average over the answers of a few files, short enough to be the present.
+#: Long enough to average over the responses of a few files, short enough to be current.
 DRAIN_MEMORY_S: Final = 5.0
-# Finer steps would only cost time.
+# A finer resolution would only cost time.
 _GRAIN_S: Final = 0.1
 
 
 class DrainRate:
-    """Windows finished per second, forgetting exponentially."""
+    """Windows finished per second, with exponential decay."""
 
     __slots__ = ("_at", "_since", "_sum")
 
@@ -20,7 +20,7 @@ class DrainRate:
         self._since: float | None = None
 
     def note(self, windows: int, now: float) -> None:
-        """Count windows that are done."""
+        """Count finished windows."""
         if self._since is None:
             self._since = self._at = now
         elif now - self._at > _GRAIN_S:
@@ -29,17 +29,17 @@ class DrainRate:
         self._sum += windows
 
     def per_s(self, now: float) -> float:
-        """Return windows per second over the last few seconds; 0 before anything is done."""
+        """Return windows per second over the last few seconds; 0 before any has finished."""
         if self._since is None:
             return 0.0
-        # A sum that has only just begun is compared with the time it has had.
+        # A sum that has only just begun is divided by the time that it covers.
         seen = 1.0 - math.exp(min(0.0, self._since - now) / DRAIN_MEMORY_S)
         left = self._sum * math.exp(min(0.0, self._at - now) / DRAIN_MEMORY_S)
         return left / (DRAIN_MEMORY_S * max(seen, 0.02))
 
 
 def expected_wait_s(windows: float, per_s: float) -> float:
-    """Return how long it takes to work off so many windows; infinite when nothing gets done."""
+    """Return the time to finish this many windows; infinite at a rate of 0."""
     if windows <= 0:
         return 0.0
     return windows / per_s if per_s > 0 else math.inf

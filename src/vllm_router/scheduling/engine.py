@@ -1,7 +1,7 @@
-"""One engine as the router knows it: what discovery said, its state, what it holds, has shown.
+"""One engine as the router knows it: its spec, state, load and observed behavior.
 
-Only the fleet writes here; others read. Counters, not lists: an engine does not know which requests
-it holds, only how many and how long they are.
+Only the fleet writes here. Counters, not lists: an engine does not know which requests it holds,
+only how many and how long they are.
 """
 
 import math
@@ -26,17 +26,17 @@ EngineId = NewType("EngineId", str)
 
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
-    """What discovery says of an engine.
+    """An engine's description from discovery.
 
     Attributes:
-        engine_id: The url for a static engine, namespace/name/uid for a pod.
-        url: Scheme, host, port and maybe a path prefix; no slash at the end.
-        models: Names that it serves; None: it has to be asked.
-        model_type: As given to `--static-model-types`.
-        label: As given to `--static-model-labels`.
+        engine_id: The URL of a static engine; namespace/name/uid of a pod.
+        url: Scheme, host, port and optional path prefix, without a trailing slash.
+        models: Names of the models that it serves; None if the engine must be asked.
+        model_type: Value of `--static-model-types`.
+        label: Value of `--static-model-labels`.
         weight: Speed relative to other engines, above 0; a hint until its speed is measured.
-        gpu: Kind of GPU, for humans.
-        capabilities: What the engine is stated to be able to do; None: nothing is.
+        gpu: GPU type, for display and for estimates from peers of the same type.
+        capabilities: Stated capabilities; None if none are stated.
     """
 
     engine_id: EngineId
@@ -51,15 +51,15 @@ class EngineSpec:
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """The last probe of an engine.
+    """The result of an engine's last probe.
 
     Attributes:
         is_ok: Whether it passed.
-        seconds: How long it took.
+        seconds: Duration in seconds.
         at: When it ended, monotonic seconds.
-        error: Why it failed, one sentence.
-        is_timeout: Whether it failed for being slow, which a busy or cold engine may be.
-        is_denied: Whether the engine does not let the router in.
+        error: Reason for the failure, one sentence.
+        is_timeout: Whether it timed out, which a busy or cold engine may do.
+        is_denied: Whether the engine denied the router access.
     """
 
     is_ok: bool
@@ -72,7 +72,7 @@ class ProbeResult:
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """An engine's change of state; the caller logs one warning for each."""
+    """A change of an engine's state; the caller logs one warning for each."""
 
     engine_id: EngineId
     before: EngineState
@@ -84,46 +84,46 @@ class Engine:
     """One engine.
 
     Attributes:
-        spec: What discovery said last.
-        lot: A number by its id alone, the same in every router.
-        state: Where it is in its life.
-        models: Names that it serves, as far as known.
-        max_model_lens: Tokens of their contexts, by name, as far as it tells.
+        spec: Latest description from discovery.
+        lot: Stable hash of the ID, the same in every router.
+        state: Current state.
+        models: Names of the models that it serves, as far as known.
+        max_model_lens: Context lengths in tokens by model name, as far as the engine reports them.
         in_flight: Requests charged to it.
         windows_in_flight: Their windows of 30 s.
         audio_s_in_flight: Their seconds of audio.
-        suspects: How many of them are uploads on which an engine has died.
-        crowded_at: When it last held several of those, monotonic seconds.
-        elsewhere: Windows that other routers have there, as far as scrapes tell.
-        part: The part of the engine's work that is this router's, with some slack.
+        suspects: Number of them that are uploads on which an engine has crashed.
+        crowded_at: When it last held several suspects, monotonic seconds.
+        elsewhere: Windows that other routers have in flight there, estimated from scrapes.
+        part: This router's share of the engine's work, with some slack.
         load: `windows_in_flight + elsewhere`.
-        stats: The last scrape; None: none, or it failed.
-        last_probe: The last probe; None: none yet.
-        last_error: The last thing that went wrong, one sentence; None: nothing did.
-        curve: How fast it has shown to be.
-        intercept_s: Seconds of a window that do not depend on the others, as is expected of it
-            after what it and its peers have shown.
-        slope_s: The same of the seconds that each window in service adds to all of them.
-        holding: How many windows it holds at a time by its own metrics.
-        limit: Windows that it may have in service in all.
-        long_limit: Windows in service up to which it takes pieces of long audio.
-        cap: This router's own windows below which it takes short work now; 0: none.
-        long_cap: The same for pieces of long audio.
-        ready_since: When it last became ready; None: never.
-        out_since: When it was found, or was last in order (ready, asleep, draining).
-        ejected_until: End of its present or last ejection, monotonic seconds.
-        ejections: Ejections not yet forgiven.
-        is_on_trial: Takes one request at a time until it has answered one well.
-        is_warm: Has grown to its full limit since it came back.
-        is_withdrawn: Discovery no longer names it.
-        record: Its answers since the last good one.
-        rests: How often in a row it has asked for a rest.
-        rests_until: End of its present or last rest, monotonic seconds.
-        unfit: Kinds of upload that it refuses although others serve them.
-        withheld: Models that it lists and answers 404 for, each with the end of the time in which
-            it gets no work for it, monotonic seconds.
-        suspected_at: When a call to it was found overdue, monotonic seconds; None: it has answered,
-            or passed a probe, since.
+        stats: The last scrape; None if there was none or it failed.
+        last_probe: The last probe; None before the first.
+        last_error: The last error, one sentence; None if there was none.
+        curve: Service curve learned from its responses.
+        intercept_s: Load-independent part of a window's time, in seconds, estimated from its own
+            and its peers' responses.
+        slope_s: Seconds that each window in service adds to the time of a window, estimated alike.
+        holding: How many windows it holds at a time, from its own metrics.
+        limit: Windows that it may have in service in total.
+        long_limit: Windows in service up to which it accepts segments of long audio.
+        cap: This router's own windows below which it accepts short work now; 0 for none.
+        long_cap: The same for segments of long audio.
+        ready_since: When it last became ready; None if never.
+        out_since: When it was discovered, or was last in order (ready, sleeping, draining).
+        ejected_until: End of its current or last ejection, monotonic seconds.
+        ejections: Ejections that still count toward the next one's length.
+        is_on_trial: Gets one request at a time until it answers one well.
+        is_warm: Has ramped up to its full limit since it returned.
+        is_withdrawn: No longer listed by discovery.
+        record: Its bad answers since the last good one.
+        rests: Consecutive requests for a rest.
+        rests_until: End of its current or last rest, monotonic seconds.
+        unfit: Kinds of upload that it refuses although other engines serve them.
+        withheld: Models that it lists but answers with 404, and for each the time until which it
+            gets no work for it, monotonic seconds.
+        suspected_at: When a call to it was found overdue, monotonic seconds; None once it has
+            answered or passed a probe.
     """
 
     __slots__ = (
@@ -235,17 +235,17 @@ class Engine:
 
     @property
     def engine_id(self) -> EngineId:
-        """The engine's id, for short."""
+        """The engine's ID."""
         return self.spec.engine_id
 
     @property
     def speed(self) -> float:
-        """Windows per second that it approaches when full, as is expected of it."""
+        """Estimated throughput at full load, in windows per second."""
         return 1.0 / self.slope_s
 
     @property
     def half_at(self) -> float:
-        """Windows in service at which half of that is reached, as is expected of it."""
+        """Estimated windows in service at which half of that throughput is reached."""
         return self.intercept_s / self.slope_s
 
     def __repr__(self) -> str:

@@ -1,13 +1,13 @@
-"""An engine's /metrics page -> the few numbers the router balances by.
+"""Reads the few numbers used for balancing from an engine's /metrics page.
 
-Promises: the sums a full Prometheus parser would give for these names, in a fraction of its time;
-of a series that stands twice, which the format forbids, only the last counts.
-A vLLM page is 50 to 100 KB and a thousand engines are scraped every ten seconds, so the page is
-never split into lines: each wanted name is searched in the bytes, and only its lines are read.
+Promises: the same sums that a full Prometheus parser would give for these names, in a fraction of
+its time. If a series appears twice, which the format forbids, only the last counts. A vLLM page has
+50 to 100 KB and a thousand engines are scraped every ten seconds, so the page is never split into
+lines: each name is searched for in the bytes, and only its lines are parsed.
 
-Bounds: pages over 8 MiB are refused; the time is linear in the page whatever it holds.
+Bounds: pages over 8 MiB are refused; the time is linear in the page's size, whatever it contains.
 
-Refuses to know: where the page came from, how old it is, what the numbers mean for balancing.
+Refuses to know: the page's origin and age, and what the numbers mean for balancing.
 """
 
 import math
@@ -15,18 +15,18 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-# Two thousand times vLLM's page would still be honest for many ranks; past this it is not a page.
+# A hundred times vLLM's page, which leaves room for many ranks; anything larger is not a page.
 MAX_PAGE_BYTES: Final = 8 * 1024 * 1024
-# An engine runs some hundreds of sequences and lets some thousands wait. What a broken one claims
-# goes into sums and pages, where a number without bound would spoil everybody's.
+# An engine runs hundreds of sequences and queues thousands. A broken engine's number goes into sums
+# and status pages, where an unbounded value would corrupt the totals for all engines.
 MAX_REQUESTS: Final = 1_000_000
 
-# A share that rounding has left above 1 is still one.
+# Rounding may push a share slightly above 1.
 _MOST_USAGE: Final = 1.01
 
 # What may follow a name on its line: labels, a value, a timestamp in milliseconds. Possessive
-# quantifiers keep hostile labels from backtracking. A newline inside a label value is written as
-# backslash and n, so a line of bytes is a line of the format. No honest number has 64 digits.
+# quantifiers prevent backtracking on hostile labels. A newline inside a label value is escaped as
+# backslash and n, so a line of bytes is a line of the format. No valid number has 64 digits.
 _REST: Final = re.compile(
     rb"""
     [ \t]*+ (?: \{ ( [^"}\n]*+ (?: "[^"\\\n]*+ (?: \\[^\n] [^"\\\n]*+ )*+" [^"}\n]*+ )*+ ) \} )?
@@ -42,24 +42,24 @@ _LABEL: Final = re.compile(
 _ESCAPE: Final = re.compile(rb'\\([n"\\])')
 _GROUP_GOES_ON: Final = (b"v", b" ", b"\t")
 _NAME_ENDS: Final = (b"{", b" ", b"\t")
-# Some exporters cannot write a colon in a name.
+# Some exporters cannot use a colon in a name.
 _PREFIXES: Final = (b"vllm:", b"vllm_")
 
 
 class BadExposition(ValueError):
-    """The page does not tell how busy the engine is."""
+    """The page does not show how busy the engine is."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """What one engine says of itself, over all its data-parallel ranks.
+    """An engine's own metrics, over all its data-parallel ranks.
 
     Attributes:
-        running: Sequences being decoded; one per 30 s of audio, summed over ranks.
+        running: Sequences being decoded, one per 30 s of audio, summed over ranks.
         waiting: Sequences queued in the engine, summed over ranks.
-        cache_usage: Share of the KV cache in use, 0 to 1, the mean of the ranks.
-        preempted: Sequences put back into the queue since the engine began, summed over ranks.
-        is_sleeping: At least one rank is put to sleep and would not answer.
+        cache_usage: Share of the KV cache in use, 0 to 1, mean over ranks.
+        preempted: Sequences put back into the queue since the engine started, summed over ranks.
+        is_sleeping: Whether at least one rank sleeps and would not answer.
     """
 
     running: float
@@ -73,16 +73,16 @@ def read_engine_stats(text: bytes, model: str | None = None) -> EngineStats:
     """Read an engine's metrics page in the Prometheus text format.
 
     Args:
-        text: The body of the engine's answer.
-        model: Count only the series of this `model_name`; None counts all.
+        text: Body of the engine's response.
+        model: Count only the series with this `model_name`; None counts all.
 
     Returns:
-        The sums over ranks. What is optional and absent, infinite, NaN or negative is None, and so
-        is a share above 1. A state of sleep that is neither 0 nor 1 says nothing.
+        Sums over ranks. An optional value that is absent, infinite, NaN or negative is None, and
+        so is a share above 1. A sleep state other than 0 or 1 is ignored.
 
     Raises:
-        BadExposition: the page is over 8 MiB, one of the lines wanted is malformed, or the running
-            or waiting requests are absent or no count. Nothing else is raised, on any bytes.
+        BadExposition: The page is over 8 MiB, a relevant line is malformed, or the running or
+            waiting requests are absent or not a count. No other error is raised for any input.
     """
     if len(text) > MAX_PAGE_BYTES:
         raise BadExposition(f"the page has {len(text)} bytes, over {MAX_PAGE_BYTES}")
@@ -94,7 +94,7 @@ def read_engine_stats(text: bytes, model: str | None = None) -> EngineStats:
         raise BadExposition(f"no usable vllm:{absent} on the page")
     if running + waiting > MAX_REQUESTS:
         raise BadExposition(f"{running + waiting:g} requests are more than any engine has")
-    # vLLM before 0.11 called the cache by the GPU's name; some releases wrote both.
+    # Before 0.11, vLLM named the metric after the GPU; some releases wrote both.
     usage = page.values(b"kv_cache_usage_perc") or page.values(b"gpu_cache_usage_perc")
     usage_total = _total(usage)
     if usage_total is not None and max(usage) > _MOST_USAGE:
@@ -109,14 +109,14 @@ def read_engine_stats(text: bytes, model: str | None = None) -> EngineStats:
 
 
 class _Page:
-    """One page, asked for the samples of one name at a time."""
+    """One page, queried for one metric name at a time."""
 
     __slots__ = ("_first", "_model", "_text")
 
     def __init__(self, text: bytes, model: bytes | None) -> None:
         self._text = text
         self._model = model
-        # Nothing wanted comes before the first name of vLLM's.
+        # No relevant sample precedes the first name with vLLM's prefix.
         at = text.find(_PREFIXES[0])
         other = text.find(_PREFIXES[1], 0, at if at >= 0 else len(text))
         self._first = other if other >= 0 else max(at, 0)
@@ -125,7 +125,7 @@ class _Page:
         return list(self._samples(name).values())
 
     def is_sleeping(self) -> bool:
-        """Say whether a rank sleeps: it is not `awake`, or in one of the kinds of sleep."""
+        """Return whether a rank sleeps: it is not `awake`, or it is in a sleep level."""
         for labels, value in self._samples(b"engine_sleep_state").items():
             is_awake = _label(labels, b"sleep_state") == b"awake"
             if value == (0.0 if is_awake else 1.0):
@@ -145,10 +145,10 @@ class _Page:
                 labels = match[1] or b""
                 if self._model is None or _label(labels, b"model_name") == self._model:
                     found[labels] = _number(match[2], name)
-            # The rest of the line cannot begin another sample: each byte is looked at once.
+            # The rest of the line cannot begin another sample, so each byte is read once.
             newline = text.find(b"\n", end)
-            # A metric's lines are one group, says the format: a comment or a name that cannot be
-            # vLLM's ends it, and the long histograms behind need no look.
+            # The format requires a metric's lines to form one group. A comment or a name without
+            # vLLM's prefix ends it, and the long histograms that follow need no search.
             if newline < 0 or (found and text[newline + 1 : newline + 2] not in _GROUP_GOES_ON):
                 break
             at = text.find(name, newline + 1)
@@ -171,7 +171,7 @@ def _label(labels: bytes, name: bytes) -> bytes | None:
 
 
 def _number(raw: bytes, name: bytes) -> float:
-    # float() takes underscores between digits; the format does not.
+    # float() accepts underscores between digits; the format does not.
     try:
         if b"_" not in raw:
             return float(raw)
@@ -181,7 +181,7 @@ def _number(raw: bytes, name: bytes) -> float:
 
 
 def _total(values: list[float]) -> float | None:
-    """Sum what is a finite count in every rank; None when there is none, or one is not."""
+    """Return the sum over ranks; None if there is no value, or one is not a finite count."""
     if not values or any(not math.isfinite(value) or value < 0 for value in values):
         return None
     total = sum(values)

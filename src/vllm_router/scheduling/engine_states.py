@@ -1,6 +1,6 @@
-"""The life of an engine as one table; the diagram in the docs is drawn from it.
+"""An engine's states as one transition table; the diagram in the docs is generated from it.
 
-Refuses to know: why an event happened and what follows from a state.
+Refuses to know: why an event happened, and what follows from a state.
 """
 
 from collections.abc import Mapping
@@ -10,35 +10,35 @@ from typing import Final
 
 
 class EngineState(StrEnum):
-    """Where an engine is in its life."""
+    """The state of an engine."""
 
-    DISCOVERED = "discovered"  # listed, not yet heard of
-    PROBING = "probing"  # not trusted with work until a probe has passed
-    READY = "ready"  # takes work
-    EJECTED = "ejected"  # taken out by the answers it gave; comes back by itself
+    DISCOVERED = "discovered"  # listed, no probe has ended yet
+    PROBING = "probing"  # gets no work until a probe passes
+    READY = "ready"  # gets work
+    EJECTED = "ejected"  # removed because of its answers; returns automatically
     SLEEPING = "sleeping"  # put to sleep by its operator
-    DRAINING = "draining"  # no new work; running work finishes
+    DRAINING = "draining"  # gets no new work; finishes what it has
     GONE = "gone"
 
 
 class Event(StrEnum):
-    """What may happen to an engine."""
+    """An event that may change an engine's state."""
 
     PROBE_PASSED = "probe passed"
     PROBE_FAILED = "probe failed"
-    PROBES_FAILED = "three probes failed in a row"
-    ANSWERS_FAILED = "three answers failed in a row, or were far too slow"
-    PROVED = "time is over, and a probe or an answer was good"
+    PROBES_FAILED = "three consecutive probes failed"
+    ANSWERS_FAILED = "three consecutive answers failed, or five were far too slow"
+    PROVED = "ejection time over, and a probe or trial passed"
     FELL_ASLEEP = "put to sleep"
-    WOKE = "woken"
+    WOKE = "woken up"
     DRAIN = "drained by the operator"
     RESUME = "resumed by the operator"
     WITHDRAWN = "withdrawn by discovery"
     LISTED = "listed again by discovery"
-    EMPTIED = "withdrawn and nothing in flight"
+    EMPTIED = "withdrawn, and nothing in flight"
 
 
-#: Not in service, and for no operator's wish: it comes back by itself, or not at all.
+#: Out of service, but not by an operator: the engine returns automatically or not at all.
 OUT: Final = frozenset((EngineState.DISCOVERED, EngineState.PROBING, EngineState.EJECTED))
 
 _ALIVE: Final = (

@@ -1,9 +1,8 @@
-"""The one form in which an engine's address is written.
+"""Normalization of engine URLs.
 
-Promises: two ways to write the same address (case of the host, a default port, a slash or ``/v1``
-at the end) give the same text, so that text can serve as an engine's identity; whatever could not
-be dialled is refused with one plain sentence. Knows nothing of names' resolution: ``localhost`` and
-``127.0.0.1`` stay two addresses.
+Promises: two spellings of an address (case of the host, default port, trailing slash or ``/v1``)
+give the same text, so the text can identify an engine. An address that cannot be dialed is refused
+with one plain sentence. Names are not resolved: ``localhost`` and ``127.0.0.1`` remain distinct.
 """
 
 import re
@@ -11,28 +10,28 @@ from ipaddress import IPv6Address, ip_address
 from typing import Final
 from urllib.parse import urlsplit
 
-# A hostname's longest form in text (RFC 1035, 3.1); a label may hold "_", as docker compose's do.
+# Longest host name in text form (RFC 1035, 3.1). Labels may contain "_", as in docker compose.
 _HOST_MAX: Final = 253
 _LABEL: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
 def engine_url(text: str) -> str:
-    """Return the address in its one form: ``http://host[:port][/prefix]``, no slash at the end.
+    """Return the normalized address: ``http://host[:port][/prefix]``, without a trailing slash.
 
     Args:
-        text: What a person wrote. A final ``/v1`` is dropped, because OpenAI clients' base URLs
-            end in it and the engine's paths already begin with it.
+        text: Text that a person wrote. A trailing ``/v1`` is dropped, because OpenAI clients' base
+            URLs end in it and the engine's paths already begin with it.
 
     Raises:
-        ValueError: one sentence that quotes the text and says what is wrong with it.
+        ValueError: One sentence that quotes the text and says what is wrong with it.
     """
     url = text.strip()
     shown = f'"{url}"'
     if not url:
         raise ValueError("an engine's URL is empty")
     if any(char <= " " or char == "\x7f" for char in url):
-        raise ValueError(f"{shown} has a space or a control character in it")
+        raise ValueError(f"{shown} contains a space or a control character")
     scheme, separator, _ = url.partition("://")
     if not separator or scheme.lower() not in _DEFAULT_PORTS:
         raise ValueError(f"{shown} does not begin with http:// or https://")
@@ -43,9 +42,9 @@ def engine_url(text: str) -> str:
     except ValueError as error:
         raise ValueError(f"{shown} is not a URL: {_lowered(error)}") from None
     if "@" in parts.netloc:
-        # Not quoted: it may hold a password, and start-up errors end up in logs.
+        # Not quoted: it may contain a password, and startup errors end up in logs.
         raise ValueError(
-            "an engine's URL holds a user name or password; give a key by its own flag"
+            "an engine's URL contains a user name or password; give a key with its own flag"
         )
     if not host:
         raise ValueError(f"{shown} names no host")
@@ -62,14 +61,14 @@ def engine_url(text: str) -> str:
 
 
 def address_url(address: str, port: int) -> str:
-    """Return ``http://address:port`` for an IPv4 or IPv6 address or a host name.
+    """Return ``http://address:port`` for an IPv4 address, an IPv6 address or a host name.
 
     Raises:
-        ValueError: neither an address nor a host name, or no usable port.
+        ValueError: Neither an address nor a host name, or no usable port.
     """
     if not 0 < port < 65536:
         raise ValueError(f"port {port} is not between 1 and 65535")
-    # Of a machine's making, and as long as it likes.
+    # Machine-made text of unbounded length.
     shown = ascii(address[:_HOST_MAX])
     return f"http://{_host(address.rstrip('.').lower(), shown)}:{port}"
 
@@ -80,14 +79,14 @@ def _host(host: str, shown: str) -> str:
     except ValueError:
         labels = host.removesuffix(".").split(".")
         is_name = len(host) <= _HOST_MAX and all(_LABEL.fullmatch(label) for label in labels)
-        # "10.0.0.300" would pass as a name; no top-level domain is a number (RFC 3696, 2).
+        # "10.0.0.300" would pass as a name, but no top-level domain is a number (RFC 3696, 2).
         if not is_name or labels[-1].isdigit():
             raise ValueError(f"{shown} has no valid host name or IP address") from None
         return host
     if isinstance(parsed, IPv6Address):
         if parsed.scope_id is not None:
             raise ValueError(
-                f"{shown} has a zone in its IPv6 address, which means nothing elsewhere"
+                f"{shown} has a zone in its IPv6 address, which is meaningless on other hosts"
             )
         return f"[{parsed}]"
     return str(parsed)

@@ -1,10 +1,10 @@
-"""The fleet: which engine takes which work, and when.
+"""The fleet decides which engine gets which work, and when.
 
-Without I/O: every method takes `now` in monotonic seconds and none awaits, so no lock is needed and
-a test or a simulation may run it in a time of its own. Decisions come out of `assign`; whoever
-drives the fleet calls it after `submit`, `finish` and every observation, and at `next_wakeup`.
+It does no I/O: every method takes `now` in monotonic seconds and none awaits, so no lock is needed,
+and a test or a simulation may run it on its own clock. `assign` returns the decisions. The caller
+runs it after `submit`, `finish` and every observation, and at `next_wakeup`.
 
-Bounds: O(log n) in engines and waiting tickets for submit, one assignment, withdraw and finish.
+Bounds: submit, one assignment, withdraw and finish take O(log n) in engines and queued tickets.
 """
 
 import math
@@ -40,13 +40,14 @@ from vllm_router.scheduling.work import (
     Urgency,
 )
 
-# Other work goes to a further engine, or is on it already: a black hole drains no queue.
+# With other outcomes the work goes to a further engine, or is already on it: a black hole drains no
+# queue.
 _DONE: Final = frozenset((OutcomeKind.OK, OutcomeKind.CLIENT_FAULT, OutcomeKind.CLIENT_LEFT))
-#: What an engine showed longer ago than this may be true no longer.
+#: Observations older than this may no longer hold.
 _STALE_S: Final = 10.0
-#: So many answers tell what is usual: the first may have been late because the engine was cold.
+#: Responses after which an engine's time is known; the first may be late because it was cold.
 _TOLD: Final = 3
-#: With many engines one is probed every few milliseconds; what is usual among them changes slowly.
+#: In a large fleet a probe ends every few milliseconds, but the median changes slowly.
 _USUAL_S: Final = 1.0
 
 
@@ -60,25 +61,25 @@ def _others(engine: Engine) -> Iterator[Engine]:
 
 
 def _has_answered_since(engine: Engine, charge: Charge) -> bool:
-    """Whether an engine has answered well since a call to another began."""
+    """Whether an engine has answered well since a call to another engine began."""
     return engine.last_ok_at is not None and engine.last_ok_at >= charge.started_at
 
 
 def _prior_s(engine: Engine) -> float:
-    """Return the time of a window that is assumed before any engine has answered, in seconds."""
+    """Return the time of a window assumed before any engine has answered, in seconds."""
     return (PRIOR_HALF_AT + 1.0) / PRIOR_PEAK_PER_S / engine.spec.weight
 
 
 @dataclass(frozen=True, slots=True)
 class QueueView:
-    """What waits for a model, of one urgency.
+    """Queued work for a model, of one urgency.
 
     Attributes:
         model: The model.
-        urgency: Short requests or pieces of long ones.
-        count: Tickets.
+        urgency: Short requests or segments of long ones.
+        count: Number of tickets.
         audio_s: Their seconds of audio.
-        oldest_s: How long ago the oldest of them came in, seconds.
+        oldest_s: Age of the oldest ticket, in seconds.
     """
 
     model: str
@@ -89,26 +90,26 @@ class QueueView:
 
 
 class Fleet:
-    """All engines, all waiting work, and what connects them.
+    """All engines, all queued work, and the rules that connect them.
 
     Args:
-        settings: What the operator decided.
-        rng: Source of chance for ties and draws.
+        settings: The operator's settings.
+        rng: Source of randomness for ties and draws.
 
     Raises:
-        KeyError: the policy's name is not in the table.
+        KeyError: The policy's name is not in the table.
     """
 
     def __init__(self, settings: FleetSettings | None = None, rng: Random | None = None) -> None:
         self.settings = settings or FleetSettings()
         self._registry = Registry(self.settings, rng or Random())  # noqa: S311 - ties, not secrets
         self._budget = RetryBudget(self.settings.retry_share, self.settings.retry_floor_per_s)
-        # Of its own, or a client that sends broken files would use up others' repeats.
+        # Separate, so that a client sending broken files cannot use up other clients' retries.
         self._second_opinions = RetryBudget(0.0, self.settings.second_opinions_per_s)
         self._judge = OutlierDetection(self._registry, self._budget)
         self._dispatcher = Dispatcher(self._registry)
         self._heartbeat = Heartbeat()
-        #: Engines that have refused what others served; those without anything left are dropped.
+        #: Engines that refused uploads that others served; dropped once they withhold nothing.
         self._unfit: dict[EngineId, Engine] = {}
         after = self.settings.hedge_after_s
         self._hedge = (
@@ -120,14 +121,14 @@ class Fleet:
     def __repr__(self) -> str:
         return f"<Fleet {len(self._registry.engines)} engines, {self.waiting()} waiting>"
 
-    # What is there.
+    # Views.
 
     def engine(self, engine_id: EngineId) -> Engine | None:
-        """Return an engine by its id, or None."""
+        """Return an engine by its ID, or None."""
         return self._registry.engines.get(engine_id)
 
     def engines(self) -> Iterable[Engine]:
-        """Return every engine that is not gone."""
+        """Return all engines that are not gone."""
         return self._registry.engines.values()
 
     def models(self) -> tuple[str, ...]:
@@ -135,14 +136,14 @@ class Fleet:
         return tuple(model for model, pool in self._registry.pools.items() if pool.members)
 
     def is_ready(self, model: str | None = None) -> bool:
-        """Whether an engine is ready for a model, or for any model when none is named."""
+        """Whether an engine is ready for a model, or for any model if none is given."""
         pools = self._registry.pools
         if model is not None:
             return model in pools and pools[model].states[EngineState.READY] > 0
         return any(pool.states[EngineState.READY] for pool in pools.values())
 
     def is_ready_for(self, ticket: Ticket) -> bool:
-        """Whether an engine is ready that has not failed on the work."""
+        """Whether an engine is ready that has not yet failed on the work."""
         pool = self._registry.pools.get(ticket.model)
         return pool is not None and any(
             may_serve(engine, ticket) for engine in pool.untried(ticket)
@@ -154,7 +155,7 @@ class Fleet:
         return () if pool is None else pool.members.values()
 
     def readiness(self, model: str) -> tuple[int, float]:
-        """Return how many engines are ready for a model, and when one of them last became so."""
+        """Return how many engines are ready for a model, and when one last became ready."""
         count, at = 0, -math.inf
         for engine in self.members(model):
             if engine.state is EngineState.READY and engine.ready_since is not None:
@@ -163,21 +164,21 @@ class Fleet:
         return count, at
 
     def may_recover_for(self, ticket: Ticket, now: float) -> bool:
-        """Whether an engine that is out and has not failed on the work may be ready any moment."""
+        """Whether an engine is out that may recover soon and has not yet failed on the work."""
         pool = self._registry.pools.get(ticket.model)
         return pool is not None and any(
             self._judge.may_return(engine, now) for engine in pool.untried(ticket)
         )
 
     def waiting(self, model: str | None = None) -> int:
-        """Return how many tickets wait, for a model or in all."""
+        """Return how many tickets are queued, for a model or in total."""
         pools = self._registry.pools
         if model is not None:
             return len(pools[model].queue) if model in pools else 0
         return sum(len(pool.queue) for pool in pools.values())
 
     def queues(self, now: float | None = None) -> Iterator[QueueView]:
-        """Yield what waits, by model and urgency; without `now` the oldest's age is 0."""
+        """Yield the queued work by model and urgency; without `now`, the oldest age is 0."""
         for model, pool in self._registry.pools.items():
             for urgency, lane in (
                 (Urgency.SHORT, pool.queue.short),
@@ -187,18 +188,18 @@ class Fleet:
                 age_s = 0.0 if head is None or now is None else max(0.0, now - head.enqueued_at)
                 yield QueueView(model, urgency, lane.count, lane.audio_s, age_s)
 
-    # What is observed.
+    # Observations.
 
     def beat(self, now: float) -> None:
-        """Note that the event loop runs; to be called every `heartbeat.BEAT_S` seconds.
+        """Record that the event loop runs; call this every `heartbeat.BEAT_S` seconds.
 
-        Time that a call or a probe took is held against no engine, and not learned, where beats
-        were missing meanwhile: then the router itself stood still.
+        If beats were missing during a call or a probe, the router itself stalled. The call's time
+        then neither counts against the engine nor is learned.
         """
         self._heartbeat.beat(now)
 
     def apply(self, change: Change, now: float) -> tuple[Transition, ...]:
-        """Take a change from discovery in."""
+        """Apply a change from discovery."""
         return self._registry.apply(change, now)
 
     def observe_models(
@@ -208,14 +209,14 @@ class Fleet:
         now: float,
         max_model_lens: dict[str, int] | None = None,
     ) -> None:
-        """Note the models that an engine says it serves; unknown ids are ignored."""
+        """Record the models that an engine says it serves; unknown IDs are ignored."""
         engine = self.engine(engine_id)
         if engine is None:
             return
         engine.max_model_lens = max_model_lens or {}
         if not models:
-            # It may pass its probes, and still takes no work.
-            engine.last_error = "its /v1/models names no model"
+            # It may pass its probes, but still gets no work.
+            engine.last_error = "its /v1/models lists no model"
         models = self._judge.without_withheld(engine, models, now)
         if engine.models != models:
             self._registry.set_models(engine, models, now)
@@ -223,7 +224,7 @@ class Fleet:
     def observe_stats(
         self, engine_id: EngineId, stats: EngineStats | None, now: float
     ) -> tuple[Transition, ...]:
-        """Note what a scrape says; None: it failed, and the others' load there is unknown."""
+        """Record a scrape; None if it failed and other routers' load there is unknown."""
         engine = self.engine(engine_id)
         if engine is None:
             return ()
@@ -253,7 +254,7 @@ class Fleet:
         *,
         is_denied: bool = False,
     ) -> tuple[Transition, ...]:
-        """Note the result of a probe that has just ended."""
+        """Record the result of a probe that has just ended."""
         engine = self.engine(engine_id)
         if engine is None:
             return ()
@@ -268,11 +269,11 @@ class Fleet:
         return moves
 
     def _doubt(self, engine: Engine, now: float) -> None:
-        """Give an idle engine that once looked slow the chance to show what it is now.
+        """Let an idle engine that once appeared slow be measured again.
 
-        A slow engine gets little work, and only work shows that it is slow no longer. So when it
-        has had none for a while it passes for as fast as the others have been of late: the next
-        answer tells.
+        A slow engine gets little work, and only work shows that it is no longer slow. After a while
+        without work, it is assumed to be as fast as its peers have recently been. Its next response
+        shows its real speed.
         """
         if engine.in_flight or not engine.curve.answers or not _is_stale(engine, now):
             return
@@ -281,11 +282,11 @@ class Fleet:
         own_s = engine.curve.window_s(1.0)
         if usual_s is not None and own_s > usual_s:
             engine.curve.rescale(usual_s / own_s)
-            # Not at once: when the load of a large fleet ends, this comes to hundreds of engines.
+            # Deferred: when the load of a large fleet ends, this applies to hundreds of engines.
             self._registry.relearned(engine, now)
 
     def _usual_s(self, pool: Pool, now: float) -> float | None:
-        """Return the median time of a window on the engines that have answered of late, if any."""
+        """Return the median window time of the engines that have recently answered, or None."""
         if now - pool.usual_at >= _USUAL_S:
             fresh = [
                 engine.curve.window_s(1.0)
@@ -301,13 +302,13 @@ class Fleet:
     # Work.
 
     def admit(self, ticket: Ticket, now: float) -> None:
-        """Say whether a ticket may join the queue, without joining it.
+        """Check whether a ticket may join the queue, without queueing it.
 
-        Of a long audio in pieces the whole is asked for once, by a ticket with its full length; the
-        pieces are then submitted with `is_admitted`.
+        Long audio in segments is checked once, with a ticket of its full length. Its segments are
+        then submitted with `is_admitted`.
 
         Raises:
-            QueueFull: the queue is too long, by its audio or by its expected wait.
+            QueueFull: The queue's audio or expected wait exceeds its limit.
         """
         admit(self._registry.pool(ticket.model), ticket, self.settings, now)
 
@@ -315,7 +316,7 @@ class Fleet:
         """Queue a ticket.
 
         Raises:
-            QueueFull: see `admit`; never for a ticket that was admitted before.
+            QueueFull: See `admit`; never for a ticket that was already admitted.
         """
         pool = self._registry.pool(ticket.model)
         self._let_in(pool, ticket, now)
@@ -332,9 +333,9 @@ class Fleet:
                 self._keep_from_unfit(pool, ticket, now)
 
     def _keep_from_unfit(self, pool: Pool, ticket: Ticket, now: float) -> None:
-        """Exclude the engines that refuse such uploads, where another one is ready.
+        """Exclude the engines that refuse such uploads, if another engine is ready.
 
-        Where none is, their refusal is what tells that the router has to convert the upload.
+        If none is, their refusal shows that the router has to convert the upload.
         """
         unfit = set()
         for engine in list(self._unfit.values()):
@@ -349,9 +350,9 @@ class Fleet:
                 ticket.excluded -= unfit
 
     def take(self, ticket: Ticket, now: float) -> Charge | None:
-        """Return a charge at once where nothing waits and there is room; None: `submit` the ticket.
+        """Charge an engine at once if nothing is queued and there is room; None means `submit`.
 
-        What `submit` and `assign` come to then, in half the time: so it is for nearly every upload.
+        Equivalent to `submit` and `assign` in half the time; nearly every upload takes this path.
         """
         pool = self._registry.pools.get(ticket.model)
         if pool is None or len(pool.queue):
@@ -360,7 +361,7 @@ class Fleet:
         return self._dispatcher.take(pool, ticket, now)
 
     def withdraw(self, ticket: Ticket, now: float) -> None:
-        """Take a ticket out of the queue at once; nothing happens if it does not wait."""
+        """Remove a ticket from the queue at once; do nothing if it is not queued."""
         self._dispatcher.withdraw(ticket, now)
 
     def assign(self, now: float) -> list[Assignment]:
@@ -368,11 +369,11 @@ class Fleet:
         return self._dispatcher.assign(now)
 
     def next_wakeup(self, now: float) -> float | None:
-        """Return when `assign` is to be called again if nothing else happens; None: need not be."""
+        """Return when to call `assign` if nothing else happens; None if there is no need."""
         return self._dispatcher.next_wakeup(now)
 
     def finish(self, charge: Charge, outcome: Outcome, now: float) -> tuple[Transition, ...]:
-        """Release a charge and judge its engine by the outcome; a second call does nothing."""
+        """Release a charge and rate its engine by the outcome; a second call does nothing."""
         engine = charge.engine
         if engine is None:
             return ()
@@ -381,7 +382,7 @@ class Fleet:
         windows = load.release(charge, engine, now, is_done=kind in _DONE)
         moves: tuple[Transition, ...] = ()
         if not self._heartbeat.ran_since(charge.started_at, now):
-            # How long it took says something of the router, not of the engine.
+            # The time reflects the router's stall, not the engine.
             if kind is OutcomeKind.OK:
                 moves = self._judge.answered_well(engine, charge, now)
                 kind = OutcomeKind.CANCELLED
@@ -407,8 +408,8 @@ class Fleet:
             seconds = now - charge.started_at
             moves = self._judge.overtaken(engine, charge, seconds, now)
             if self.settings.suspicion.is_known(engine.curve.answers):
-                # It would have taken at least as long. Not learned, a slow engine would stay a
-                # suspect for ever: none of its answers would come to be seen.
+                # It would have taken at least this long. Otherwise a slow engine would stay
+                # suspect forever, because none of its responses would ever be seen.
                 self._learn(engine, windows + engine.elsewhere, seconds, now)
         elif is_failure(kind):
             moves = self._judge.answered_badly(
@@ -430,9 +431,9 @@ class Fleet:
             self._registry.relearned(engine, now)
 
     def _relearn(self, engine: Engine, windows: float, seconds: float, now: float) -> None:
-        """Take an engine for slow only once as many answers were late as take it out.
+        """Learn that an engine is slow only after as many late responses as eject it.
 
-        Learned one by one they would pass for its usual time before they are that many.
+        Learned one by one, they would become its usual time before it is ejected.
         """
         if engine.slow_answers < self.settings.health.outlier_answers:
             return
@@ -441,16 +442,16 @@ class Fleet:
         self._registry.relearned(engine, now, is_at_once=True)
 
     def died(self, charge: Charge, now: float, others: Iterable[Charge] = ()) -> bool:
-        """Note that an engine has ended while it worked on a charge, released or not.
+        """Record that an engine crashed during a call, whose charge may already be released.
 
         Args:
             charge: The charge.
             now: Monotonic seconds.
-            others: What else is charged for the same audio.
+            others: Other charges for the same audio.
 
         Returns:
-            Whether the upload may be what ended it. It is not where the engine has cut off others
-            before, one after the other, and takes calls all the same.
+            Whether the upload may have caused the crash. It has not if the engine had cut off
+            several calls in a row before and still accepts calls.
         """
         engine = self.engine(charge.engine_id)
         if engine is not None and not engine.record.is_death(charge.started_at, now):
@@ -463,25 +464,25 @@ class Fleet:
         return True
 
     def absolve(self, deaths: Iterable[Death], now: float) -> None:
-        """Note that an upload has ended engines, which are not to be ejected for longer for it."""
+        """Record that an upload crashed engines, whose ejections it must not extend."""
         for death in deaths:
             engine = self.engine(death.engine_id)
             if engine is not None:
                 self._judge.absolve(engine, now)
 
     def is_evidence(self, charge: Charge) -> bool:
-        """Whether a failure of this call says anything of the work; to be asked before `finish`.
+        """Whether a failure of this call is evidence about the work; ask before `finish`.
 
-        An engine that fails on everything says nothing of the work that it fails on.
+        An engine that fails on everything is not evidence.
         """
         engine = charge.engine
         return engine is None or (not engine.is_on_trial and not engine.record.count)
 
     def refused(self, charge: Charge, status: int, now: float) -> tuple[int, int]:
-        """Note that an engine has refused an upload, before the charge is released.
+        """Record that an engine has refused an upload, before the charge is released.
 
         Returns:
-            Its votes against the upload, 0 or 1, and how many are needed to tell the client.
+            Its votes against the upload, 0 or 1, and the votes needed to refuse the client.
         """
         engine = charge.engine
         if engine is None:
@@ -490,18 +491,18 @@ class Fleet:
         return self._judge.refused(engine, pool, status, now)
 
     def agreed(self, model: str, status: int, engine_ids: Iterable[EngineId], now: float) -> None:
-        """Note that engines have refused an upload with good reason."""
+        """Record that engines have refused an upload with good reason."""
         engines = [engine for each in engine_ids if (engine := self.engine(each)) is not None]
         self._judge.agreed(engines, self._registry.pool(model), status, now)
 
     def refuted(
         self, engine_id: EngineId, ticket: Ticket, status: int, now: float, *, lacks_model: bool
     ) -> bool:
-        """Note that another engine has served well what this one had refused.
+        """Record that another engine has served what this engine refused.
 
         Returns:
-            Whether the engine is to be blamed. It is not where it lacks the model or refuses only
-            uploads of this kind: then it gets no more of those.
+            Whether to blame the engine. Not if it lacks the model or refuses only this kind of
+            upload: then it gets no more of that kind.
         """
         engine = self.engine(engine_id)
         if engine is None:
@@ -521,13 +522,13 @@ class Fleet:
     def blame(
         self, engine_id: EngineId, started_at: float, outcome: Outcome, now: float
     ) -> tuple[Transition, ...]:
-        """Count a failure that was left undecided when its charge was released.
+        """Count a failure that was undecided when its charge was released.
 
         Args:
             engine_id: The engine.
-            started_at: When the call began, monotonic seconds: on slow engines it is known only
-                long after whose fault it was, and the engine may have been out meanwhile.
-            outcome: What it comes to.
+            started_at: When the call began, monotonic seconds. On slow engines the cause is known
+                only long afterwards, and the engine may have been ejected meanwhile.
+            outcome: The outcome to count.
             now: Monotonic seconds.
         """
         engine = self.engine(engine_id)
@@ -543,13 +544,13 @@ class Fleet:
         )
 
     def may_ask_second(self, now: float) -> bool:
-        """Whether a refused upload may be given to one more engine; it is counted if so."""
+        """Spend one second opinion on a refused upload; return whether the budget allows it."""
         return self._second_opinions.spend(now)
 
     def rest_s(self, ticket: Ticket, now: float) -> float | None:
-        """Return in how many seconds an engine may be asked again; None: one may be now.
+        """Return in how many seconds an engine may be asked again; None if one may be asked now.
 
-        Not None only where every engine that could be asked has asked for a rest.
+        Not None only if every engine that could be asked has asked for a rest.
         """
         pool = self._registry.pools.get(ticket.model)
         soonest = math.inf
@@ -562,21 +563,21 @@ class Fleet:
         return None if soonest == math.inf else soonest - now
 
     def overdue_at(self, charge: Charge, now: float) -> float:
-        """Return when an unanswered call is overdue, by its engine's present speed and load.
+        """Return when an unanswered call is overdue, by its engine's current speed and load.
 
-        Monotonic seconds; in the past if it is. To be asked again then: the load may have grown.
+        Monotonic seconds; in the past if it is overdue. Ask again then: the load may have grown.
         """
         engine = charge.engine
         if engine is None:
             return math.inf
         rules, curve = self.settings.suspicion, engine.curve
-        # A standstill of the router itself is no part of an engine's time.
+        # Time in which the router itself stalled does not count against the engine.
         started_at = max(charge.started_at, self._heartbeat.stood_still_until)
         lasted_s = now - started_at
         usual_s = curve.window_s(max(engine.load, load.mean(charge, engine, now)))
         is_known = rules.is_known(curve.answers)
         if not is_known:
-            # What is assumed of an engine is relative to its peers, once they are known.
+            # Assumptions about an engine are relative to its peers, once these are known.
             own_s = curve.window_s(1.0)
             if not curve.seen:
                 usual_s *= _prior_s(engine) / own_s
@@ -584,7 +585,7 @@ class Fleet:
             peers_s = [self._usual_s(pool, now) for pool in engine.pools]
             peer_s = max((each for each in peers_s if each is not None), default=0.0)
             usual_s = max(usual_s, usual_s / own_s * peer_s)
-        # An engine may do an upload's windows one after the other.
+        # An engine may process an upload's windows one after the other.
         after_s = rules.overdue_after_s(usual_s * charge.windows, curve.answers)
         if not is_known and lasted_s >= after_s and not self._others_answer(engine, charge):
             stall_s = rules.stall_s
@@ -596,9 +597,9 @@ class Fleet:
     def has_livelier(self, charge: Charge) -> bool:
         """Whether another engine in service is idle, or has answered since a call began.
 
-        One that owes answers for as long is no better: on slow engines, all at work on their first
-        batch, each would be given the work of the others as well. Nor is one that is idle because
-        it takes nothing now.
+        An engine that has also not answered since is no better: on slow engines, all working on
+        their first batch, each would also get the work of the others. Nor is an engine that is idle
+        because it accepts no work now.
         """
         engine = charge.engine
         return engine is not None and any(
@@ -614,15 +615,15 @@ class Fleet:
         return any(_has_answered_since(other, charge) for other in _others(engine))
 
     def _is_another_idle(self, engine: Engine) -> bool:
-        """Whether another engine for the same model serves and has nothing to do."""
+        """Whether another engine for the same model serves well and is idle."""
         return any(
             not other.in_flight and self._judge.is_witness(other) for other in _others(engine)
         )
 
     def suspect(self, charge: Charge, now: float) -> None:
-        """Note that a call is overdue, or was denied; its engine is to be probed now.
+        """Record that a call is overdue or was denied; its engine is to be probed now.
 
-        Until it has passed, or has answered, it gets new work only where no other engine can.
+        Until it passes the probe or answers, it gets new work only if no other engine can take it.
         """
         engine = charge.engine
         if engine is not None and engine.suspected_at is None:
@@ -630,30 +631,30 @@ class Fleet:
             self._registry.refresh(engine, now)
 
     def may_retry(self, now: float) -> bool:
-        """Whether one more attempt is within the retry budget; it is counted if so."""
+        """Spend one retry; return whether the budget allows it."""
         return self._budget.spend(now)
 
     def hedge_delay_s(self) -> float | None:
-        """Return how long after its charge an unanswered short request is hedged; None: not now.
+        """Return how long after its charge to hedge an unanswered short request; None if not now.
 
-        A hedge is a second ticket for the same request with the first engine excluded. Whichever
-        answers first is used, the other is finished as cancelled.
+        A hedge is a second ticket for the same request that excludes the first engine. The first
+        response is used, and the other call is finished as cancelled.
         """
         return None if self._hedge is None else self._hedge.delay_s()
 
     def may_hedge(self) -> bool:
-        """Whether one more hedge is within its budget; it is counted if so."""
+        """Spend one hedge; return whether the budget allows it."""
         return self._hedge is not None and self._hedge.spend()
 
-    # The operator's word.
+    # Operator commands.
 
     def drain(self, engine_id: EngineId, now: float) -> tuple[Transition, ...]:
-        """Give an engine no new work; what it has finishes."""
+        """Stop giving an engine new work; it finishes what it has."""
         engine = self.engine(engine_id)
         return self._registry.move(engine, Event.DRAIN, now) if engine else ()
 
     def resume(self, engine_id: EngineId, now: float) -> tuple[Transition, ...]:
-        """Take a drained engine back, by way of a probe; nothing happens if it is withdrawn."""
+        """Return a drained engine to service after a probe; do nothing if it is withdrawn."""
         engine = self.engine(engine_id)
         if engine is None or engine.is_withdrawn:
             return ()

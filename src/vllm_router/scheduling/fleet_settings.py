@@ -1,4 +1,4 @@
-"""What an operator may decide about the fleet."""
+"""The operator's settings for the fleet."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -15,23 +15,24 @@ class FleetSettings:
 
     Attributes:
         policy: A name in the table of policies.
-        max_windows: Windows of 30 s in service on an engine; None: learned (`auto`).
-        limit_share: The part of each engine's limit that this process may fill, above 0 and up to
-            1: 1/N for each of N worker processes.
-        max_queue_audio_s: Seconds of audio that may wait per model; None: any.
-        max_queue_wait_s: Expected or actual wait in seconds past which work is refused; None: any.
-        ageing_s: Wait in seconds after which long work may go before short work.
-        hedge_after_s: Wait in seconds after which an unanswered short request goes to a second
-            engine as well; "auto": the 95th percentile of what short requests take; None: never.
-        hedge_share: Hedges per short request at most.
-        retry_share: Repeats per request of live traffic.
-        retry_floor_per_s: Repeats per second that are always allowed.
-        second_opinions_per_s: Refused uploads per second that may be given to one more engine.
-        engine_wait_s: Seconds that work waits while no engine is in service.
-        health: When engines are taken out.
-        blame: Whether a refusal speaks against the upload or the engine.
-        limits: How the learned limits are used.
-        suspicion: When an unanswered call is overdue.
+        max_windows: Windows of 30 s in service per engine; None means learned (`auto`).
+        limit_share: Share of each engine's limit that this process may use, above 0 and up to 1:
+            1/N for each of N worker processes.
+        max_queue_audio_s: Seconds of audio that may be queued per model; None means no limit.
+        max_queue_wait_s: Expected or actual wait beyond which work is refused, in seconds; None
+            means no limit.
+        ageing_s: Wait after which long work may go before short work, in seconds.
+        hedge_after_s: Wait after which an unanswered short request also goes to a second engine,
+            in seconds; "auto" means the 95th percentile of short requests; None means never.
+        hedge_share: Maximum hedges per short request.
+        retry_share: Retries per request of live traffic.
+        retry_floor_per_s: Retries per second that are always allowed.
+        second_opinions_per_s: Refused uploads per second that may go to one more engine.
+        engine_wait_s: How long work waits while no engine is in service, in seconds.
+        health: Rules for ejecting engines.
+        blame: Rules for attributing a refusal to the upload or the engine.
+        limits: Rules for applying the learned limits.
+        suspicion: Rules for when an unanswered call is overdue.
     """
 
     policy: str = "least-loaded"

@@ -1,6 +1,6 @@
-"""A hash ring: which engines follow a session key's point, the same ones whatever else changes.
+"""A hash ring: the engines that follow a session key's point, stable when other members change.
 
-Bounds: a lookup is one hash and one bisection; a member costs 64 points.
+Bounds: a lookup is one hash and one bisection; a member takes 64 points.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ from typing import Final
 
 from vllm_router.scheduling.engine import Engine
 
-# With 64 points the largest share of the ring is within about a third of the mean; the bound on
+# With 64 points, the largest share of the ring is within about a third of the mean; the bound on
 # load evens out the rest.
 _POINTS: Final = 64
 
@@ -20,7 +20,7 @@ def _hash(text: str) -> int:
 
 
 class HashRing:
-    """Members on a circle of hash values; built when it is first asked for after a change."""
+    """Members on a circle of hash values; rebuilt on the first lookup after a change."""
 
     __slots__ = ("_members", "_owners", "_points")
 
@@ -30,17 +30,17 @@ class HashRing:
         self._owners: list[Engine] = []
 
     def add(self, engine: Engine) -> None:
-        """Put an engine on the ring."""
+        """Add an engine to the ring."""
         self._members[engine.index] = engine
         self._points = None
 
     def discard(self, engine: Engine) -> None:
-        """Take an engine off the ring."""
+        """Remove an engine from the ring."""
         self._members.pop(engine.index, None)
         self._points = None
 
     def clockwise(self, key: str) -> Iterator[Engine]:
-        """Yield each engine once, in the order in which they follow the key's point."""
+        """Yield each engine once, in ring order from the key's point."""
         if self._points is None:
             circle = sorted(
                 (_hash(f"{engine.engine_id} {point}"), index)

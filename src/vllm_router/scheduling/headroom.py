@@ -1,4 +1,4 @@
-"""How much an engine may take now: its limit, less what keeps others and short work their part."""
+"""An engine's current capacity, after reserving for other routers and short requests."""
 
 import math
 from typing import TYPE_CHECKING
@@ -16,17 +16,17 @@ def update_headroom(engine: Engine, settings: FleetSettings, warmth: float | Non
 
     Args:
         engine: The engine.
-        settings: What the operator decided.
-        warmth: The part of its limit that it has grown to; None: it takes nothing at present.
+        settings: The operator's settings.
+        warmth: Share of its limit to which it has ramped up; None if it gets no work at present.
     """
     limits = settings.limits
     engine.limit = limits.limit(engine.half_at, settings.max_windows, engine.holding.ran)
     probed = 0.0
     if settings.max_windows is None:
-        # A limit that was learned wrongly would keep the engine where it cannot be learned rightly.
+        # A wrong limit would hold the engine at a load where the right one cannot be learned.
         probed = min(limits.probing * engine.curve.stuck_at, limits.most(engine.holding.ran))
         engine.limit = min(max(engine.limit, probed), engine.holding.most)
-        # What has not been tried is tried in steps: an engine that has not answered may be a CPU.
+        # Approach untested load in steps: an engine that has not answered may be a CPU.
         tried = limits.further * engine.curve.reached
         engine.limit = min(engine.limit, max(limits.first_limit, tried))
     engine.cap = engine.long_cap = 0.0
@@ -38,20 +38,20 @@ def update_headroom(engine: Engine, settings: FleetSettings, warmth: float | Non
     limit = engine.limit
     if warmth < 1.0:
         if settings.max_windows is None:
-            # Twice what its peers have for their size: an idle fleet's limit says nothing of that.
+            # Twice its peers' load relative to their size: an idle fleet's limit is far higher.
             fills = [p.load / p.half_at for p in engine.pools if p.half_at > 0.0]
             usual = 2.0 * max(fills, default=0.0) * engine.half_at
             limit = min(limit, max(limits.first_limit, usual))
         limit = max(1.0, limit * warmth)
-    # Short work takes what the others leave, and its part of the engine in any case.
+    # Short work gets the capacity that other routers leave, and always at least this router's part.
     free = max(limit - engine.elsewhere, engine.part * limit)
     engine.cap = max(1.0, min(math.ceil(limit * settings.limit_share), free))
     engine.long_limit = min((_long_limit(engine, limits, p) for p in engine.pools), default=1.0)
     engine.long_limit = max(engine.long_limit, min(probed, engine.limit))
     long = engine.long_limit
     if engine.elsewhere > 0.0:
-        # Long work comes in bursts of many pieces, and a scrape is too old to see another router's
-        # burst: each keeps to its part.
+        # Long work comes in bursts of many segments, and a scrape is too old to show another
+        # router's burst, so each router keeps to its part.
         own = engine.part * long
         is_quiet = any(pool.is_quiet(engine) for pool in engine.pools)
         long = own if is_quiet else max(own, 0.5 * (long - engine.elsewhere))

@@ -1,26 +1,26 @@
-"""Whether the router's own process ran all through a span of time.
+"""Detects stalls of the router's own process.
 
-A process that is stopped, swapped out or starved of CPU finds answers in its sockets that came long
-ago. How long such a call seems to have taken says nothing of its engine. A beat that is missing
-shows it before the next one comes: what lies in the sockets is read before timers run.
+A process that is stopped, swapped out or starved of CPU finds responses in its sockets that arrived
+long ago. The apparent duration of such a call does not describe its engine. A missing beat reveals
+the stall before the next beat: sockets are read before timers run.
 """
 
 import math
 from typing import Final
 
-#: Time between two beats.
+#: Time between two beats, in seconds.
 BEAT_S: Final = 0.25
-#: A busy loop runs late by some 10 ms; an answer that is late by this much is one that took long.
+#: A busy loop runs late by some 10 ms; this is as late as a slow response.
 LATE_S: Final = 0.5
 
 
 class Heartbeat:
-    """Notes the beats of the event loop.
+    """Records the beats of the event loop.
 
-    Until the first beat every span passes for one that the process ran through.
+    Before the first beat, the process counts as running without stalls.
 
     Attributes:
-        stood_still_until: End of the last standstill, monotonic seconds; minus infinity: none yet.
+        stood_still_until: End of the last stall, monotonic seconds; minus infinity if none.
     """
 
     __slots__ = ("_late_at", "stood_still_until")
@@ -30,11 +30,11 @@ class Heartbeat:
         self._late_at = math.inf
 
     def beat(self, now: float) -> None:
-        """Note that the loop runs; to be called every `BEAT_S` seconds."""
+        """Record that the loop runs; call this every `BEAT_S` seconds."""
         if now > self._late_at:
             self.stood_still_until = now
         self._late_at = now + BEAT_S + LATE_S
 
     def ran_since(self, since: float, now: float) -> bool:
-        """Whether the process has run from a point in time until now."""
+        """Whether the process has run without a stall between `since` and now."""
         return since >= self.stood_still_until and now <= self._late_at

@@ -1,10 +1,10 @@
-"""Uploads on which an engine has died, waiting for an engine that holds no other such upload.
+"""Uploads on which an engine has crashed, waiting for an engine without another such upload.
 
-When an engine dies, every upload on it is a suspect. Were they all repeated at once, some would
-share their next engine with the one that is deadly, and its next death would speak against them
-too. So for a short time each waits for an engine of which it is the only suspect.
+When an engine crashes, every upload on it is a suspect. If all were retried at once, some would
+share their next engine with the lethal one, and its next crash would count against them too. So for
+a short time each waits for an engine on which it is the only suspect.
 
-Bounds: O(log n) comparisons and a few memory moves for each change.
+Bounds: O(log n) comparisons and a few memory moves per change.
 
 Refuses to know: engines.
 """
@@ -15,7 +15,7 @@ from vllm_router.scheduling.work import Ticket
 
 
 class IsolationQueue:
-    """The suspects of one model that wait, those first whose time ends first."""
+    """The waiting suspects of one model, ordered by the end of their isolation."""
 
     __slots__ = ("_added", "_entries", "_keys")
 
@@ -28,28 +28,28 @@ class IsolationQueue:
         return len(self._entries)
 
     def add(self, ticket: Ticket, until: float) -> None:
-        """Let a ticket wait that does not, until then at most; monotonic seconds."""
+        """Add a ticket that is not in the queue, until `until` at most; monotonic seconds."""
         self._added += 1
         self._keys[ticket] = (until, self._added)
         insort(self._entries, (until, self._added, ticket))
 
     def discard(self, ticket: Ticket) -> None:
-        """Let a ticket wait no longer; nothing happens if it does not."""
+        """Remove a ticket; do nothing if it is not in the queue."""
         key = self._keys.pop(ticket, None)
         if key is not None:
-            # Shorter than its entry, so it sorts before it and after all others below.
+            # Shorter than its entry, so it sorts before it and after all lower entries.
             del self._entries[bisect_left(self._entries, key)]
 
     def first(self, count: int) -> list[Ticket]:
-        """Return the tickets whose time ends first, at most so many."""
+        """Return up to `count` tickets, those whose time ends first."""
         return [ticket for _, _, ticket in self._entries[:count]]
 
     def until(self) -> float | None:
-        """Return when the first ticket's time ends, monotonic seconds; None: none waits."""
+        """Return when the first ticket's time ends, monotonic seconds; None if none waits."""
         return self._entries[0][0] if self._entries else None
 
     def take_over(self, now: float) -> list[Ticket]:
-        """Return the tickets whose time is over, which wait no longer."""
+        """Remove and return the tickets whose time is over."""
         out: list[Ticket] = []
         while self._entries and self._entries[0][0] <= now:
             ticket = self._entries[0][2]

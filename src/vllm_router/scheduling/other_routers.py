@@ -1,33 +1,33 @@
-"""What other routers have on the engines, without asking them.
+"""An estimate of other routers' load on the engines, without communication.
 
-A scrape shows what runs and waits in an engine at one moment; what is not this router's own is the
-others'. A window takes a second or two and scrapes come every ten, so one scrape is soon of no use;
-the mean over several is. It is half the engine's own mean, which shows load that is always there,
-and half that of its kind in the fleet (quiet or not), which has seen more scrapes and to which
-routers that balance return.
+A scrape shows what runs and waits in an engine at one moment; anything that is not this router's
+belongs to other routers. A window takes a second or two and scrapes come every ten, so a single
+scrape soon expires, but the mean over several is useful. The estimate is half the engine's own
+mean, which shows constant load, and half the mean of its kind in the fleet (quiet or not), which
+rests on more scrapes and to which balancing routers return.
 
-Each router also learns what part of the work in the engines is its own, and keeps its long work to
-that part of every engine: three routers that each believe an engine half free fill it thrice.
+Each router also learns its own share of the work in the engines and limits its long work to that
+share of every engine: three routers that each believe an engine half free would fill it thrice.
 """
 
 from typing import Final
 
 from vllm_router.scheduling.engine import Engine
 
-# The means are over so many scrapes of an engine.
+# Scrapes of an engine over which the means are taken.
 _SCRAPES: Final = 5.0
-# Fewer windows on an engine than this are no other router but requests coming and going.
+# Fewer windows than this are requests coming and going, not another router.
 _LEAST: Final = 1.0
-# So many scrapes without others before what was learned meanwhile is taken for the engine's own.
+# Scrapes without other routers after which what was learned meanwhile is trusted.
 _ALONE_SCRAPES: Final = 3
-# Room over one's part, so that it can grow when the others' work ends.
+# Room above this router's share, so that it can grow when other routers' work ends.
 _SLACK: Final = 1.2
-# The part that a router may always take, or one that has been idle would never get in.
+# Minimum share of every router; without it, one that was idle would get no capacity.
 _LEAST_PART: Final = 0.25
 
 
 def scraped(engine: Engine, windows: float) -> None:
-    """Note how many windows a scrape shows on an engine, this router's own included."""
+    """Record the windows that a scrape shows on an engine, this router's own included."""
     others = max(0.0, windows - engine.windows_in_flight)
     engine.scrapes += 1
     engine.others += (others - engine.others) / min(engine.scrapes, _SCRAPES)
@@ -50,7 +50,7 @@ def scraped(engine: Engine, windows: float) -> None:
 
 
 def forget(engine: Engine) -> None:
-    """Assume nothing of an engine that cannot be scraped."""
+    """Reset the estimate for an engine that cannot be scraped."""
     engine.scrapes = 0
     engine.others = 0.0
     engine.part = 1.0

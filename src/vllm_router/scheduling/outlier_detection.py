@@ -1,4 +1,4 @@
-"""What answers and probes say about an engine, and what follows from it."""
+"""Rates engines by their answers and probes, and ejects or restores them."""
 
 from collections.abc import Iterable
 from typing import Final
@@ -21,23 +21,23 @@ _FAILURES: Final = frozenset(
     )
 )
 
-# So many answers, with forgetting, before an engine's own usual latency is known.
+# Answers, with decay, after which an engine's own usual latency is known.
 _KNOWN_AFTER: Final = 12.0
-# Times the usual time of a window within which a busy engine has answered somebody.
+# A probe timeout is forgiven if the engine answered within this many usual window times.
 _BUSY_FACTOR: Final = 3.0
 
 
 def is_failure(kind: OutcomeKind) -> bool:
-    """Whether an outcome speaks against the engine."""
+    """Whether an outcome counts against the engine."""
     return kind in _FAILURES
 
 
 class OutlierDetection:
-    """Counts the good and the bad of each engine and moves it when a streak is long enough.
+    """Counts good and bad answers per engine, and moves an engine after a long enough streak.
 
     Args:
-        registry: Where the engines are.
-        budget: Is granted a repeat for each request that an ejection cuts off.
+        registry: The engines.
+        budget: Gets one retry for each request that an ejection cuts off.
     """
 
     def __init__(self, registry: Registry, budget: RetryBudget) -> None:
@@ -47,18 +47,18 @@ class OutlierDetection:
         self._budget = budget
 
     def probed(self, engine: Engine, result: ProbeResult) -> tuple[Transition, ...]:
-        """Take the result of a probe in."""
+        """Record the result of a probe."""
         now = result.at
         if result.is_ok:
             return self._probe_passed(engine, result)
-        # A probe waits like any other work, which on a slow engine takes long.
+        # A probe waits like any other work, which takes long on a slow engine.
         usual_s = engine.curve.window_s(engine.load)
         grace_s = max(self._rules.busy_grace_s, _BUSY_FACTOR * usual_s)
         began_at = now - result.seconds - grace_s
         is_suspected = engine.suspected_at is not None
         has_answered = engine.last_ok_at is not None and engine.last_ok_at >= began_at
         if result.is_timeout and has_answered and not is_suspected:
-            # Busy is not dead: it has answered a client meanwhile.
+            # Busy is not dead: the engine has answered a client in the meantime.
             return ()
         engine.last_probe = result
         engine.last_error = result.error
@@ -66,8 +66,8 @@ class OutlierDetection:
         why = f"probe failed: {result.error or 'no reason given'}"
         if engine.state is EngineState.DISCOVERED:
             return self._registry.move(engine, Event.PROBE_FAILED, now, why)
-        # Two witnesses, a client's call and a probe, are enough where others can do the work. To be
-        # denied is no accident that would pass.
+        # Two witnesses, a client's call and a probe, suffice if other engines can do the work. A
+        # denial is not transient.
         is_enough = result.is_denied or (is_suspected and self._is_spared(engine))
         strikes = 1 if is_enough else self._rules.strikes
         if engine.failed_probes < strikes:
@@ -76,11 +76,11 @@ class OutlierDetection:
         if engine.state is EngineState.READY:
             self._budget.grant(engine.in_flight, now)
         return self._registry.move(
-            engine, Event.PROBES_FAILED, now, f"{engine.failed_probes} in a row: {why}"
+            engine, Event.PROBES_FAILED, now, f"{engine.failed_probes} consecutive failures: {why}"
         )
 
     def _is_spared(self, engine: Engine) -> bool:
-        """Whether no more than half of the engines are out without this one."""
+        """Whether at most half of the engines would be out without this one."""
         return all(
             self._rules.may_eject(
                 pool.states[EngineState.EJECTED] + pool.states[EngineState.PROBING],
@@ -97,15 +97,15 @@ class OutlierDetection:
         if engine.state is not EngineState.EJECTED:
             return self._registry.move(engine, Event.PROBE_PASSED, now)
         if now >= engine.ejected_until and self._is_proof(engine, now):
-            return self._registry.move(engine, Event.PROVED, now, "a probe passed after its time")
+            return self._registry.move(engine, Event.PROVED, now, "a probe passed after ejection")
         self._registry.refresh(engine, now)
         return ()
 
     def _is_proof(self, engine: Engine, now: float) -> bool:
-        """Whether a passed probe is enough to bring an ejected engine back.
+        """Whether a passed probe suffices to restore an ejected engine.
 
-        Not when it has passed one before and then failed: then an upload has to show that it works.
-        It gets one, as long as uploads come in at all. One that was only late may be slow, and then
+        Not if it failed again after an earlier return: then it must first serve an upload. It gets
+        one for as long as uploads arrive at all. An engine that was only late may be slow, and then
         other engines get the uploads.
         """
         return (
@@ -121,10 +121,10 @@ class OutlierDetection:
             self._registry.refresh(engine, now)
 
     def may_return(self, engine: Engine, now: float) -> bool:
-        """Whether an engine that is out may be ready again any moment, or for the first time.
+        """Whether an engine that is out may become ready soon, again or for the first time.
 
-        One that refuses its first probe is not there yet; one that is slow to answer it is. One
-        that passes its probes and has failed at uploads again since is not away, but broken.
+        An engine that refuses its first probe is not up yet; one that times out may be. An engine
+        that passes its probes but has failed on uploads again is broken, not restarting.
         """
         if engine.state not in OUT or now - engine.out_since >= self._rules.comeback_s:
             return False
@@ -134,7 +134,7 @@ class OutlierDetection:
         return engine.ready_since is not None or probe is None or probe.is_timeout
 
     def answered_well(self, engine: Engine, charge: Charge, now: float) -> tuple[Transition, ...]:
-        """Take an answer in that shows the engine works."""
+        """Record an answer that shows that the engine works."""
         engine.last_ok_at = now
         engine.failed_probes = engine.failed_answers = 0
         if engine.record.count:
@@ -149,7 +149,7 @@ class OutlierDetection:
             return ()
         moves: tuple[Transition, ...] = ()
         if engine.state is EngineState.EJECTED:
-            moves = self._registry.move(engine, Event.PROVED, now, "an answer was good")
+            moves = self._registry.move(engine, Event.PROVED, now, "an upload succeeded")
         engine.is_on_trial = False
         self._registry.refresh(engine, now)
         return moves
@@ -159,7 +159,7 @@ class OutlierDetection:
             engine.ejections = 0
 
     def is_far_off(self, engine: Engine, windows: float, seconds: float) -> bool:
-        """Whether an answer took far longer than the engine's usual, and the fleet's."""
+        """Whether an answer took far longer than usual for the engine and for the fleet."""
         curve, factor = engine.curve, self._rules.outlier_factor
         late_s = max(self._rules.outlier_floor_s, factor * curve.window_s(windows))
         if seconds <= late_s or curve.answers < _KNOWN_AFTER:
@@ -175,7 +175,7 @@ class OutlierDetection:
     def answered_late(
         self, engine: Engine, charge: Charge, seconds: float, now: float
     ) -> tuple[Transition, ...]:
-        """Take an answer in that was good but far too late."""
+        """Record an answer that was good but far too late."""
         engine.slow_answers += 1
         if engine.slow_answers < self._rules.outlier_answers or engine.is_on_trial:
             return self.answered_well(engine, charge, now)
@@ -186,11 +186,11 @@ class OutlierDetection:
     def overtaken(
         self, engine: Engine, charge: Charge, seconds: float, now: float
     ) -> tuple[Transition, ...]:
-        """Take in that another engine, asked later, was quicker than an overdue call.
+        """Record that another engine, asked later, answered before an overdue call.
 
-        It counts against an engine that has answered nothing meanwhile. One that has answers other
-        calls, and is only slow. How slow a cold one may be is not known, so it goes on trial before
-        it is ejected: one upload at a time may be late for it.
+        This counts against an engine that has answered nothing in the meantime. An engine that
+        answers other calls is only slow. How slow a cold engine may be is unknown, so it goes on
+        trial before it is ejected: then at most one upload at a time is late.
         """
         is_silent = engine.last_ok_at is None or engine.last_ok_at < charge.started_at
         rules = self._registry.settings.suspicion
@@ -204,7 +204,7 @@ class OutlierDetection:
             return ()
         if engine.is_on_trial and charge.started_at < engine.trial_at:
             return ()
-        detail = f"no answer for {seconds:.1f} s, and another engine gave it"
+        detail = f"no answer for {seconds:.1f} s; another engine answered first"
         outcome = Outcome(OutcomeKind.OVERTAKEN, None, None, detail)
         return self.answered_badly(engine, charge.started_at, outcome, now)
 
@@ -217,15 +217,15 @@ class OutlierDetection:
         *,
         by_suspect: bool = False,
     ) -> tuple[Transition, ...]:
-        """Take a failed answer in.
+        """Record a failed answer.
 
         Args:
             engine: The engine.
             started_at: When the call began, monotonic seconds.
             outcome: How it ended.
             now: Monotonic seconds.
-            by_suspect: Whether an engine had died on the upload before: then this one is not
-                ejected for longer than the first time.
+            by_suspect: Whether the upload had crashed an engine before; then this engine's ejection
+                is no longer than a first one.
         """
         engine.last_error = outcome.detail or outcome.kind.value
         is_late = outcome.kind is OutcomeKind.OVERTAKEN or outcome.kind is OutcomeKind.TIMEOUT
@@ -234,17 +234,17 @@ class OutlierDetection:
             EngineState.READY,
             EngineState.EJECTED,
         ):
-            # Sent before it was taken out: what it says has already been acted on.
+            # Sent before the engine left service; that has already been acted on.
             return ()
         engine.failed_answers += 1
-        # To be denied is no accident that would pass.
+        # A denial is not transient.
         is_denied = outcome.kind is OutcomeKind.DENIED and engine.suspected_at is not None
         is_enough = engine.is_on_trial or is_denied
         strikes = 1 if is_enough else self._rules.strikes
         if engine.failed_answers < strikes:
             return ()
         if is_denied:
-            # A probe that passes says nothing of it: as after a second ejection.
+            # A passed probe proves nothing here, as after a second ejection.
             engine.ejections = max(1, engine.ejections)
         why = f"{engine.failed_answers} bad answers in a row, the last: {engine.last_error}"
         return self._take_out(engine, why, now, is_longer=not by_suspect)
@@ -258,7 +258,7 @@ class OutlierDetection:
             for pool in engine.pools
         )
         if engine.state is EngineState.READY and not may_eject:
-            # Panic: with most engines bad all are tried, one request at a time, rather than none.
+            # Panic: if most engines are bad, all are tried with one request at a time, not none.
             engine.trial_at = now + self._rules.trial_pause_s
             self._registry.refresh(engine, now)
             return ()
@@ -276,10 +276,10 @@ class OutlierDetection:
         self._budget.grant(engine.in_flight, now)
         return self._registry.move(engine, Event.ANSWERS_FAILED, now, why)
 
-    # Deaths.
+    # Crashes.
 
     def absolve(self, engine: Engine, now: float) -> None:
-        """Take an ejection back: what the engine failed on was an upload that ends engines."""
+        """Revoke an ejection: the engine failed on an upload that crashes engines."""
         if engine.ejections:
             engine.ejections -= 1
         if engine.state is EngineState.EJECTED:
@@ -290,13 +290,13 @@ class OutlierDetection:
     # Refusals.
 
     def refused_rightly(self, engine: Engine) -> None:
-        """Take in that a client was shown an engine's refusal."""
+        """Record that an engine's refusal was returned to the client."""
         engine.failed_probes = 0
         if engine.record.count <= 1:
             engine.failed_answers = 0
 
     def is_witness(self, engine: Engine) -> bool:
-        """Whether an engine serves well, so that its word on a refused upload counts."""
+        """Whether an engine serves well, so that its vote on a refused upload counts."""
         return (
             engine.state is EngineState.READY
             and not engine.is_on_trial
@@ -305,7 +305,7 @@ class OutlierDetection:
         )
 
     def refused(self, engine: Engine, pool: Pool, status: int, now: float) -> tuple[int, int]:
-        """Take a refusal in of which it is not known yet whether it is justified.
+        """Record a refusal that is not known yet to be justified.
 
         Returns:
             The engine's votes against the upload, 0 or 1, and how many are needed.
@@ -314,11 +314,11 @@ class OutlierDetection:
         engine.failed_probes = 0
         record.bad(now)
         is_usual = pool.agreements.are_usual(status, now)
-        # What takes twenty seconds for a window has no good answer of the last three.
+        # An engine that takes twenty seconds per window has no good answer within three seconds.
         recent_s = max(self._blame.recent_s, _BUSY_FACTOR * engine.curve.window_s(engine.load))
         is_credible = record.is_credible(engine.last_ok_at, now, recent_s)
         if all(member.last_ok_at is None for member in pool.members.values()):
-            # Nobody has served anything yet: one's word is worth as much as another's.
+            # No engine has served anything yet, so no engine's vote is better than another's.
             is_credible = True
         vote = int(is_credible and not engine.is_on_trial)
         needed = self._blame.votes_needed(is_usual=is_usual, count=record.count)
@@ -326,8 +326,8 @@ class OutlierDetection:
             vote = int(not engine.is_on_trial)
         if engine.is_on_trial:
             if self._others_may_serve(engine):
-                # Whose fault it was is known only when another engine has answered. Until then
-                # it would be given one upload after the other, each to be asked for twice.
+                # The fault is known only once another engine has answered. Until then the engine
+                # would get one upload after another, each of which needs a second call.
                 engine.trial_at = max(engine.trial_at, now + self._rules.ejection_s)
                 self._registry.refresh(engine, now)
         elif (
@@ -335,27 +335,27 @@ class OutlierDetection:
             and self._blame.is_doubtful(is_usual=is_usual, unexplained=record.unexplained)
             and self._others_serve(engine, record.since)
         ):
-            # Nothing is proved yet. One upload at a time until there is: what comes in meanwhile
-            # would have to go to another engine.
+            # Nothing is proved yet. Until it is, the engine gets one upload at a time, because any
+            # upload that it refuses must go to another engine.
             engine.is_on_trial = True
             engine.trial_at = now + self._rules.ejection_s
-            engine.last_error = f"it refuses one upload after the other, the last with {status}"
+            engine.last_error = f"it keeps refusing uploads, the last with {status}"
             self._budget.grant(engine.in_flight, now)
             self._registry.refresh(engine, now)
         return vote, needed
 
     def _others_may_serve(self, engine: Engine) -> bool:
-        """Whether there is an engine for each of the models that takes its uploads meanwhile."""
+        """Whether each of the engine's models has another engine that serves well."""
         return all(
             any(other is not engine and self.is_witness(other) for other in pool.members.values())
             for pool in engine.pools
         )
 
     def _others_serve(self, engine: Engine, since: float) -> bool:
-        """Whether half of the others, at least, serve, and one has answered well since a time.
+        """Whether at least half of the other engines serve, and one has answered since `since`.
 
-        After many refusals none need have: what refuses at once is idle, and is given all that
-        comes before another has answered anything.
+        After many refusals an answer is not required: an engine that refuses at once is idle, and
+        gets every upload that arrives before another engine has answered anything.
         """
         is_sure = engine.record.unexplained >= self._blame.doubted_after_usual
         for pool in engine.pools:
@@ -370,7 +370,7 @@ class OutlierDetection:
         return True
 
     def agreed(self, engines: Iterable[Engine], pool: Pool, status: int, now: float) -> None:
-        """Take in that engines have refused an upload with good reason."""
+        """Record that engines have refused an upload with good reason."""
         pool.agreements.note(status, now)
         for engine in engines:
             engine.record.explained()
@@ -382,28 +382,28 @@ class OutlierDetection:
     def refuted(
         self, engine: Engine, pool: Pool, status: int, now: float, *, lacks_model: bool
     ) -> None:
-        """Take in that another engine has served well what this one had refused.
+        """Record that another engine has served what this engine refused.
 
         Args:
             engine: The engine.
-            pool: Of the model.
-            status: What it answered.
+            pool: The model's pool.
+            status: The status with which the engine refused.
             now: Monotonic seconds.
             lacks_model: Whether it said that it does not have the model.
         """
         pool.agreements.forget(status)
         if lacks_model:
             self._withhold(engine, pool.model, now)
-        # Counted by `refused` already, and again when it is blamed.
+        # `refused` has counted it already, and `blame` will count it again.
         engine.record.count = max(0, engine.record.count - 1)
         engine.record.explained()
 
-    # Models that an engine lists and does not have.
+    # Models that an engine lists but does not have.
 
     def _withhold(self, engine: Engine, model: str, now: float) -> None:
         until = now + self._rules.withheld_s
         engine.withheld[model] = until
-        engine.last_error = f"it lists the model `{model}` and answers 404 for it"
+        engine.last_error = f"it lists the model `{model}` but answers 404 for it"
         if model in engine.models:
             models = tuple(name for name in engine.models if name != model)
             self._registry.set_models(engine, models, now)
@@ -411,7 +411,7 @@ class OutlierDetection:
     def without_withheld(
         self, engine: Engine, models: tuple[str, ...], now: float
     ) -> tuple[str, ...]:
-        """Return an engine's models but for those that it answered 404 for of late."""
+        """Return an engine's models without those that it recently answered with 404."""
         self.give_back_models(engine, now)
         if not engine.withheld:
             return models
@@ -430,15 +430,15 @@ class OutlierDetection:
     def asked_for_rest(
         self, engine: Engine, charge: Charge, asked_s: float | None, now: float
     ) -> None:
-        """Leave an engine alone that asks for it, then try it with one upload."""
+        """Give an engine the rest that it asked for, then try it with one upload."""
         engine.failed_probes = 0
         if now < engine.rests_until or charge.started_at < engine.rests_until:
-            # Sent before it asked: it says the same again.
+            # Sent before it asked; it repeats the same request.
             return
         engine.rests += 1
         lasts_s = rest_s(asked_s, engine.rests, self._rules.longest_rest_s)
         engine.rests_until = now + lasts_s
         engine.is_on_trial = True
         engine.trial_at = max(engine.trial_at, engine.rests_until)
-        engine.last_error = f"it asked to be left alone for {lasts_s:.0f} s"
+        engine.last_error = f"it asked for a pause of {lasts_s:.0f} s"
         self._registry.refresh(engine, now)

@@ -1,12 +1,12 @@
-"""What is assumed of an engine by what its peers have shown.
+"""Estimates of an engine's speed from its peers.
 
-Nothing is known of an engine's speed but by its answers and its peers'. Engines of a pool that are
-about as fast as each other are taken for equally fast: what differs between their learned curves is
-mostly noise, and an engine that noise lets look a little slower would get nothing where it is not
-needed, and so never be measured again. An engine that has not answered yet is assumed to be what
-its peers on the same kind of GPU are, or else what the middle one of its model is.
+The only evidence of an engine's speed is its own responses and its peers'. Engines of a pool with
+similar speeds count as equally fast. Differences between their learned curves are mostly noise, and
+an engine that looks slightly slower only because of noise would get no work unless it is needed,
+and so would never be measured again. An engine without responses is assumed to be like its peers on
+the same GPU type, or else like the median engine of its model.
 
-Bounds: O(n log n) in a pool's engines, at most once for each of them that has a new curve.
+Bounds: O(n log n) in a pool's engines, at most once per engine with a new curve.
 """
 
 import math
@@ -15,24 +15,24 @@ from typing import Final
 from vllm_router.scheduling.engine import Engine, EngineState
 from vllm_router.scheduling.pool import Pool
 
-# Engines are equally fast whose windows take no more than so many times as long as on the fastest.
+# Engines are equally fast if their windows take at most this many times as long as the fastest's.
 _SAME: Final = 1.3
-# While one of them has given few answers, they may differ by more: their curves tell least of loads
-# that they have not had.
+# Tolerance while one of them has given few responses: curves say least about untested loads.
 _SAME_AT_FIRST: Final = 2.0
 _KNOWN: Final = 40
-# With fewer answers than this an engine is in part what its peers are: the first may have been late
+# An engine with fewer responses is estimated partly from its peers: its first response may be late
 # because it was cold.
 _TRUSTED: Final = 8.0
-# With few answers a pool is looked at again after this, in seconds.
+# Pools with few responses are settled again after this time, in seconds.
 _SETTLED_S: Final = 1.0
 
-#: An engine, and a window's seconds on it: those by itself, and those for each window in service.
+#: An engine, the load-independent part of a window's time, and the part per window in service, both
+#: in seconds.
 Expected = tuple[Engine, float, float]
 
 
 def learned(pool: Pool, now: float) -> bool:
-    """Count a new curve; True if the pool is to be settled now."""
+    """Count a new curve; return True if the pool should be settled now."""
     pool.new_curves += 1
     is_due = 2 * pool.new_curves >= len(pool.members) or now - pool.settled_at >= _SETTLED_S
     if is_due:
@@ -42,7 +42,7 @@ def learned(pool: Pool, now: float) -> bool:
 
 
 def settle(pool: Pool) -> list[Expected]:
-    """Return what is to be expected of each engine of which nothing of the kind is yet."""
+    """Return new estimates for the engines whose estimates have changed."""
     known: list[Engine] = []
     unknown: list[Engine] = []
     for engine in pool.members.values():
@@ -82,14 +82,14 @@ def _seconds(entry: tuple[float, Engine]) -> float:
 
 
 def _expect(tier: list[tuple[float, Engine]], windows: float, changed: list[Expected]) -> None:
-    """Expect the same of all engines of a tier: the mean of what they have shown."""
+    """Expect the same of all engines of a tier: the mean of their measurements."""
     seconds = intercept = weights = 0.0
     for expected_s, engine in tier:
         weight = min(float(engine.curve.seen), 50.0)
         weights += weight
         seconds += weight * math.log(expected_s)
         intercept += weight * engine.curve.intercept_s / engine.curve.window_s(windows)
-    # Their time at the load they have, and of that the part that does not depend on it.
+    # Their time at the current load, and the share of it that does not depend on the load.
     window_s = math.exp(seconds / weights)
     part = intercept / weights
     for _, engine in tier:
@@ -97,7 +97,7 @@ def _expect(tier: list[tuple[float, Engine]], windows: float, changed: list[Expe
 
 
 def _inherit(engine: Engine, known: list[Engine], windows: float, changed: list[Expected]) -> None:
-    """Assume of an engine that has answered nothing what its peers have shown."""
+    """Estimate an engine without responses from its peers."""
     gpu = engine.spec.gpu
     alike = [peer for peer in known if peer.spec.gpu == gpu] if gpu is not None else known
     alike = alike or known

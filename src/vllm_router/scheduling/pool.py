@@ -1,9 +1,9 @@
-"""The engines that serve one model, indexed so that no decision walks through all of them.
+"""The engines that serve one model, indexed so that no decision has to scan all of them.
 
-Engines with room stand in lists sorted by the policy's rank, searched by bisection: one of those
-with room for short work, one of those with room for long work too.
+Engines with room are kept in lists sorted by the policy's rank and searched by bisection: one list
+of engines with room for short work, and one of those with room for long work too.
 
-Bounds: O(log n) comparisons and a few memory moves for each change of an engine.
+Bounds: O(log n) comparisons and a few memory moves per change of an engine.
 """
 
 import math
@@ -23,28 +23,29 @@ from vllm_router.scheduling.isolation import IsolationQueue
 from vllm_router.scheduling.work import Ticket, Urgency
 from vllm_router.scheduling.work_queue import WorkQueue
 
-# Of engines of equal rank the one comes first whose last turn is the longest ago: by so much a
-# turn, far below any real difference.
+# Among engines of equal rank, the one whose last turn is longest ago comes first. Each turn adds
+# this much to the rank, far below any real difference.
 _TIE: Final = 1e-12
-# An idle engine is given an upload after so many decisions for each engine of the pool, whatever is
-# thought of it: only answers show what it is. Often while it has given less than this many answers.
+# An idle engine gets an upload after this many decisions per engine of the pool, whatever its
+# estimated speed: only responses show its real speed. The pairs apply while it has given fewer
+# responses than the first number.
 _TRIED_AFTER: Final = ((4, 8), (12, 24))
 _TRIED_AFTER_KNOWN: Final = 128
-# What the engines do when full is worked out anew after so long.
+# Time between two calculations of the engines' capacity at full load, in seconds.
 _CAPACITY_S: Final = 0.5
-# A piece that finds no room on so many engines waits; the next answer changes the picture anyway.
+# A segment that fits on none of this many engines waits; the next response changes the load anyway.
 _MOST_TRIES: Final = 32
-# An engine that was ejected for a moment is back about then, or not soon.
+# An engine after a first ejection returns within about this time, or not soon.
 _BACK_WITHIN_S: Final = 5.0
 
 
 class PoolView:
-    """What scrapes of several engines showed in the mean, per window a second of their speed.
+    """Mean load of several engines in their scrapes, in windows per unit of the engine's speed.
 
     Attributes:
-        others: Windows that other routers had there.
-        own: Windows that this router had there.
-        scrapes: How many scrapes the means have seen.
+        others: Windows of other routers.
+        own: Windows of this router.
+        scrapes: Number of scrapes in the means.
     """
 
     __slots__ = ("others", "own", "scrapes")
@@ -56,12 +57,12 @@ class PoolView:
 
 
 class _Rota:
-    """An engine's place among those that are looked at in turn.
+    """An engine's position in the rotation for idle engines.
 
     Attributes:
         engine: The engine.
-        turn: Its last turn when it was last looked at.
-        rounds: How often in a row it has been looked at since without another.
+        turn: Its last turn when it was last checked.
+        rounds: Consecutive checks since without another turn.
     """
 
     __slots__ = ("engine", "rounds", "turn")
@@ -77,33 +78,34 @@ class Pool:
 
     Args:
         model: The model's name.
-        policy: How engines are chosen.
-        queue: The work that waits for them.
-        chance: Returns a number in [0, 1).
-        quiet_share: Part of the engines that are kept quiet for short work.
-        blame: When refusals of a status are usual.
+        policy: The balancing policy.
+        queue: The work that waits for the engines.
+        chance: Returns a random number in [0, 1).
+        quiet_share: Share of the engines kept quiet for short work.
+        blame: Rules for when refusals with a status are usual.
 
     Attributes:
         members: Every engine that serves the model and is not gone.
-        states: How many of them are in each state.
-        apart: Suspects of the queue that wait for an engine without another.
-        agreements: What engines have agreed to refuse of late.
-        now: Monotonic seconds at which the queue was last looked at.
-        hopeless_since: Since when no engine has been in service or about to be; None: one is, or
-            nobody has looked.
-        drain: How fast work gets done.
-        busy_since: Since when work has waited without a break; None: none waits.
-        fill: Long work may fill an engine up to so many times its `half_at`.
-        fill_told: The fill that the engines' limits were last worked out with.
+        states: Number of engines in each state.
+        apart: Queued suspects that wait for an engine without another suspect.
+        agreements: Refusals on which engines have recently agreed.
+        now: When the queue was last served, monotonic seconds.
+        hopeless_since: Since when no engine has been in service or about to be; None if one is, or
+            if this was not checked.
+        drain: Rate at which work finishes.
+        busy_since: Since when the queue has been nonempty; None if it is empty.
+        fill: Multiple of `half_at` up to which long work may fill an engine.
+        fill_told: The fill with which the engines' limits were last calculated.
         fill_at: When `fill` was last set, monotonic seconds.
-        peak_per_s: Windows per second that the engines in service approach together.
-        half_at: Sum of theirs.
+        peak_per_s: Combined throughput at full load of the engines in service, windows per second.
+        half_at: Sum of their `half_at`.
         load: Windows in service on all members.
-        held: The engine kept free for a ticket too large to fit in otherwise, if any.
-        new_curves: Curves learned since the pool was last settled (see `peers`).
+        held: The engine kept free for a ticket that fits nowhere else, if any.
+        new_curves: Curves learned since the pool was last settled (see `peer_priors`).
         settled_at: When that was, monotonic seconds.
-        usual_s: Median time of a window on the engines that answered of late; None: none did.
-        usual_at: When that was last worked out, monotonic seconds.
+        usual_s: Median window time of the engines that have recently answered, in seconds; None if
+            none has.
+        usual_at: When that was last calculated, monotonic seconds.
     """
 
     __slots__ = (
@@ -188,7 +190,7 @@ class Pool:
         self._seen = (PoolView(), PoolView())
 
     def add(self, engine: Engine) -> None:
-        """Take an engine in."""
+        """Add an engine."""
         self.members[engine.engine_id] = engine
         self._capacity_at = -math.inf
         self._rota.append(_Rota(engine))
@@ -199,7 +201,7 @@ class Pool:
         self._draw_quiet()
 
     def discard(self, engine: Engine) -> None:
-        """Let an engine go."""
+        """Remove an engine."""
         if self.members.pop(engine.engine_id, None) is None:
             return
         self._capacity_at = -math.inf
@@ -220,18 +222,18 @@ class Pool:
         self._quiet_below = self._lots[count] if count else 0
 
     def is_quiet(self, engine: Engine) -> bool:
-        """Whether an engine is one of those that long work fills less, for short work to be quick.
+        """Whether an engine gets less long work, to keep it fast for short work.
 
-        The same ones in every router, whatever the order in which engines were found.
+        Every router selects the same ones, whatever the order of discovery.
         """
         return self._quiet_below > 0 and engine.lot < self._quiet_below
 
     def seen(self, engine: Engine) -> PoolView:
-        """Return what scrapes showed of the engines of one kind, quiet ones or the others."""
+        """Return the scraped means for the engine's kind, quiet or not."""
         return self._seen[self.is_quiet(engine)]
 
     def place(self, engine: Engine) -> None:
-        """Put an engine where its rank and its room want it, after any change of either."""
+        """Move an engine to its place in the sorted lists after a change of its rank or room."""
         held = engine.windows_in_flight
         if held >= engine.cap:
             self._close(engine)
@@ -249,30 +251,31 @@ class Pool:
 
     @property
     def with_room(self) -> list[Engine]:
-        """The engines that would take a short request, by rank; the pool's own, to be read only."""
+        """Engines with room for a short request, by rank; the pool's own list, do not modify."""
         return self._open.engines
 
     def best(self) -> Engine | None:
-        """Return the engine of the lowest rank that has room."""
+        """Return the engine with room that has the lowest rank."""
         return self.with_room[0] if self.with_room else None
 
     def pick(self, ticket: Ticket) -> Engine | None:
-        """Return the engine that takes a ticket as short work, by the pool's policy; None: none."""
+        """Return the engine that gets a ticket as short work, by policy; None if there is none."""
         engines = self.with_room
         if not engines:
             return None
         is_plain = ticket.windows == 1 and not ticket.excluded and not ticket.deaths
         if is_plain and self.policy.choose is first_in_order:
-            # Other policies choose by chance or by a key, and leave no engine without work.
+            # Other policies choose by chance or by key, and leave no engine idle forever.
             tried = self._to_be_tried()
             return engines[0] if tried is None else tried
         return self.policy.choose(_Choice(self, engines, ticket, is_long=False), ticket.session_key)
 
     def _to_be_tried(self) -> Engine | None:
-        """Return an idle engine that has had nothing for long; one is looked at for each upload.
+        """Return an idle engine that has long been without work; each upload checks one engine.
 
-        So an engine's looks count the pool's own decisions, in rounds of as many as it has engines:
-        turns are numbered over all models, and another model's may be far more.
+        An engine is checked once per round of as many decisions as the pool has engines. Turns
+        would not do, because they are numbered over all models, and another model's may be far more
+        frequent.
         """
         rota = self._rota
         at = self._rota_at + 1
@@ -295,14 +298,14 @@ class Pool:
         return engine if rounds >= _TRIED_AFTER_KNOWN else None
 
     def pick_long(self, ticket: Ticket) -> Engine | None:
-        """Return the engine that takes a ticket as long work; None: none has room for it."""
+        """Return the engine that gets a ticket as long work; None if none has room for it."""
         engines = self._open_to_long.engines
         if not engines:
             return None
         return self.policy.choose(_Choice(self, engines, ticket, is_long=True), ticket.session_key)
 
     def pick_apart(self, ticket: Ticket) -> Engine | None:
-        """Return the engine that takes a suspect and holds no other; None: none has room for it."""
+        """Return the engine that gets a suspect and holds no other; None if none has room."""
         is_long = ticket.urgency is Urgency.LONG
         engines = self._open_to_long.engines if is_long else self.with_room
         if not engines:
@@ -311,7 +314,7 @@ class Pool:
         return self.policy.choose(choice, ticket.session_key)
 
     def is_stranded(self, ticket: Ticket, now: float) -> bool:
-        """Whether no engine is in service, or back soon, that has not failed on a repeat."""
+        """Whether every engine in service or back soon has already failed on a retry."""
         if not ticket.excluded:
             return False
         return not any(
@@ -320,7 +323,7 @@ class Pool:
         )
 
     def has_hope(self) -> bool:
-        """Whether an engine is in service, or on trial and has not failed yet."""
+        """Whether an engine is in service, or on trial without a failure yet."""
         return any(
             engine.state is EngineState.READY
             and (not engine.is_on_trial or not engine.record.count)
@@ -328,15 +331,15 @@ class Pool:
         )
 
     def untried(self, ticket: Ticket) -> Iterator[Engine]:
-        """Yield the members that have not failed on a ticket."""
+        """Yield the members that have not yet failed on a ticket."""
         for engine_id, engine in self.members.items():
             if engine_id not in ticket.excluded:
                 yield engine
 
     def capacity_per_s(self, now: float) -> float:
-        """Return the windows per second that the engines in service are expected to do when full.
+        """Return the throughput at full load of all engines in service, in windows per second.
 
-        Walks through all of them, and therefore only now and then.
+        Scans all engines, so the result is cached for `_CAPACITY_S`.
         """
         if 0.0 <= now - self._capacity_at < _CAPACITY_S:
             return self._capacity_per_s
@@ -354,7 +357,7 @@ class Pool:
         return self._chance()
 
     def clockwise(self, key: str) -> Iterator[Engine]:
-        """Yield all members as they follow a key's point on the ring."""
+        """Yield all members in ring order from a key's point."""
         return self._ring.clockwise(key)
 
 
@@ -362,7 +365,7 @@ class _Order:
     """Engines sorted by a key.
 
     Attributes:
-        engines: In order.
+        engines: The engines in order.
     """
 
     __slots__ = ("_key_of", "_keys", "engines")
@@ -373,14 +376,14 @@ class _Order:
         self._key_of: dict[int, float] = {}
 
     def put(self, engine: Engine, key: float) -> None:
-        """Put an engine where its key wants it, whether it is in or not."""
+        """Insert an engine at its key, or move it there."""
         keys = self._keys
         before = self._key_of.get(engine.index)
         if before is not None:
             at = self._at(engine, before)
             is_above = at == 0 or keys[at - 1] <= key
             if is_above and (at + 1 == len(keys) or key <= keys[at + 1]):
-                # Its place between its neighbours stays: nothing needs to be moved.
+                # Still between the same neighbors: nothing has to move.
                 keys[at] = self._key_of[engine.index] = key
                 return
             keys.pop(at)
@@ -391,7 +394,7 @@ class _Order:
         self._key_of[engine.index] = key
 
     def drop(self, engine: Engine) -> None:
-        """Remove an engine, if it is in."""
+        """Remove an engine if it is present."""
         key = self._key_of.pop(engine.index, None)
         if key is None:
             return
@@ -400,7 +403,7 @@ class _Order:
         self.engines.pop(at)
 
     def _at(self, engine: Engine, key: float) -> int:
-        # Work goes to the first, so it is mostly the first whose key changes.
+        # Work goes to the first engine, so its key changes most often.
         if self.engines[0] is engine:
             return 0
         at = _first_not_below(self._keys, key)
@@ -410,7 +413,7 @@ class _Order:
 
 
 def _first_not_below(keys: list[float], key: float) -> int:
-    """Return what `bisect_left` does; compiled, a quarter of its time, for it knows the type."""
+    """Like `bisect_left`, but four times as fast when compiled, because the type is known."""
     low, high = 0, len(keys)
     while low < high:
         middle = (low + high) // 2
@@ -422,10 +425,10 @@ def _first_not_below(keys: list[float], key: float) -> int:
 
 
 def may_serve(engine: Engine, ticket: Ticket) -> bool:
-    """Whether an engine is ready and takes this work, now or when it has room.
+    """Whether an engine is ready and accepts this work, now or once it has room.
 
-    An engine on trial that fails takes only work that has failed nowhere: other work would use up
-    its trials, and might be what it fails on.
+    A failing engine on trial gets only work that has not failed elsewhere: other work would use
+    up its trials and might itself be the cause of a failure.
     """
     if engine.state is not EngineState.READY:
         return False
@@ -434,16 +437,16 @@ def may_serve(engine: Engine, ticket: Ticket) -> bool:
 
 
 def _is_back_soon(engine: Engine, now: float) -> bool:
-    """Whether an engine was ejected for a moment only; what fails again is out for longer."""
+    """Whether an engine is in a short first ejection; one that failed again is out for longer."""
     if engine.state is not EngineState.EJECTED or engine.ejections > 1:
         return False
     return now - _BACK_WITHIN_S <= engine.ejected_until <= now + _BACK_WITHIN_S
 
 
 def fits(engine: Engine, ticket: Ticket, cap: float) -> bool:
-    """Whether a ticket may go to an engine whose windows may reach `cap`.
+    """Whether a ticket fits on an engine whose windows may reach `cap`.
 
-    More windows than there is room for at all run when nothing else does.
+    A ticket with more windows than `cap` runs when the engine has no other work.
     """
     held = engine.windows_in_flight
     return held < cap and (held == 0 or held + ticket.windows <= cap)

@@ -1,9 +1,9 @@
-"""How much audio one key may have in flight, and may send per minute.
+"""Limits per key on audio in flight and on audio per minute.
 
-A bucket that holds one minute's worth and fills at that rate, as in GCRA: a burst of a minute is
-fine, a lasting excess is not. An audio is charged by what its header says, or an estimate, before
-any engine has it; once its true length is known the charge is corrected. Clock and amounts are
-arguments; state is one small object per key.
+A bucket holds one minute's worth and refills at that rate, as in GCRA: a burst of a minute is
+allowed, a sustained excess is not. Audio is charged by its header or an estimate before any engine
+gets it; the charge is corrected once the true length is known. Clock and amounts are arguments;
+state is one small object per key.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ WINDOW_S: Final = 60.0
 
 @dataclass(frozen=True, slots=True)
 class QuotaRules:
-    """Bounds for each key.
+    """Limits per key.
 
     Attributes:
-        in_flight_s: Audio seconds at a time; None: any.
-        per_minute_s: Audio seconds per minute; None: any.
+        in_flight_s: Seconds of audio in flight at a time; None for no limit.
+        per_minute_s: Seconds of audio per minute; None for no limit.
     """
 
     in_flight_s: float | None = None
@@ -38,7 +38,7 @@ class Quotas:
     """The accounts of all keys.
 
     Args:
-        rules: The same for every key.
+        rules: The limits, the same for every key.
     """
 
     def __init__(self, rules: QuotaRules) -> None:
@@ -46,13 +46,13 @@ class Quotas:
         self._accounts: dict[str, _Account] = {}
 
     def take(self, name: str, audio_s: float, now: float) -> float | None:
-        """Charge a key with an audio.
+        """Charge a key for an upload.
 
-        An audio larger than the whole bound is let through by an account that is otherwise empty:
-        it could never pass else.
+        An otherwise empty account admits audio that exceeds the whole limit, because such audio
+        could never pass otherwise.
 
         Returns:
-            None when it is charged, or the seconds after which trying again is worth it.
+            None if it was charged, or the seconds after which a retry is worthwhile.
         """
         rules = self._rules
         account = self._accounts.setdefault(name, _Account(at=now))
@@ -70,12 +70,12 @@ class Quotas:
         return None
 
     def correct(self, name: str, charged_s: float, true_s: float, now: float) -> None:
-        """Charge what an audio has turned out to be in place of what was charged per minute.
+        """Replace an upload's charge per minute by its true length.
 
         Args:
-            name: The key's.
-            charged_s: What `take` was given.
-            true_s: Its length, 0 or more.
+            name: The key's name.
+            charged_s: The length given to `take`, in seconds.
+            true_s: The true length in seconds, 0 or more.
             now: Monotonic seconds.
         """
         rate = self._rules.per_minute_s
@@ -85,7 +85,7 @@ class Quotas:
         account.spent_s = max(0.0, account.spent_s + true_s - charged_s)
 
     def give_back(self, name: str, audio_s: float) -> None:
-        """Say that an audio that was taken is no longer in flight."""
+        """Record that charged audio is no longer in flight."""
         account = self._accounts[name]
         account.in_flight_s = max(0.0, account.in_flight_s - audio_s)
 

@@ -1,7 +1,7 @@
-"""All engines, the pools they belong to, and their way through the table of states.
+"""All engines, their pools, and their transitions through the table of states.
 
-Every change of an engine that is not a charge or its release ends in `refresh`, which works out how
-much it may take now and puts it where that belongs in its pools.
+Every change of an engine other than a charge or its release ends in `refresh`, which recalculates
+the engine's capacity and its place in its pools.
 """
 
 import heapq
@@ -26,12 +26,12 @@ class Registry:
     """The engines and pools.
 
     Args:
-        settings: What the operator decided.
+        settings: The operator's settings.
         rng: Breaks ties.
 
     Attributes:
         engines: Every engine that is not gone.
-        pools: By model; a pool stays while it has members or work.
+        pools: Pools by model; a pool exists while it has members or queued work.
     """
 
     def __init__(self, settings: FleetSettings, rng: Random) -> None:
@@ -45,7 +45,7 @@ class Registry:
         self._timer_count = 0
 
     def pool(self, model: str) -> Pool:
-        """Return a model's pool, made when it is first asked for."""
+        """Return a model's pool; create it on first use."""
         pool = self.pools.get(model)
         if pool is None:
             limits = self.settings.limits
@@ -64,7 +64,7 @@ class Registry:
         return pool
 
     def apply(self, change: Change, now: float) -> tuple[Transition, ...]:
-        """Take a change from discovery in; what was known of an engine survives it."""
+        """Apply a change from discovery; an engine's learned state survives it."""
         match change:
             case Appeared(spec):
                 return self._appeared(spec, now)
@@ -104,7 +104,7 @@ class Registry:
         return self.move(engine, Event.WITHDRAWN, now) + self.bury(engine, now)
 
     def bury(self, engine: Engine, now: float) -> tuple[Transition, ...]:
-        """Forget an engine that is withdrawn and holds nothing any more."""
+        """Remove an engine that is withdrawn and has nothing in flight."""
         if not engine.is_withdrawn or engine.in_flight:
             return ()
         moves = self.move(engine, Event.EMPTIED, now)
@@ -114,12 +114,12 @@ class Registry:
         return moves
 
     def set_models(self, engine: Engine, models: tuple[str, ...], now: float) -> None:
-        """Say which models an engine serves."""
+        """Set the models that an engine serves."""
         engine.models = models
         for pool in engine.pools:
             if pool.model not in models:
                 pool.discard(engine)
-                # After it is out: what rounding leaves of the last engine is then dropped.
+                # After the removal: rounding residue of the last engine is then dropped.
                 self._weigh(pool, engine, -1)
                 if not pool.members and not len(pool.queue):
                     del self.pools[pool.model]
@@ -134,7 +134,7 @@ class Registry:
     def move(
         self, engine: Engine, event: Event, now: float, why: str | None = None
     ) -> tuple[Transition, ...]:
-        """Let an event happen to an engine; nothing happens where the table has no entry."""
+        """Apply an event to an engine; do nothing if the table has no entry for it."""
         before = engine.state
         after = TRANSITIONS.get((before, event))
         if after is None:
@@ -144,7 +144,7 @@ class Registry:
         engine.state = after
         engine.suspected_at = None
         if before is EngineState.PROBING:
-            # It was away: what comes back is another process.
+            # It was away, so a new process may have returned.
             engine.record.good()
             engine.rests, engine.rests_until = 0, -math.inf
         for pool in engine.pools:
@@ -161,7 +161,7 @@ class Registry:
 
     def _enter_service(self, engine: Engine, now: float) -> None:
         engine.failed_probes = engine.failed_answers = engine.slow_answers = 0
-        # Only what has been out for a reason comes back slowly; a fleet that starts does not.
+        # Only an engine that was out ramps up slowly; a starting fleet does not.
         if engine.ready_since is not None:
             engine.is_warm = False
             engine.is_on_trial = True
@@ -173,16 +173,16 @@ class Registry:
             pool.peak_per_s += sign * engine.speed
             pool.half_at += sign * engine.half_at
         if not pool.states[EngineState.READY]:
-            # Rounding errors of many sums end here.
+            # Discard the rounding errors of many sums.
             pool.peak_per_s = pool.half_at = 0.0
 
     def relearned(self, engine: Engine, now: float, *, is_at_once: bool = False) -> None:
-        """Use a curve that was fitted anew, and what it tells of the others.
+        """Apply a newly fitted curve to the engine and its peers.
 
         Args:
-            engine: Whose curve it is.
+            engine: The engine with the new curve.
             now: Monotonic seconds.
-            is_at_once: Not only when there is more of the kind to be used.
+            is_at_once: Whether to settle its pools now rather than wait for more new curves.
         """
         for pool in engine.pools:
             if peers.learned(pool, now) or is_at_once:
@@ -200,7 +200,7 @@ class Registry:
             self._weigh(pool, engine, +1)
 
     def meet(self, engine: Engine, now: float) -> None:
-        """Let an engine that has answered nothing pass for what its peers are."""
+        """Estimate an engine without responses from its peers."""
         if not engine.curve.seen:
             for pool in engine.pools:
                 for each, intercept_s, slope_s in peers.settle(pool):
@@ -208,7 +208,7 @@ class Registry:
                         self._expect(each, intercept_s, slope_s)
 
     def refresh(self, engine: Engine, now: float) -> None:
-        """Work out what an engine may take now, and place it in its pools."""
+        """Recalculate an engine's current capacity and its place in its pools."""
         engine.next_window_s = engine.intercept_s + engine.slope_s * (engine.load + 1.0)
         is_open = engine.held_for is None and self._is_open(engine, now)
         update_headroom(engine, self.settings, self._warmth(engine, now) if is_open else None)
@@ -226,14 +226,14 @@ class Registry:
         return warmth
 
     def _is_open(self, engine: Engine, now: float) -> bool:
-        # Whatever has become of it meanwhile, it is not tried before the end of a rest.
+        # Whatever has happened in the meantime, it is not tried before its rest ends.
         trial_at = max(engine.trial_at, engine.rests_until)
         if engine.is_on_trial and now < trial_at:
             self.wake_at(trial_at, engine)
             return False
         if engine.state is EngineState.READY:
             return engine.suspected_at is None or self._is_needed(engine, now)
-        # After its time an ejected engine is tried with a live request, once a probe has passed.
+        # After its ejection and a passed probe, an engine is tried with a live request.
         probe = engine.last_probe
         if engine.state is not EngineState.EJECTED or probe is None or not probe.is_ok:
             return False
@@ -246,10 +246,10 @@ class Registry:
         return True
 
     def _is_needed(self, engine: Engine, now: float) -> bool:
-        """Whether an engine under suspicion must take new work, for want of one that is not.
+        """Whether a suspected engine must take new work because no other engine can.
 
-        Its probe is under way: a live engine passes it within milliseconds, and what would be given
-        to a hung one until the probe fails would only have to be moved.
+        Its probe is under way. A live engine passes it within milliseconds; work given to a hung
+        engine until the probe fails would only have to be moved.
         """
         for pool in engine.pools:
             if not any(
@@ -261,16 +261,16 @@ class Registry:
         return False
 
     def wake_at(self, at: float, engine: Engine) -> None:
-        """Refresh an engine at a later time."""
+        """Schedule a refresh of an engine."""
         self._timer_count += 1
         heapq.heappush(self._timers, (at, self._timer_count, engine))
 
     def next_timer(self) -> float | None:
-        """Return when an engine has to be looked at again."""
+        """Return when the next engine must be refreshed; None if there is none."""
         return self._timers[0][0] if self._timers else None
 
     def run_timers(self, now: float) -> None:
-        """Refresh the engines whose time has come."""
+        """Refresh the engines that are due."""
         due = set()
         while self._timers and self._timers[0][0] <= now:
             due.add(heapq.heappop(self._timers)[2])

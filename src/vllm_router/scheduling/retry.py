@@ -1,14 +1,14 @@
-"""May a failed attempt be repeated?
+"""A budget for retries.
 
-A transcription has no side effect, so repeating one is sound; what it must not do is double the
-load of a fleet that is failing because of load. The budget allows repeats up to a share of live
-traffic, and a few per second whatever the traffic, so that a quiet router still repeats. Finagle's
-RetryBudget is the model, with exponential forgetting in place of its window of buckets: over the
-last ten seconds or so, repeats <= share * requests + floor * 10 s.
+A transcription has no side effects, so retrying one is safe, but retries must not double the load
+of a fleet that fails because of load. The budget allows retries up to a share of live traffic, plus
+a few per second regardless of traffic, so that a quiet router can still retry. It follows Finagle's
+RetryBudget, with exponential decay in place of the window of buckets: over about the last ten
+seconds, retries <= share * requests + floor * 10 s.
 
-Work that an engine's death cuts off is granted one repeat each (`grant`): when one of two engines
-dies under a hundred long requests, a share of new traffic would not cover them, and repeating them
-adds nothing to what the fleet had already taken on.
+Work cut off by an engine's crash is granted one retry each (`grant`). If one of two engines crashes
+under a hundred long requests, a share of new traffic would not cover them, and retrying them adds
+nothing to the load that the fleet had already accepted.
 """
 
 import math
@@ -19,11 +19,11 @@ _MEMORY_S: Final = 10.0
 
 
 class RetryBudget:
-    """Counts requests and repeats, and says whether one more repeat is within bounds.
+    """Counts requests and retries, and decides whether one more retry is allowed.
 
     Args:
-        share: Repeats per request that live traffic earns.
-        floor_per_s: Repeats per second that are always allowed.
+        share: Retries earned per request of live traffic.
+        floor_per_s: Retries per second that are always allowed.
     """
 
     __slots__ = ("_at", "_floor", "_left", "_share")
@@ -40,12 +40,12 @@ class RetryBudget:
         self._left += self._share
 
     def grant(self, repeats: float, now: float) -> None:
-        """Allow so many further repeats."""
+        """Allow this many additional retries."""
         self._forget(now)
         self._left += repeats
 
     def spend(self, now: float) -> bool:
-        """Take one repeat out of the budget; False, and nothing taken, if there is none."""
+        """Take one retry from the budget; return False and take nothing if it is empty."""
         self._forget(now)
         if self._left + self._floor < 1.0:
             return False
@@ -53,7 +53,7 @@ class RetryBudget:
         return True
 
     def _forget(self, now: float) -> None:
-        # Finer steps than a tenth of a second would only cost time.
+        # A resolution finer than a tenth of a second would only cost time.
         if now - self._at > 0.1:
             self._left *= math.exp((self._at - now) / _MEMORY_S)
             self._at = now

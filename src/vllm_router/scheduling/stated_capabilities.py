@@ -1,9 +1,9 @@
-"""What people state that engines can do, as a flag or as keys and values of a file. Pure.
+"""Parses stated engine capabilities, from a flag or from keys and values of a file. Pure.
 
     MODEL:verbose_json=no,language=no,max_audio_s=600,max_file_mb=25,containers=wav+mp3+flac
 
-Items are separated by commas; one without a model belongs to the model before it, and a model's
-name may hold colons itself. Whatever is wrong is a ValueError that says what to write instead.
+Items are separated by commas; one without a model belongs to the previous model, and a model's name
+may contain colons. Every error is a ValueError that says what to write instead.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from vllm_router.scheduling.capabilities import (
 )
 
 NAMES: Final = ("verbose_json", "language", "max_audio_s", "max_file_mb", "containers")
-#: Some thirty years, and a petabyte: what is counted must stay computable.
+#: Some thirty years, and a petabyte: bounds that keep the arithmetic safe.
 MOST_AUDIO_S: Final = 1e9
 MOST_FILE_MB: Final = 1e9
 MOST_NAMES: Final = 100
@@ -38,13 +38,13 @@ _WORDS: Final[Mapping[str, bool]] = {
 
 
 def read_items(items: Iterable[str]) -> dict[str, Capabilities]:
-    """Return what a flag states, by model.
+    """Return the capabilities that a flag states, by model.
 
     Args:
-        items: `MODEL:NAME=VALUE`, or `NAME=VALUE` of the model before.
+        items: `MODEL:NAME=VALUE`, or `NAME=VALUE` for the previous model.
 
     Raises:
-        ValueError: One sentence that says what is wrong with which item.
+        ValueError: One sentence that names the item and what is wrong with it.
     """
     stated: dict[str, dict[str, object]] = {}
     model = ""
@@ -65,19 +65,20 @@ def read_items(items: Iterable[str]) -> dict[str, Capabilities]:
 
 
 def read_mapping(values: Mapping[str, object]) -> Capabilities:
-    """Return what keys and values state.
+    """Return the capabilities that keys and values state.
 
     Args:
-        values: By name; truths and numbers as such or as text, containers as a list or `a+b`.
+        values: Values by name; booleans and numbers as such or as text, containers as a list or
+            as `a+b`.
 
     Raises:
-        ValueError: One sentence that says what is wrong with which value.
+        ValueError: One sentence that names the value and what is wrong with it.
     """
     stated = UNKNOWN
     for name, value in values.items():
         if name not in NAMES:
             shown = " ".join(name.split())[:50]
-            raise ValueError(f"'{shown}' is no capability; there are: {', '.join(NAMES)}")
+            raise ValueError(f"'{shown}' is not a capability; allowed: {', '.join(NAMES)}")
         stated = _one(name, value).beats(stated)
     return stated
 
@@ -109,7 +110,7 @@ def _number(name: str, value: object, least: float, most: float) -> float:
     if isinstance(value, str | int | float) and not isinstance(value, bool):
         with contextlib.suppress(ValueError, OverflowError):
             number = float(value)
-    # Neither NaN nor an infinity passes.
+    # NaN and infinities fail this test.
     if not least <= number <= most:
         raise ValueError(f"'{name}' should be a number from {least:g} to {most:g}")
     return number
@@ -122,7 +123,7 @@ def _containers(value: object) -> frozenset[str]:
     elif isinstance(value, list | tuple):
         names.extend(value)
     known = set()
-    # Nobody has more of them; an alias in a file may stand for a million.
+    # Enough for any real list; an alias in a file may stand for a million.
     for each in names[:MOST_NAMES]:
         name = each.strip().lower() if isinstance(each, str) else ""
         name = ALSO_CALLED.get(name, name)
@@ -133,5 +134,5 @@ def _containers(value: object) -> frozenset[str]:
         known.add(name)
     if not known:
         raise ValueError("'containers' should name at least one, such as wav+mp3+flac")
-    # What the router sends in place of all others.
+    # WAV is what the router sends in place of all others.
     return frozenset(known | {"wav"})

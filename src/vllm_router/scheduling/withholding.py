@@ -1,26 +1,26 @@
-"""Which kinds of upload one engine refuses although others of its model serve them. Pure.
+"""Kinds of upload that one engine refuses although others of its model serve them. Pure.
 
-A fleet that is being upgraded mixes engines that read MP4 with some that do not. Such an engine
-refuses part of the uploads and is sound otherwise: ejecting it would waste it, and sending it
-further uploads of the kind would waste a call each.
+During an upgrade, a fleet mixes engines that read MP4 with some that do not. Such an engine refuses
+some uploads but is otherwise sound: ejecting it would waste its capacity, and sending it more
+uploads of that kind would waste a call each.
 
-A kind is withheld once the engine has refused it `REFUSALS` times in a row, others served each of
-those uploads, and the engine has served something else meanwhile. Without the last it may be an
-engine that refuses everything. A kind is the whole of what an upload asks for ("mp4+language"), so
-that no guess is needed which part was refused.
+A kind is withheld once the engine has refused it `REFUSALS` times in a row, other engines served
+each of those uploads, and the engine has served something else in the meantime. Without the last
+condition, it may be an engine that refuses everything. A kind is everything that an upload asks for
+("mp4+language"), so there is no need to guess which part was refused.
 
-What is withheld is offered again after `WITHHELD_S`, and to an engine that has been restarted.
+A withheld kind is offered again after `WITHHELD_S`, and to an engine that has restarted.
 
-Bounds: `MAX_KINDS` kinds for each engine; the oldest makes room.
+Bounds: `MAX_KINDS` kinds per engine; the oldest is evicted.
 """
 
 from typing import Final
 
-#: Refusals in a row, each refuted by another engine, after which a kind is withheld.
+#: Consecutive refusals, each refuted by another engine, after which a kind is withheld.
 REFUSALS: Final = 2
-#: As long as what is learned of all engines of a model is believed, in seconds.
+#: As long as limitations learned for all engines of a model are believed, in seconds.
 WITHHELD_S: Final = 1800.0
-#: Ten containers, with and without two fields, and some to spare.
+#: Ten containers with and without two fields, plus a margin.
 MAX_KINDS: Final = 48
 
 
@@ -28,9 +28,9 @@ class _Kind:
     """Refusals of one kind of upload.
 
     Attributes:
-        since: When the first of them came, monotonic seconds.
-        at: When the last of them came.
-        count: How many there were, without a success in between.
+        since: Time of the first, monotonic seconds.
+        at: Time of the last.
+        count: Consecutive refusals without a success in between.
         is_withheld: Whether the engine gets no more of it.
     """
 
@@ -44,7 +44,7 @@ class _Kind:
 
 
 class Withholding:
-    """What one engine is not given."""
+    """The kinds of upload withheld from one engine."""
 
     __slots__ = ("_kinds",)
 
@@ -55,15 +55,16 @@ class Withholding:
         return bool(self._kinds)
 
     def refuted(self, kind: str, now: float, last_ok_at: float | None) -> bool:
-        """Note a refusal of an upload that another engine has served.
+        """Record a refusal of an upload that another engine has served.
 
         Args:
             kind: The upload's kind, not empty.
             now: Monotonic seconds.
-            last_ok_at: When the engine last answered anything well; None: never.
+            last_ok_at: Time of the engine's last good answer; None if it has given none.
 
         Returns:
-            Whether the kind explains the refusal: it is withheld, and the engine not to blame.
+            Whether the kind explains the refusal. It is then withheld, and the engine is not to
+            blame.
         """
         found = self._kinds.get(kind)
         if found is None or now - found.at > WITHHELD_S:
@@ -78,7 +79,7 @@ class Withholding:
         return found.is_withheld
 
     def served(self, kind: str) -> None:
-        """Note that the engine has served an upload of a kind."""
+        """Record that the engine has served an upload of a kind."""
         self._kinds.pop(kind, None)
 
     def withholds(self, kind: str, now: float, ready_since: float | None) -> bool:
@@ -87,7 +88,7 @@ class Withholding:
         Args:
             kind: The upload's kind.
             now: Monotonic seconds.
-            ready_since: When the engine last became ready: it may be a newer one since.
+            ready_since: When the engine last became ready, which may have been after an upgrade.
         """
         found = self._kinds.get(kind)
         if found is None:

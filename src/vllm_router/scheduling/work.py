@@ -1,6 +1,6 @@
-"""Work waiting for an engine, work charged to one, and how it ended.
+"""Work waiting for an engine, work charged to one, and its outcome.
 
-Refuses to know: sockets, uploads, clients. A ticket is all that the fleet sees of a request.
+Refuses to know: sockets, uploads and clients. A ticket is all that the fleet sees of a request.
 """
 
 import math
@@ -28,28 +28,28 @@ __all__ = [
     "windows_of",
 ]
 
-# Whisper's quantum of work.
+# Whisper processes audio in windows of this length.
 WINDOW_S: Final = 30.0
-# Work that has failed on an engine leaves engines on trial to other work for so long.
+# For this long, work that has failed leaves engines on trial to other work.
 _NO_TRIALS_S: Final = 3.0
-# A suspect waits so long after its last death for an engine that holds no other suspect: several
-# short clips, one after the other, on each engine that is left.
+# A suspect waits this long after its last crash for an engine without another suspect: long enough
+# for several short clips, one after another, on each remaining engine.
 _APART_S: Final = 3.0
 
 
 def windows_of(audio_s: float) -> int:
-    """Return how many windows of 30 s an audio takes, at least 1."""
+    """Return the number of 30 s windows that audio takes, at least 1."""
     return max(1, math.ceil(audio_s / WINDOW_S))
 
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """The end of an engine that held an upload.
+    """The crash of an engine that held an upload.
 
     Attributes:
         engine_id: The engine.
         at: Monotonic seconds.
-        is_shared: Whether another suspect was on the engine at some time during the call.
+        is_shared: Whether another suspect was on the engine at any time during the call.
     """
 
     engine_id: EngineId
@@ -59,29 +59,29 @@ class Death:
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """One piece of work waiting for an engine; the fleet's from `submit` until it is assigned.
+    """One unit of work waiting for an engine; owned by the fleet from `submit` to assignment.
 
     Attributes:
         request_id: For the log.
         model: The model's name as the engines know it.
-        audio_s: Seconds of audio, estimated when no header tells.
+        audio_s: Seconds of audio; estimated if no header gives the length.
         windows: Windows of 30 s.
         urgency: Short requests go first.
-        enqueued_at: Monotonic seconds at which the request came; kept over repeats.
-        session_key: Requests of one key like to meet the same engine; None: no preference.
-        excluded: Engines that it has already failed on.
-        votes: Engines that must refuse it before its client is told so; None: as usual.
-        deaths: Of engines that held it; shared by all tickets for the same audio. With one death
-            it is a suspect, and on one engine at a time; with two it has failed for good.
-        is_admitted: Past the door: neither refused for the queue's length nor for its own wait.
+        enqueued_at: When the request arrived, monotonic seconds; kept across retries.
+        session_key: Requests with the same key prefer the same engine; None for no preference.
+        excluded: Engines that have already failed on it.
+        votes: Engines that must refuse it before the client is refused; None for the default.
+        deaths: Crashes of engines that held it; shared by all tickets for the same audio. After
+            one crash it is a suspect and goes to one engine at a time; after two it has failed.
+        is_admitted: Whether it has passed the checks of the queue's length and its own wait.
         queued_at: When it last joined the queue, monotonic seconds.
-        waited_s: Seconds it has waited in the queue, over all its repeats.
-        expires_at: When it leaves the queue unserved, monotonic seconds; set when it is admitted.
-        place: The queue's own mark; 0 while the ticket does not wait.
-        trace: Follows it from engine to engine; None: nobody does.
+        waited_s: Total time in the queue over all attempts, in seconds.
+        expires_at: When it leaves the queue unserved, monotonic seconds; set on admission.
+        place: The queue's own mark; 0 while the ticket is not queued.
+        trace: Traces it from engine to engine; None if it is not traced.
         ahead: Windows of its audio that come before it.
-        kind: What it asks for that some engines may not do, such as "mp4+language"; empty: nothing
-            that any engine of the model has been seen to refuse by itself.
+        kind: Features that some engines may lack, such as "mp4+language"; empty if no engine of
+            the model has been seen to refuse any of them alone.
     """
 
     request_id: str
@@ -104,9 +104,10 @@ class Ticket:
     kind: str = ""
 
     def may_be_trial(self, now: float) -> bool:
-        """Whether it may show whether an engine on trial works: it has failed on none.
+        """Whether it may go to an engine on trial: it has not failed anywhere.
 
-        It might be what fails. Where no other work comes it may after a while, or nobody would.
+        Work that has failed may itself be the cause. It is allowed after a while, so that an engine
+        on trial gets some work even if no other arrives.
         """
         has_failed = bool(self.deaths or self.excluded)
         return not has_failed or now - self.queued_at >= _NO_TRIALS_S
@@ -114,7 +115,7 @@ class Ticket:
     def apart_until(self) -> float:
         """Return until when it waits for an engine without suspects, monotonic seconds.
 
-        Minus infinity for a ticket that is no suspect.
+        Minus infinity for a ticket that is not a suspect.
         """
         if not self.deaths:
             return -math.inf
@@ -126,15 +127,15 @@ class Charge:
     """A ticket's hold on an engine, released exactly once by `Fleet.finish`.
 
     Attributes:
-        ticket: What is being done.
-        engine_id: Where.
+        ticket: The work.
+        engine_id: The engine.
         started_at: Monotonic seconds.
         windows: Windows charged.
-        audio_s: Seconds of audio charged, by a header or estimated.
-        measured_s: Seconds of audio as somebody found who decoded it; None: nobody told.
+        audio_s: Seconds of audio charged, from a header or estimated.
+        measured_s: Seconds of audio found by decoding; None if unknown.
         engine: The engine until the release, then None.
-        area_before: The engine's window-seconds when this began.
-        is_suspect: Whether an engine has died on the upload, and this one counts it.
+        area_before: The engine's window-seconds when the charge began.
+        is_suspect: Whether the upload has crashed an engine and counts as a suspect on this one.
     """
 
     ticket: Ticket
@@ -149,21 +150,21 @@ class Charge:
 
     @property
     def is_released(self) -> bool:
-        """Whether `Fleet.finish` has seen it."""
+        """Whether `Fleet.finish` has released it."""
         return self.engine is None
 
 
 class OutcomeKind(StrEnum):
-    """How an attempt ended, as far as it speaks for or against the engine."""
+    """How an attempt ended, as far as it counts for or against the engine."""
 
     OK = "ok"
-    CLIENT_FAULT = "client_fault"  # a refusal that the client was shown
+    CLIENT_FAULT = "client_fault"  # a refusal that was returned to the client
     UNDECIDED = "undecided"  # a refusal that another engine is asked to confirm
-    BUSY = "busy"  # 429, or 503 with Retry-After: it asks for a rest
+    BUSY = "busy"  # 429, or 503 with Retry-After: the engine asks for a rest
     UNREACHABLE = "unreachable"
     RESET = "reset"
-    BAD_STATUS = "bad_status"  # 5xx but for a 500, or a refusal that another engine did not repeat
-    DENIED = "denied"  # 401, 403, a redirect: the router is set up wrongly for it, or it for us
+    BAD_STATUS = "bad_status"  # 5xx except 500, or a refusal that another engine did not confirm
+    DENIED = "denied"  # 401, 403 or a redirect: router and engine are not configured for each other
     TIMEOUT = "timeout"
     OVERTAKEN = "overtaken"  # overdue, and another engine that was asked later has answered
     CLIENT_LEFT = "client_left"
@@ -175,10 +176,10 @@ class Outcome(NamedTuple):
 
     Attributes:
         kind: How it ended.
-        first_byte_s: Seconds from the start to the answer's first byte; None if none came.
-        total_s: Seconds from the start to the end; None: the fleet takes it from its own clock.
+        first_byte_s: Seconds from the start to the first byte of the response; None if none came.
+        total_s: Seconds from the start to the end; None if the fleet should use its own clock.
         detail: One sentence for the log and the engines page.
-        rest_s: How long the engine asks to be left alone, seconds; None: it does not say.
+        rest_s: Length of the rest that the engine asks for, in seconds; None if it gives none.
     """
 
     kind: OutcomeKind
@@ -189,31 +190,31 @@ class Outcome(NamedTuple):
 
 
 class WorkTrace(Protocol):
-    """Who follows one piece of work through the queue and from engine to engine."""
+    """Traces one unit of work through the queue and from engine to engine."""
 
     def waited(self, since: float, until: float, end: str) -> None:
-        """A wait in the queue is over; `end` says how. Monotonic seconds."""
+        """Record a finished wait in the queue; `end` says how it ended. Monotonic seconds."""
 
     def attempt(
         self, engine_id: EngineId, headers: list[tuple[bytes, bytes]]
     ) -> list[tuple[bytes, bytes]]:
-        """An engine is about to be asked; return the headers to ask it with."""
+        """Record an attempt that is about to start; return the headers to send."""
 
     def finished(self, engine_id: EngineId, outcome: Outcome) -> None:
-        """An engine has been released; it may never have been asked."""
+        """Record that an engine was released; it may never have been called."""
 
 
 class AdmissionRefusal(Enum):
-    """Why a ticket leaves the queue without an engine."""
+    """The reason why a ticket leaves the queue without an engine."""
 
-    NO_ENGINE_LEFT = "it has failed on every engine there is"
+    NO_ENGINE_LEFT = "it has failed on every engine"
     WAITED_TOO_LONG = "it has waited longer than allowed"
-    NONE_IN_SERVICE = "no engine has served anything well for as long as work may wait for one"
+    NONE_IN_SERVICE = "no engine has been usable for as long as work may wait"
 
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """A decision: the ticket runs (charge), or leaves the queue without (refusal)."""
+    """A decision: the ticket gets an engine (charge) or leaves the queue (refusal)."""
 
     ticket: Ticket
     charge: Charge | None
@@ -221,10 +222,10 @@ class Assignment:
 
 
 class QueueFull(Exception):
-    """The queue may not take this work on.
+    """The queue cannot accept this work.
 
     Attributes:
-        retry_after_s: When the queue will have drained enough at its present rate.
+        retry_after_s: Time until the queue has drained enough at its current rate, in seconds.
         reason: One plain sentence.
     """
 

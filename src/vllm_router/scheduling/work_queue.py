@@ -1,19 +1,19 @@
-"""Who goes next when a slot frees: short before long, little before much, nothing starved.
+"""The order of waiting work: short before long, without starving either.
 
-One queue per model with two heaps. Short work leaves in the order in which it came. Pieces of long
-audio leave in the order in which their audio came: served one after the other, files are done
-sooner in the mean than side by side. What lies far into a very long audio is put back by a time for
-all that is before it, so that nobody waits for a day of audio, and nobody who comes later overtakes
-for ever. A repeated attempt keeps its place.
+There is one queue per model, with two heaps. Short work leaves in order of arrival. Segments of
+long audio leave in the order in which their files arrived: served one after another, files finish
+earlier on average than in parallel. Segments far into a very long file are postponed in proportion
+to the windows before them, so nobody waits for a day of audio, and later files cannot overtake
+forever. A retry keeps its place.
 
-Long work that is late goes before short work that came after it, as long as that has hardly waited:
-the price is a little for many short requests, not much for a few.
+Long work that is late goes before short work that arrived after it, as long as that short work has
+hardly waited: the price is a short delay for many short requests rather than a long delay for few.
 
-Bounds: O(log n) for adding and taking; a withdrawn item is forgotten at once in the counts and
-dropped from its heap when it surfaces or when such leftovers are more than half of the heap. An
-item that waits for something of its own is counted, and nothing waits behind it.
+Bounds: adding and taking cost O(log n). A withdrawn item leaves the counts at once. It is dropped
+from its heap when it surfaces, or when such leftovers are more than half of the heap. An item that
+waits for a condition of its own is counted, but nothing waits behind it.
 
-Refuses to know: engines, limits, clocks.
+Refuses to know: engines, limits and clocks.
 """
 
 import heapq
@@ -21,19 +21,19 @@ import math
 from enum import Enum
 from typing import Final, Generic, Protocol, TypeVar
 
-# The place of what stands in no heap.
+# Place of an item that is counted but in no heap.
 _ASIDE: Final = -1
 
 
 class Urgency(Enum):
-    """Whether work is a short request or part of something long."""
+    """Whether work is a short request or a segment of long audio."""
 
     SHORT = "short"
     LONG = "long"
 
 
 class QueueItem(Protocol):
-    """What the queue reads of a piece of work; `place` is the queue's own, 0 while outside."""
+    """The part of a ticket that the queue reads; `place` belongs to the queue, 0 while outside."""
 
     enqueued_at: float
     place: int
@@ -55,8 +55,8 @@ class QueueLane(Generic[ItemT]):
     """Work of one urgency.
 
     Attributes:
-        pace_s: By so many seconds an item is put back for each window of its audio before it.
-        file_windows: So many windows before it put an item back by nothing.
+        pace_s: Postponement of an item per window of its audio before it, in seconds.
+        file_windows: Number of windows before an item that do not postpone it.
         count: Items waiting.
         windows: Their windows of 30 s.
         audio_s: Their seconds of audio.
@@ -73,22 +73,22 @@ class QueueLane(Generic[ItemT]):
         self.file_windows = 0.0
 
     def add(self, item: ItemT, place: int) -> None:
-        """Put an item in, at a place number never used before."""
+        """Queue an item at a place number that was never used before."""
         self.place(item, place)
         self._count(item)
 
     def add_aside(self, item: ItemT) -> None:
-        """Count an item in that does not stand in the line until `place` puts it there."""
+        """Count an item without queueing it; `place` queues it later."""
         item.place = _ASIDE
         self._count(item)
 
     def place(self, item: ItemT, place: int) -> None:
-        """Put an item that has been counted into the line, where it belongs."""
+        """Queue an item that has already been counted."""
         item.place = place
         heapq.heappush(self._heap, (self.due(item), place, item))
 
     def due(self, item: ItemT) -> float:
-        """Return the time by which items stand in the line, monotonic seconds."""
+        """Return the sort key of an item, monotonic seconds."""
         beyond = max(item.windows, item.ahead) - self.file_windows
         return item.enqueued_at + self.pace_s * beyond if beyond > 0.0 else item.enqueued_at
 
@@ -98,7 +98,7 @@ class QueueLane(Generic[ItemT]):
         self.audio_s += item.audio_s
 
     def head(self) -> ItemT | None:
-        """Return the item that is first in the line, or None."""
+        """Return the first item in the queue, or None."""
         heap = self._heap
         while heap:
             _, place, item = heap[0]
@@ -108,7 +108,7 @@ class QueueLane(Generic[ItemT]):
         return None
 
     def remove(self, item: ItemT) -> None:
-        """Take an item out that is in."""
+        """Remove an item that is in the queue."""
         heap = self._heap
         item.place = 0
         self.count -= 1
@@ -120,7 +120,7 @@ class QueueLane(Generic[ItemT]):
             self._heap = [entry for entry in heap if entry[2].place == entry[1]]
             heapq.heapify(self._heap)
         if not self.count:
-            # Rounding errors of a long day of adding and subtracting end here.
+            # Discard the rounding errors of a long day of adding and subtracting.
             self.audio_s = 0.0
 
 
@@ -128,15 +128,15 @@ class WorkQueue(Generic[ItemT]):
     """The queue of one model.
 
     Args:
-        ageing_s: Wait in seconds after which long work may go before short work.
-        aged_share: Of how many decisions at most one goes to aged long work while short work waits.
-            One in four keeps both sides moving even when either alone would fill the fleet.
-        proportion: Short work waits no shorter than this part of what long work waits beyond its
-            patience and what its length puts it back.
-        patience: That, in times that a window takes on the engines at present.
-        head_start: Once long work is later than this, in the same times, it goes before short work
-            that came after it, each time until that has waited for `turn`. Infinity: never.
-        turn: Also in times that a window takes.
+        ageing_s: Wait after which long work may go before short work, in seconds.
+        aged_share: While short work waits, at most one in this many decisions goes to aged long
+            work. One in four keeps both moving even when either alone would fill the fleet.
+        proportion: Short work waits at least this share of the time for which long work waits
+            beyond its patience and its postponement.
+        patience: The patience of long work, in window times at the engines' current load.
+        head_start: Once long work is later than this, in window times, it goes before short work
+            that arrived after it, until that has waited for `turn`. Infinity means never.
+        turn: Also in window times.
     """
 
     __slots__ = (
@@ -186,40 +186,40 @@ class WorkQueue(Generic[ItemT]):
         return self.short.audio_s + self.long.audio_s
 
     def lane(self, item: ItemT) -> QueueLane[ItemT]:
-        """Return the lane an item belongs to."""
+        """Return an item's lane."""
         return self.short if item.urgency is Urgency.SHORT else self.long
 
     def add(self, item: ItemT) -> None:
-        """Queue an item; one that is already in stays where it is."""
+        """Queue an item; one that is already queued keeps its place."""
         if item.place:
             return
         self._places += 1
         self.lane(item).add(item, self._places)
 
     def add_aside(self, item: ItemT) -> None:
-        """Count an item in that is not a head until `line_up`; one that is in stays where it is."""
+        """Count an item that is queued only by `line_up`; one already in keeps its place."""
         if not item.place:
             self.lane(item).add_aside(item)
 
     def line_up(self, item: ItemT) -> None:
-        """Put an item into the line that was added aside; nothing happens to any other."""
+        """Queue an item that was added aside; do nothing for any other."""
         if item.place == _ASIDE:
             self._places += 1
             self.lane(item).place(item, self._places)
 
     def remove(self, item: ItemT) -> bool:
-        """Take an item out, wherever it stands; False if it is not in."""
+        """Remove an item, wherever it waits; return False if it is not in."""
         if not item.place:
             return False
         self.lane(item).remove(item)
         return True
 
     def took_short(self) -> None:
-        """Count a decision that went to short work."""
+        """Count a decision for short work."""
         self._since_aged += 1
 
     def took_aged(self) -> None:
-        """Count a decision that went to aged long work."""
+        """Count a decision for aged long work."""
         self._since_aged = 0
 
     def outwaited(self, now: float, window_s: float) -> ItemT | None:
@@ -227,7 +227,7 @@ class WorkQueue(Generic[ItemT]):
 
         Args:
             now: Monotonic seconds.
-            window_s: What a window takes on the engines at present.
+            window_s: Time of a window at the engines' current load, in seconds.
         """
         long = self.long.head()
         short = self.short.head()
@@ -236,8 +236,8 @@ class WorkQueue(Generic[ItemT]):
         late_s = now - self.long.due(long)
         waits_s = now - short.enqueued_at
         if late_s > self.head_start * window_s and waits_s < min(late_s, self.turn * window_s):
-            # A bounded wait for short work: unlike a share of what long work waits, it does not
-            # grow with the backlog, where short requests' slowest percent is made.
+            # A bounded wait for short work. A share of the wait of long work would grow with the
+            # backlog, which is where the slowest percent of short requests arises.
             return long
         is_due = self.proportion * (late_s - self.patience * window_s) > waits_s
         return long if is_due else None

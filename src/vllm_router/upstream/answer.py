@@ -1,4 +1,4 @@
-"""An engine's answer, as whoever asked for it sees it: a head, and a body whole or as it comes."""
+"""An engine's response: its head, and its body either whole or streamed."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from vllm_router.upstream.call import BadAnswer, ConnectionBroke, Headers
 if TYPE_CHECKING:
     from vllm_router.upstream.engine_connection import EngineConnection
 
-#: The largest answer that is read whole: an hour's verbose_json has 2 MB.
+#: The largest response that is read whole; verbose_json for an hour of audio has 2 MB.
 MAX_READ_BYTES: Final = 64 * 1024 * 1024
 
 
 class Answer:
-    """An engine's answer: its head, and its body whole or as it comes.
+    """An engine's response: its head, and its body either whole or streamed.
 
     Attributes:
         status: HTTP status.
         headers: Lower-case names and values, in order.
-        body: The whole body; None when it is streamed by `chunks`.
-        arrivals: Times that bytes of a streamed body were taken.
-        is_awaited: Whether somebody waits for more of them now.
+        body: The whole body; None if it is streamed by `chunks`.
+        arrivals: How often bytes of a streamed body have been taken.
+        is_awaited: Whether a caller is waiting for more of them now.
     """
 
     __slots__ = ("_connection", "arrivals", "body", "headers", "is_awaited", "status")
@@ -37,26 +37,26 @@ class Answer:
         self.is_awaited = False
 
     def header(self, name: bytes) -> bytes:
-        """Return a header's value by its lower-case name, empty if it is not there."""
+        """Return a header's value by its lower-case name; empty if it is absent."""
         for key, value in self.headers:
             if key == name:
                 return value
         return b""
 
     def chunks(self) -> Chunks:
-        """Return a streamed body's bytes as they arrive.
+        """Return an iterator over a streamed body's bytes as they arrive.
 
         Raises:
-            ConnectionBroke: It broke off.
-            CallTimedOut: Nothing came for the read deadline.
-            BadAnswer: The framing is broken.
+            ConnectionBroke: The connection broke mid-response.
+            CallTimedOut: Nothing arrived before the read deadline.
+            BadAnswer: The framing is invalid.
         """
         return Chunks(self)
 
     async def next_chunk(self) -> bytes:
-        """Return the next bytes of a streamed body, empty at its end; errors as `chunks`."""
+        """Return the next bytes of a streamed body, empty at its end; raises like `chunks`."""
         if self._connection is None:
-            raise ConnectionBroke("the answer was closed")
+            raise ConnectionBroke("the response was closed")
         self.is_awaited = True
         try:
             return await self._connection.next_chunk()
@@ -65,11 +65,11 @@ class Answer:
             self.arrivals += 1
 
     async def read(self, limit_bytes: int = MAX_READ_BYTES) -> bytes:
-        """Return the body whole.
+        """Return the whole body.
 
         Raises:
-            BadAnswer: It is larger than the limit.
-            CallFailed: As `chunks`.
+            BadAnswer: It exceeds the limit.
+            CallFailed: Like `chunks`.
         """
         if self.body is None:
             parts = []
@@ -78,19 +78,19 @@ class Answer:
                 parts.append(chunk)
                 size += len(chunk)
                 if size > limit_bytes:
-                    raise BadAnswer(f"the engine's answer is larger than {limit_bytes} bytes")
+                    raise BadAnswer(f"the engine's response is larger than {limit_bytes} bytes")
             self.body = b"".join(parts)
         return self.body
 
     def break_off(self, words: str) -> None:
-        """Let whoever waits for more of a streamed body get ConnectionBroke; nothing if closed."""
+        """Fail a streamed body's reader with ConnectionBroke; do nothing if closed."""
         if self._connection is not None:
             self._connection.break_off(words)
 
     def close(self) -> None:
-        """Give the connection back, or cut it if the answer was not taken to its end.
+        """Return the connection for reuse, or cut it if the response was not read to its end.
 
-        May be called twice; the connection may be another call's by then.
+        May be called twice; by then, another call may be using the connection.
         """
         connection, self._connection = self._connection, None
         if connection is not None:
@@ -98,7 +98,7 @@ class Answer:
 
 
 class Chunks:
-    """An answer's body, to be iterated over once."""
+    """A response's body, for a single iteration."""
 
     __slots__ = ("_answer", "_is_begun")
 
@@ -123,11 +123,11 @@ class Chunks:
 
 
 def denial(status: int) -> str | None:
-    """Return what to do about an answer that says how the router is set up, None for any other."""
+    """Return advice for a status that shows a misconfigured router; None for any other."""
     if status in (401, 403):
         return "check --engine-api-key"
     if status == 407:
-        return "a proxy in front of it asks for a password; give the engine's own address"
+        return "a proxy in front of it requires a password; use the engine's own address"
     if 300 <= status < 400:
-        return "it redirects; give the engine's own address"
+        return "it redirects; use the engine's own address"
     return None

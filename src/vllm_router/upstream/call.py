@@ -1,4 +1,4 @@
-"""What a call to an engine is made of: a body, deadlines, and the ways in which it may fail."""
+"""The parts of a call to an engine: body, deadlines and errors."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ Buffers = Sequence[bytes | memoryview]
 
 
 class CallFailed(Exception):
-    """A call to an engine failed; the kinds say what was known then."""
+    """A call to an engine failed; the subclass says what was known at that point."""
 
 
 class NotConnected(CallFailed):
-    """Nothing was sent: the engine could not be reached."""
+    """The engine could not be reached; nothing was sent."""
 
 
 class ConnectionBroke(CallFailed):
-    """The engine broke the connection before its answer was complete.
+    """The engine closed the connection before its response was complete.
 
     Attributes:
-        is_at_work: Whether it had the whole upload and was not done with it. If so, the upload may
-            be what ended it.
+        is_at_work: Whether the engine had the whole upload and was still working on it. If so, the
+            upload may have crashed it.
     """
 
     def __init__(self, words: str, *, is_at_work: bool = False) -> None:
@@ -32,22 +32,22 @@ class ConnectionBroke(CallFailed):
 
 
 class BadAnswer(CallFailed):
-    """What came is not HTTP, or beyond the bounds."""
+    """The response is not valid HTTP, or exceeds a limit."""
 
 
 class CallTimedOut(CallFailed):
-    """The engine took longer than the deadline to take the upload or to answer."""
+    """The engine exceeded the deadline for reading the upload or for answering."""
 
 
 @dataclass(frozen=True, slots=True)
 class Deadlines:
-    """Bounds of one call, in seconds.
+    """Deadlines of one call, in seconds.
 
     Attributes:
-        connect_s: To reach the engine.
-        write_s: Without the engine taking any more of the upload.
-        read_s: From the upload's last byte to the answer's first, and between two arrivals after
-        it.
+        connect_s: For connecting to the engine.
+        write_s: For the engine to accept more of the upload.
+        read_s: From the last byte of the upload to the first of the response, and between two
+            arrivals after it.
     """
 
     connect_s: float
@@ -56,21 +56,21 @@ class Deadlines:
 
 
 class Body(Protocol):
-    """A request's body; can be sent more than once."""
+    """A request's body; it can be sent more than once."""
 
     @property
     def size_bytes(self) -> int:
-        """Its length."""
+        """Size in bytes."""
 
     def in_memory(self) -> Buffers | None:
-        """Return its bytes where they lie, or None if they must be read from somewhere."""
+        """Return its buffers without copying, or None if they must be read from disk."""
 
     def pieces(self) -> AsyncIterator[Buffers]:
-        """Yield its bytes in pieces."""
+        """Yield its bytes in blocks."""
 
 
 class BytesBody:
-    """A body that is in memory, in one or several buffers."""
+    """A body in memory, in one or more buffers."""
 
     __slots__ = ("_buffers", "size_bytes")
 

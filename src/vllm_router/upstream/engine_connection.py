@@ -1,8 +1,8 @@
-"""One connection to an engine, carrying one call at a time, and the answer that comes on it.
+"""One connection to an engine: one call at a time, and its response.
 
-Knows the rules of HTTP/1.1's answers and every deadline of a call; who keeps connections and which
-one a call takes is `http1`'s business. Uploads are sent from where they lie, and the transport may
-keep views of them after the call: `block_pool` says when that memory is used again.
+This file implements HTTP/1.1 responses and every deadline of a call. `http_client` pools the
+connections. Uploads are sent without copying, and the transport may keep views of their memory
+after the call; `block_pool` decides when that memory is reused.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ from vllm_router.upstream.call import (
 )
 from vllm_router.upstream.origin import Origin
 
-#: An answer's head; nginx gives upstreams 4 to 8 KiB.
+#: Limit on a response's head; nginx allows upstreams 4 to 8 KiB.
 MAX_HEAD_BYTES: Final = 64 * 1024
-#: What may wait of a streamed answer before the engine is left to wait.
+#: Unread bytes of a streamed response after which reading from the engine is paused.
 AHEAD_BYTES: Final = 256 * 1024
 
 
 class Keeper(Protocol):
-    """Who keeps connections between calls."""
+    """The owner of idle connections."""
 
     def opened(self, connection: EngineConnection) -> None:
-        """Note a new connection."""
+        """Register a new connection."""
 
     def closed(self, connection: EngineConnection) -> None:
-        """Forget a connection."""
+        """Unregister a closed connection."""
 
     def keep(self, origin: Origin, connection: EngineConnection) -> None:
         """Take back a connection that may carry another request."""
 
 
 class EngineConnection(asyncio.Protocol):
-    """One connection to an engine, carrying one call at a time."""
+    """One connection to an engine; carries one call at a time."""
 
     __slots__ = (
         "_body",
@@ -104,7 +104,8 @@ class EngineConnection(asyncio.Protocol):
         self.calls = 0
         self._idle_since = 0.0
         self.is_stale = False
-        # One for all calls: making one looks ten callbacks up. Holds us: dropped at the end.
+        # One parser for all calls, because creating one looks up ten callbacks. It references this
+        # object and so is dropped at the end.
         self._parser: Any = httptools.HttpResponseParser(self)
         self._reset()
 
@@ -133,47 +134,47 @@ class EngineConnection(asyncio.Protocol):
 
     @property
     def idle_s(self) -> float:
-        """Seconds since it was given back."""
+        """Seconds since the connection was returned to the pool."""
         return self._loop.time() - self._idle_since
 
     def is_usable(self, max_idle_s: float) -> bool:
-        """Return whether another call may be sent on it."""
+        """Return whether another call may use the connection."""
         return (
             self._error is None
             and self._loop.time() - self._idle_since < max_idle_s
             and not self._transport.is_closing()
         )
 
-    # --- what the loop calls
+    # --- Event loop callbacks.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the connection."""
+        """Store the transport."""
         self._transport = cast(asyncio.Transport, transport)
-        # Paused until the very last byte has gone: then the memory of one piece takes the next.
+        # Pause until the very last byte is gone: then the next block can reuse the memory.
         self._transport.set_write_buffer_limits(high=0)
         self._client.opened(self)
 
     def data_received(self, data: bytes) -> None:
-        """Read what the engine sent."""
+        """Parse what the engine sent."""
         if not self._is_called:
-            # Between calls an engine has nothing to say.
-            self._fail(BadAnswer("the engine sent bytes that nobody asked for"))
+            # An engine must not send anything between calls.
+            self._fail(BadAnswer("the engine sent unsolicited bytes"))
             return
         self._last_arrival = self._loop.time()
         body_bytes = self._body_bytes
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            self._fail(BadAnswer("the engine wants another protocol"))
+            self._fail(BadAnswer("the engine requested a protocol upgrade"))
             return
         except httptools.HttpParserError as e:
-            self._fail(BadAnswer(f"the engine's answer is not valid HTTP: {e}"))
+            self._fail(BadAnswer(f"the engine's response is not valid HTTP: {e}"))
             return
         if self._body_bytes == body_bytes:
-            # Head, trailer, chunk extensions: nothing that the client gets.
+            # Head, trailer or chunk extensions: nothing that reaches the client.
             self._head_bytes += len(data)
         if self._head_bytes > MAX_HEAD_BYTES and not self._is_complete:
-            self._fail(BadAnswer("the engine's answer has a head without end"))
+            self._fail(BadAnswer("the engine's response head is too large"))
         elif self._waiter is not None and not self._waiter.done():
             if self._is_complete or self._is_streamed:
                 self._waiter.set_result(None)
@@ -184,7 +185,7 @@ class EngineConnection(asyncio.Protocol):
                 self._transport.pause_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End the call that is under way."""
+        """Fail the call in progress."""
         self._client.closed(self)
         self._cancel_timer()
         if self._is_until_close and self._error is None and exc is None:
@@ -193,26 +194,26 @@ class EngineConnection(asyncio.Protocol):
             "the engine closed the connection" if exc is None else f"the connection broke: {exc}"
         )
         if self._is_head_done and not self._is_complete:
-            words = "the engine broke off in its answer"
-        # Of an answer that comes whole, the head says that the work has been done.
+            words = "the engine closed the connection mid-response"
+        # For a response that is sent whole, the head shows that the work is done.
         is_at_work = self._is_sent and (not self._is_head_done or self._is_event_stream)
         self._fail(ConnectionBroke(words, is_at_work=is_at_work))
 
     def eof_received(self) -> bool:
-        """Cut the connection: an engine that ends its side has no more to say.
+        """Cut the connection: an engine that closes its side sends nothing more.
 
-        Left to itself, the transport would close only when the engine has taken all that is unsent.
+        On its own, the transport would close only after the engine has read everything unsent.
         """
-        # In the next step: TLS calls this in the middle of its own shutdown.
+        # In the next loop iteration: TLS calls this in the middle of its own shutdown.
         self._loop.call_soon(self._transport.abort)
         return False
 
     def pause_writing(self) -> None:
-        """Wait until the engine has taken what was written."""
+        """Stop writing until the engine has read what was written."""
         self._is_writing_paused = True
 
     def resume_writing(self) -> None:
-        """Go on: the engine has taken it."""
+        """Continue: the engine has read what was written."""
         self._is_writing_paused = False
         if self._is_all_written:
             self._sent()
@@ -224,27 +225,27 @@ class EngineConnection(asyncio.Protocol):
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
-    # --- what the parser calls
+    # --- Parser callbacks.
 
     def on_message_begin(self) -> None:
-        """Begin an answer."""
+        """Start a response."""
         if self._is_complete:
-            # A second answer to one request: whoever came next would be given it.
-            self._error = BadAnswer("the engine sent more than one answer")
+            # A second response to one request; the next call would receive it.
+            self._error = BadAnswer("the engine sent more than one response")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep a header."""
-        # A trailer's fields come here too; nobody has asked for them.
+        """Store a header."""
+        # Trailer fields arrive here too; they are ignored.
         if not self._is_head_done:
             self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        """Learn how the body is framed."""
+        """Determine how the body is framed."""
         if self._is_complete:
             return
         self._status = status = self._parser.get_status_code()
         if status < 100:
-            raise BadAnswer(f"{status} is no status")
+            raise BadAnswer(f"{status} is not a valid status")
         self._is_interim = 100 <= status < 200
         if self._is_interim:
             return
@@ -256,17 +257,17 @@ class EngineConnection(asyncio.Protocol):
         self._is_event_stream = is_stream
 
     def on_body(self, data: bytes) -> None:
-        """Keep a part of the body."""
+        """Store a part of the body."""
         if self._is_complete:
             return
         self._body.append(data)
         self._body_bytes += len(data)
-        # Not before its first bytes: an engine that dies before them has cost the client nothing.
+        # Not before its first bytes: until then, a crash of the engine costs the client nothing.
         if self._is_event_stream or self._body_bytes > self._whole_bytes:
             self._is_streamed = True
 
     def on_message_complete(self) -> None:
-        """End an answer."""
+        """Finish a response."""
         if self._is_interim:
             self._headers = []
             self._is_interim = False
@@ -274,10 +275,10 @@ class EngineConnection(asyncio.Protocol):
             self._is_complete = True
             self._is_keep_alive = self._parser.should_keep_alive()
 
-    # --- one call
+    # --- One call.
 
     async def call(self, head: bytes, body: Body, deadlines: Deadlines, whole_bytes: int) -> Answer:
-        """Carry one call; see `HttpClient.call`."""
+        """Perform one call; see `HttpClient.call`."""
         self._reset()
         self._whole_bytes = whole_bytes
         self._deadlines = deadlines
@@ -288,7 +289,7 @@ class EngineConnection(asyncio.Protocol):
             buffers = body.in_memory()
             if buffers is not None:
                 self._transport.writelines([head, *buffers])
-                # A failure's traceback would keep these views, and so the memory in use.
+                # A failure's traceback would keep these views alive, and with them the memory.
                 buffers = None
                 self._is_all_written = True
             else:
@@ -316,7 +317,7 @@ class EngineConnection(asyncio.Protocol):
     async def _send_pieces(
         self, head: bytes, pieces: AsyncIterator[Buffers], waiter: asyncio.Future[None]
     ) -> bool:
-        """Send a body that is read from somewhere; False if the engine answered or broke first."""
+        """Send a body from disk; return False if the engine answered or failed first."""
         self._transport.write(head)
         try:
             async for piece in pieces:
@@ -325,7 +326,7 @@ class EngineConnection(asyncio.Protocol):
                 if waiter.done():
                     return False
                 self._transport.writelines(piece)
-                # Without this view its memory takes the next piece, once the engine has taken this.
+                # Without this view, the next block can reuse the memory once this one is sent.
                 del piece
                 if self._is_writing_paused:
                     await self._taken(waiter)
@@ -334,7 +335,7 @@ class EngineConnection(asyncio.Protocol):
             await cast(Any, pieces).aclose()
 
     async def _taken(self, waiter: asyncio.Future[None]) -> None:
-        """Wait until the engine has taken what was written, or has answered or broken."""
+        """Wait until the engine has read what was written, has answered, or has failed."""
         self._expect_taken()
         self._write_waiter = self._loop.create_future()
         await asyncio.wait((waiter, self._write_waiter), return_when=asyncio.FIRST_COMPLETED)
@@ -346,7 +347,7 @@ class EngineConnection(asyncio.Protocol):
         self._arm(self._deadlines.write_s)
 
     def _sent(self) -> None:
-        """Note that the request has gone out whole; the answer is awaited from now on."""
+        """Record that the whole request is sent; the response deadline starts now."""
         if self._is_sent or self._error is not None:
             return
         self._is_sent = True
@@ -387,8 +388,8 @@ class EngineConnection(asyncio.Protocol):
         self._wake_writer()
         self._wake_reader()
 
-    # One timer serves many calls: it is not moved when a deadline is set or lifted, but looks at
-    # what is due when it fires. Making and cancelling one for each call costs more.
+    # One timer serves many calls. Setting or lifting a deadline does not move it; when it fires, it
+    # checks what is due. Creating and cancelling one per call would cost more.
 
     def _arm(self, seconds: float) -> None:
         self._due = due = self._loop.time() + seconds
@@ -419,26 +420,26 @@ class EngineConnection(asyncio.Protocol):
             self._fail(CallTimedOut(f"no answer for {self._deadlines.read_s:g} s"))
         else:
             seconds = self._deadlines.write_s
-            words = f"the engine took no more of the upload for {seconds:g} s"
+            words = f"the engine read no more of the upload for {seconds:g} s"
             self._fail(CallTimedOut(words))
 
     def _more_time_s(self) -> float:
-        """Return what a call may still take whose deadline has passed, by what happened since."""
+        """Return the time that an overdue call may still take, given its recent progress."""
         deadlines = self._deadlines
         if self._is_sent or self._status:
             if self._is_reading_paused:
-                # It is the client that takes its time.
+                # The client is the slow side.
                 return deadlines.read_s
             return self._last_arrival + deadlines.read_s - self._loop.time()
         before, self._unsent_bytes = self._unsent_bytes, self._transport.get_write_buffer_size()
         return deadlines.write_s if self._unsent_bytes < before else 0.0
 
     def break_off(self, words: str) -> None:
-        """End the call that is under way as if the engine had broken off."""
+        """Fail the call in progress as if the engine had broken the connection."""
         self._fail(ConnectionBroke(words))
 
     def release(self) -> None:
-        """Give the connection back for the next call, or cut it if this one is not over."""
+        """Return the connection to the pool, or cut it if the call is not finished."""
         self._due = math.inf
         transport = self._transport
         is_called, self._is_called = self._is_called, False
@@ -450,7 +451,7 @@ class EngineConnection(asyncio.Protocol):
             and self._is_keep_alive
             and self._error is None
             and not transport.is_closing()
-            # It answered before it had taken the whole upload, and may never take the rest.
+            # It answered before it had read the whole upload, and may never read the rest.
             and not transport.get_write_buffer_size()
         ):
             self._idle_since = self._loop.time()
@@ -467,5 +468,5 @@ class EngineConnection(asyncio.Protocol):
         self._waiter = None
         if self._error is None:
             self._error = ConnectionBroke("the connection was cut")
-        # Also if it is closing already, which lasts until the engine has taken what is unsent.
+        # Even if it is closing already, which lasts until the engine has read what is unsent.
         self._transport.abort()

@@ -1,9 +1,9 @@
-"""Watching engines: probes before first use and then at an interval, models and load kept fresh.
+"""Watches engines: probes before first use and at intervals, with fresh models and metrics.
 
-Each engine is visited by itself, so that none waits for another. A visit asks what is due: the
-probe, the reading of its metrics, or both on one connection, for to connect costs more than to ask.
-Visits are spread over the interval where there are many engines. What follows from an answer is the
-fleet's business. A visit that fails for a fault of our own is counted, and the next one comes.
+Each engine is visited separately, so none waits for another. A visit does what is due: the probe,
+the scrape, or both on one connection, because connecting costs more than asking. In large fleets,
+visits are spread over the interval. The fleet decides what follows from a result. A visit that
+fails because of a bug in the router is counted, and the next one takes place as planned.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from vllm_router.upstream.probe import Denied, EngineInquiry, Probe
 
 log = logging.getLogger(__name__)
 
-#: An engine that is out is asked this often, so that it is back soon after it has recovered.
+#: Probe interval for an engine that is out of service, so that it returns soon after it recovers.
 OUT_INTERVAL_S = 1.0
-#: A fleet smaller than this asks all at once; a larger one's questions are spread.
+#: In a fleet smaller than this, all engines are visited at once; in others, visits are spread.
 SPREAD_FROM = 32
-#: No engine of a large fleet waits longer than this for its first probe: it takes no work before.
+#: Longest wait for the first probe in a large fleet: an engine gets no work before it.
 FIRST_PROBES_S = 1.0
-#: An engine that is filled, or lets windows wait, is read this often: beyond what it holds, work
-#: would wait inside it. In a large fleet no more than a hundred engines are read a second.
+#: Scrape interval for an engine that is at least half full or queues windows: work beyond what it
+#: holds would queue inside it. In a large fleet, at most a hundred engines are scraped per second.
 BUSY_INTERVAL_S = 1.0
 BUSY_PER_S = 100.0
-#: What is due within this part of its interval is asked along with what is due now.
+#: A visit also does what is due within this share of its interval.
 EARLY = 0.2
-#: A crowd of failures turned an engine out a moment ago; it is given so long before it is probed.
+#: Delay before probing an engine that has just been ejected because of many failures.
 MOMENT_S = 0.05
-#: Visits begin at multiples of this: waking up costs as much as a question.
+#: Visits start at multiples of this, because waking up costs as much as a request.
 TICK_S = 0.05
 
 _NOT_PROBED = frozenset({EngineState.DRAINING, EngineState.SLEEPING})
@@ -52,9 +52,9 @@ class WatchSettings:
     """How engines are watched.
 
     Attributes:
-        probe_interval_s: Between two probes of an engine.
-        stats_interval_s: Between two readings of its metrics.
-        by_transcribing: Probe by transcribing silence, not by /health.
+        probe_interval_s: Time between two probes of an engine.
+        stats_interval_s: Time between two scrapes of an engine.
+        by_transcribing: Whether to probe by transcribing silence instead of /health.
     """
 
     probe_interval_s: float
@@ -63,7 +63,7 @@ class WatchSettings:
 
 
 class _Watched:
-    """When an engine is asked next; infinity while it is being asked."""
+    """When an engine is visited next; infinity during the visit."""
 
     __slots__ = (
         "engine",
@@ -79,9 +79,9 @@ class _Watched:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.probe_at = self.read_at = math.inf
-        # An engine that is not busy need not be read before.
+        # Until then, an engine that is not busy need not be scraped.
         self.rested_until = -math.inf
-        # The time to its second probe; None: as between any two.
+        # Time to its second probe; None for the usual interval.
         self.first_s: float | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.timer_at = math.inf
@@ -98,11 +98,11 @@ class EngineWatch:
     """Visits engines.
 
     Args:
-        fleet: The engines, and where answers are noted.
-        inquiry: Asks the engines.
-        on_transitions: Called after each answer with the state changes that it caused, often none.
-        on_probe: Called with the engine's ID and the seconds that a probe took.
-        background: Told of visits that fail for a fault of our own.
+        fleet: The engines, and where results are recorded.
+        inquiry: Queries the engines.
+        on_transitions: Called after each result with the state changes that it caused, often none.
+        on_probe: Called with the engine's ID and the duration of a probe in seconds.
+        background: Counts visits that fail because of a bug in the router.
         settings: Intervals.
         now: Monotonic seconds.
         rng: Spreads the visits.
@@ -132,13 +132,13 @@ class EngineWatch:
         self._loop: asyncio.AbstractEventLoop
 
     def start(self, group: asyncio.TaskGroup) -> None:
-        """Say where tasks are started."""
+        """Set the task group and start watching."""
         self._group = group
         self._loop = asyncio.get_running_loop()
         self.follow()
 
     def follow(self) -> None:
-        """Watch every engine there is and no other; to be called after each change."""
+        """Watch exactly the engines in the fleet; call this after each change."""
         if self._group is None:
             return
         present = {engine.engine_id: engine for engine in self._fleet.engines()}
@@ -153,7 +153,7 @@ class EngineWatch:
             watched.probe_at = now + spread * min(FIRST_PROBES_S, settings.probe_interval_s)
             watched.read_at = now + spread * settings.stats_interval_s
             if many:
-                # From its second probe on it is probed when it is read, spread over the interval.
+                # From the second probe on, probes and scrapes coincide, spread over the interval.
                 watched.first_s = spread * settings.probe_interval_s
             self._schedule(watched)
 
@@ -164,12 +164,12 @@ class EngineWatch:
             watched.stop()
 
     def changed(self, transition: Transition) -> None:
-        """Look soon at an engine that was taken out or let in again; leave one that is gone."""
+        """Visit an engine soon after it leaves or may re-enter service; drop one that is gone."""
         watched = self._watched.get(transition.engine_id)
         if watched is None:
             return
         if transition.after is EngineState.GONE:
-            # By the time it is listed again it is another engine.
+            # If it is listed again, it is a different engine.
             del self._watched[transition.engine_id]
             watched.stop()
         elif transition.after in OUT and watched.probe_at < math.inf:
@@ -178,7 +178,7 @@ class EngineWatch:
             self._schedule(watched)
 
     def look(self, engine_id: EngineId) -> None:
-        """Probe an engine now: it may hang."""
+        """Probe an engine now because it may hang."""
         watched = self._watched.get(engine_id)
         if watched is not None and watched.probe_at < math.inf:
             watched.probe_at = self._loop.time()
@@ -217,7 +217,7 @@ class EngineWatch:
             watched.read_at = math.inf
         factor = 0.9 + 0.2 * self._rng.random()
         if must_probe and must_read and settings.by_transcribing:
-            # A busy engine takes its time over a transcription; what it says of itself is due now.
+            # A busy engine takes long to transcribe, but its metrics are due now.
             visits = [
                 self._visit(watched, factor, must_probe=True),
                 self._visit(watched, factor, must_read=True),
@@ -237,13 +237,13 @@ class EngineWatch:
         must_probe: bool = False,
         must_read: bool = False,
     ) -> None:
-        """Ask an engine what is due, the probe first; the next probe does not wait for a reading.
+        """Probe and scrape an engine if due, probe first; a scrape does not delay the next probe.
 
         Args:
             watched: The engine.
-            factor: Of the intervals until it is asked again.
+            factor: Multiplies the intervals until the next visit.
             must_probe: Whether the probe is due.
-            must_read: Whether the reading is due.
+            must_read: Whether the scrape is due.
         """
         if must_probe:
             wait_s = 0.0
@@ -271,7 +271,7 @@ class EngineWatch:
 
     @staticmethod
     def _is_busy(engine: Engine) -> bool:
-        """Whether it has much of what it may, or more than it can do."""
+        """Whether the engine is at least half full or queues windows."""
         stats = engine.stats
         return 2.0 * engine.load >= engine.limit or (stats is not None and stats.waiting > 0.0)
 
@@ -315,7 +315,7 @@ class EngineWatch:
                 engine.engine_id, models.names, self._now(), models.max_model_lens
             )
         elif engine.state is not EngineState.READY or engine.suspected_at is not None:
-            # Not at each probe: it costs as much as one, and uploads that are denied tell as well.
+            # Not at each probe: it costs as much as one, and denied uploads show the same.
             probe = await self._inquiry.access(url)
             if probe.error is not None:
                 return probe

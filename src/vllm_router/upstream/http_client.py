@@ -1,10 +1,10 @@
-"""The upload path's HTTP/1.1 client: pooled connections to engines, answers parsed by httptools.
+"""HTTP/1.1 client for the upload path: pooled connections, responses parsed by httptools.
 
-An upload goes out as one gathered write of the memory it lies in, or piece by piece from the disk.
-The answer comes back whole (an engine that breaks off in its middle has then cost the client
-nothing) unless it is an event stream or large, which are passed on as they arrive. A pooled
-connection that turns out to be closed before the first byte of an answer is not a failed engine:
-the request goes out once more on a new one. Knows nothing of engines' states, models or forms.
+An upload is sent in one gathered write from the memory it is in, or block by block from disk. The
+response is returned whole, so an engine that fails midway costs the client nothing. Event streams
+and large responses are forwarded as they arrive. If a pooled connection turns out to be closed
+before the first byte of a response, the engine has not failed: the request is sent once more on a
+new connection. Refuses to know: engines' states, models and forms.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from vllm_router.upstream.engine_connection import EngineConnection
 from vllm_router.upstream.origin import Origin
 from vllm_router.upstream.time_limit import TimeLimit
 
-#: vLLM's uvicorn closes idle connections after 5 s: leave them before that, and the race with it.
+#: vLLM's uvicorn closes idle connections after 5 s. Drop them earlier to avoid racing with it.
 IDLE_S: Final = 4.0
-#: Idle connections kept for one engine; a burst's worth.
+#: Idle connections kept per engine, enough for a burst.
 MAX_IDLE: Final = 64
-#: An answer up to this size is taken whole before its first byte is passed on.
+#: A response up to this size is read whole before its first byte is forwarded.
 WHOLE_BYTES: Final = 2 * 1024 * 1024
 
 
 class HttpClient:
-    """Calls engines and keeps their connections.
+    """Calls engines and pools their connections.
 
     Args:
-        tls: For https URLs; None takes the system's authorities.
+        tls: For https URLs; None uses the system's certificate authorities.
     """
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
@@ -48,7 +48,7 @@ class HttpClient:
 
     @property
     def open_connections(self) -> int:
-        """Connections to engines, idle ones included."""
+        """Connections to engines, including idle ones."""
         return len(self._open)
 
     async def call(
@@ -62,24 +62,24 @@ class HttpClient:
         *,
         whole_bytes: int = WHOLE_BYTES,
     ) -> Answer:
-        """Send one request and return its answer once it is whole, or its head if it is streamed.
+        """Send one request; return its response once it is whole, or its head if it is streamed.
 
-        The caller closes the answer. Cancelling cuts the connection, by which an engine notices
-        that nobody waits any longer.
+        The caller closes the response. Cancelling cuts the connection, which tells the engine that
+        nobody waits for the result.
 
         Args:
             origin: The engine.
             method: Such as b"POST".
-            path: Behind the engine's prefix.
-            headers: Without Host and Content-Length.
-            body: What to send.
-            deadlines: Bounds.
-            whole_bytes: A body up to this size is awaited whole, unless it is an event stream.
+            path: Path after the engine's prefix.
+            headers: Headers except Host and Content-Length.
+            body: Request body.
+            deadlines: Deadlines of the call.
+            whole_bytes: A body up to this size is read whole, unless it is an event stream.
 
         Raises:
-            NotConnected: The engine was not reached; nothing was sent.
-            ConnectionBroke: It broke off before the answer was complete.
-            BadAnswer: What it answered is not HTTP.
+            NotConnected: The engine could not be reached; nothing was sent.
+            ConnectionBroke: The connection broke before the response was complete.
+            BadAnswer: The response is not valid HTTP.
             CallTimedOut: A deadline passed.
         """
         lines = [
@@ -104,7 +104,7 @@ class HttpClient:
         except NotConnected:
             if broke is None:
                 raise
-            # The connection was not closed for its age: the engine ended, holding the request.
+            # The connection was not closed as idle: the engine crashed while it held the request.
             raise broke from None
         return await connection.call(head, body, deadlines, whole_bytes)
 
@@ -121,7 +121,7 @@ class HttpClient:
         loop = asyncio.get_running_loop()
         tls: Any = None
         if origin.is_tls:
-            # Reading the system's authorities takes 20 ms: once, not for each connection.
+            # Loading the system's certificate authorities takes 20 ms: once, not per connection.
             tls = self._tls = self._tls or ssl.create_default_context()
         try:
             with TimeLimit(loop, connect_s):
@@ -135,11 +135,11 @@ class HttpClient:
         except OSError as e:
             raise NotConnected(f"connection failed: {_plain(e)}") from e
         except UnicodeError as e:
-            raise NotConnected(f"{origin.host!r} is no host name") from e
+            raise NotConnected(f"{origin.host!r} is not a valid host name") from e
         return connection
 
     def sweep(self) -> None:
-        """Close the connections that have been idle too long; to be called every second or so."""
+        """Close connections that have been idle too long; call this about once per second."""
         for address, idle in list(self._idle.items()):
             while idle and idle[0].idle_s > IDLE_S:
                 idle.popleft().abort()
@@ -152,14 +152,14 @@ class HttpClient:
             connection.abort()
         self._idle.clear()
 
-    # --- what a connection says of itself
+    # --- Callbacks from connections.
 
     def opened(self, connection: EngineConnection) -> None:
-        """Note a new connection."""
+        """Register a new connection."""
         self._open.add(connection)
 
     def closed(self, connection: EngineConnection) -> None:
-        """Forget a connection."""
+        """Unregister a closed connection."""
         self._open.discard(connection)
 
     def keep(self, origin: Origin, connection: EngineConnection) -> None:
@@ -173,5 +173,5 @@ class HttpClient:
 
 
 def _plain(e: OSError) -> str:
-    # uvloop and getaddrinfo put the words in different places.
+    # uvloop and getaddrinfo put the message in different places.
     return e.strerror or str(e) or type(e).__name__

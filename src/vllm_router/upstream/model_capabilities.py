@@ -1,10 +1,10 @@
-"""What a model's engines can do, from whoever knows: flags, the engines file, their refusals.
+"""What a model's engines can do, from flags, the engines file and their refusals.
 
-What is stated for a model by a flag beats what the engines file states of its engines, and either
-beats what was learned. Where engines of one model differ, what all of them can do counts, since an
-upload may go to any of them. Every worker process learns for itself.
+Statements by flag take precedence over those in the engines file, and both over learned ones. If
+the engines of a model differ, only what all of them can do counts, because an upload may go to any
+of them. Every worker process learns separately.
 
-Bounds: one small value for each model that uploads name; it is made anew at most every `FRESH_S`.
+Bounds: one small value per model that uploads name, recalculated at most every `FRESH_S`.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from vllm_router.scheduling.work import Ticket
 
 log = logging.getLogger(__name__)
 
-#: What engines show is looked at again after this, in seconds: an edit of the engines file, or an
-#: engine that is back, counts soon, and no upload pays for looking.
+#: Lifetime of a cached result, in seconds: an edit of the engines file or a returning engine takes
+#: effect soon, and uploads hardly ever pay for the calculation.
 FRESH_S: Final = 1.0
-#: Models that have been named and are remembered; more are worked out each time.
+#: Maximum number of cached models.
 MAX_MODELS: Final = 1000
 
 
 class ModelCapabilities:
-    """Knows what models' engines can do.
+    """Capabilities of models' engines.
 
     Args:
         fleet: The engines.
-        stated: What flags state, by model.
+        stated: Capabilities stated by flag, by model.
         now: Monotonic seconds.
     """
 
@@ -53,22 +53,22 @@ class ModelCapabilities:
         self._known: dict[str, tuple[float, Capabilities]] = {}
 
     def is_news(self, kind: str, *, has_language: bool, is_verbose: bool) -> bool:
-        """Return whether an upload that an engine took is worth noting.
+        """Return whether an upload that an engine accepted is worth recording.
 
-        It is where it may refute a refusal, and where not all engines could take it: a WAV without
-        any field shows nothing.
+        It is if it may refute a refusal, or if not every engine could accept it: a WAV without any
+        field shows nothing.
         """
         return has_language or is_verbose or kind != "wav" or self._book.has_doubts
 
     def of(self, model: str) -> Capabilities:
-        """Return what is known of a model's engines."""
+        """Return the known capabilities of a model's engines."""
         now = self._now()
         known = self._known.get(model)
         if known is not None and now < known[0]:
             return known[1]
         found = self.stated(model).beats(self._learned(model, now))
         if found == UNKNOWN:
-            # The one that is quick to compare.
+            # The shared object, which is fast to compare.
             found = UNKNOWN
         if len(self._known) >= MAX_MODELS:
             self._known.clear()
@@ -76,14 +76,14 @@ class ModelCapabilities:
         return found
 
     def stated(self, model: str) -> Capabilities:
-        """Return what people have stated of a model's engines."""
+        """Return the stated capabilities of a model's engines."""
         specs = [engine.spec.capabilities for engine in self._fleet.members(model)]
         of_engines = narrowest(each for each in specs if each is not None)
         by_flag = self._stated.get(model)
         return of_engines if by_flag is None else by_flag.beats(of_engines)
 
     def view(self, model: str) -> dict[str, object]:
-        """Return what is known of a model's engines, for JSON; empty: nothing is."""
+        """Return the known capabilities as JSON; empty if there are none."""
         view = self.of(model).view()
         stated = self.stated(model).view()
         if stated:
@@ -91,44 +91,44 @@ class ModelCapabilities:
         members = self._fleet.members(model)
         lengths = [e.max_model_lens[model] for e in members if model in e.max_model_lens]
         if lengths:
-            # What the engines say of themselves; nothing is decided by it.
+            # Reported by the engines; no decision depends on it.
             view["max_model_len"] = min(lengths)
         return view
 
     def unreadable(self, model: str) -> tuple[str, ...]:
-        """Return the containers that a model's engines turned out unable to read."""
+        """Return the containers that a model's engines have been found unable to read."""
         return tuple(sorted(self.of(model).unreadable))
 
     def refused_format(self, ticket: Ticket, engine_id: str) -> None:
-        """Note that an engine does not answer in `verbose_json`."""
+        """Record that an engine does not support `verbose_json`."""
         self._refused(ticket, VERBOSE_JSON, [engine_id])
 
     def refused_language(self, ticket: Ticket, engine_id: str) -> None:
-        """Note that an engine does not take the field `language`."""
+        """Record that an engine does not accept the field `language`."""
         self._refused(ticket, LANGUAGE, [engine_id])
 
     def refused_length(self, ticket: Ticket, engine_id: str, limit_s: float) -> None:
-        """Note that audio longer than a limit is refused, in seconds."""
+        """Record that audio longer than a limit in seconds is refused."""
         self._refused(ticket, MAX_AUDIO_S, [engine_id], bound=limit_s)
 
     def refused_size(self, ticket: Ticket, engine_id: str, limit_bytes: float) -> None:
-        """Note that a file larger than a limit is refused."""
+        """Record that a file larger than a limit in bytes is refused."""
         self._refused(ticket, MAX_FILE_BYTES, [engine_id], bound=limit_bytes)
 
     def refused_container(self, ticket: Ticket, engine_id: str, kind: str, status: int) -> None:
-        """Note that an engine refused a file which turned out to be sound.
+        """Record that an engine refused a file that turned out to be valid.
 
         Args:
             ticket: The work.
-            engine_id: Whose refusal it was.
+            engine_id: The engine that refused.
             kind: The file's container, such as "mp4".
-            status: By which it was refused.
+            status: The status of the refusal.
         """
         if kind == "wav":
             return
         engines = [engine_id]
         if status >= 500:
-            # Such an answer comes only once another engine has failed on the upload too, if any
+            # This status is final only after another engine has failed on the upload too, if any
             # could be asked.
             engines += sorted(ticket.excluded)
         self._refused(ticket, container(kind), engines, is_certain=False)
@@ -143,15 +143,15 @@ class ModelCapabilities:
         has_language: bool,
         is_verbose: bool,
     ) -> None:
-        """Note an upload that an engine took: what it refutes is forgotten, and not learned soon.
+        """Record an accepted upload: contrary knowledge is dropped and not learned again soon.
 
         Args:
             model: The engine's model.
             kind: The file's container.
-            audio_s: Its length in seconds, 0 if it is only estimated.
-            size_bytes: Its size.
+            audio_s: Length in seconds; 0 if it is only estimated.
+            size_bytes: Size in bytes.
             has_language: Whether the field `language` was sent.
-            is_verbose: Whether `verbose_json` was asked for.
+            is_verbose: Whether `verbose_json` was requested.
         """
         book, now = self._book, self._now()
         if kind != "wav":
@@ -195,7 +195,7 @@ class ModelCapabilities:
         )
         self._known.pop(model, None)
         if is_news:
-            log.info("the engines of %s cannot do this, as they have shown: %s", model, fact)
+            log.info("engines of %s have refused this and probably lack it: %s", model, fact)
 
     def _learned(self, model: str, now: float) -> Capabilities:
         if not self._book.has_doubts:

@@ -1,4 +1,4 @@
-"""Where an engine listens, read from its URL once."""
+"""The address of an engine, parsed from its URL once."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
-#: Origins remembered: ten times the engines of a large fleet.
+#: Maximum number of cached origins: ten times the engines of a large fleet.
 MAX_ORIGINS: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where an engine listens, read once from its URL.
+    """The address of an engine, parsed from its URL once.
 
     Attributes:
-        address: Host, port, and whether by TLS: what connections are kept by.
-        prefix: The path in front of the API's own.
-        host_header: The value of Host.
+        address: Host, port, and whether TLS is used; the key of the connection pool.
+        prefix: Path before the API's own.
+        host_header: Value of Host.
     """
 
     address: tuple[str, int, bool]
@@ -26,7 +26,7 @@ class Origin:
 
     @property
     def host(self) -> str:
-        """Name or address."""
+        """Host name or IP address."""
         return self.address[0]
 
     @property
@@ -36,12 +36,12 @@ class Origin:
 
     @property
     def is_tls(self) -> bool:
-        """Whether the URL says https."""
+        """Whether the URL's scheme is https."""
         return self.address[2]
 
     @classmethod
     def of(cls, url: str) -> Origin:
-        """Read an http or https URL, with or without a path in front of the API's own."""
+        """Parse an http or https URL, with or without a path prefix."""
         parts = urlsplit(url)
         is_tls = parts.scheme == "https"
         port = parts.port or (443 if is_tls else 80)
@@ -56,16 +56,16 @@ class Origin:
 
 
 class Origins:
-    """Engines' origins by their URLs, each read once."""
+    """Origins by URL, each parsed once."""
 
     def __init__(self) -> None:
         self._known: dict[str, Origin] = {}
 
     def of(self, url: str) -> Origin:
-        """Return where an engine listens."""
+        """Return the origin for a URL."""
         origin = self._known.get(url)
         if origin is None:
-            # Pods come and go; what is derived from their URLs must not pile up.
+            # Pods come and go; results for their URLs must not accumulate.
             if len(self._known) >= MAX_ORIGINS:
                 self._known.clear()
             origin = self._known[url] = Origin.of(url)

@@ -1,8 +1,8 @@
-"""Asking an engine how it is: a probe, its models, its metrics. Each call has a deadline.
+"""Queries to an engine: probes, models and metrics. Each call has a deadline.
 
-What is asked of an engine at once, one question after the other, goes over one connection.
-A probe that transcribes a short silence is the honest one: `/health` answers while an engine hangs.
-What follows from an answer is the fleet's business.
+Consecutive queries to one engine share a connection. Transcribing a short silence is the more
+reliable probe: `/health` answers even while an engine hangs. The fleet decides what follows from a
+result.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from vllm_router.upstream.http_client import HttpClient
 from vllm_router.upstream.origin import Origins
 from vllm_router.upstream.time_limit import TimeLimit
 
-#: Long enough to be a window's worth of encoder work, short enough to cost next to nothing.
+#: Long enough for one window of encoder work, short enough to cost almost nothing.
 PROBE_S = 0.1
-#: A metrics page has some 100 KB. An engine may not fill our memory.
+#: A metrics page has some 100 KB; the bound protects the router's memory.
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
-#: A model takes less than 1 KB there, with its adapters and permissions.
+#: A model takes less than 1 KB in this list, including adapters and permissions.
 MAX_MODELS_BYTES = 1024 * 1024
 _BOUNDARY = b"vllm-router-probe-5b1f0c1d"
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """How a probe went.
+    """The result of a probe.
 
     Attributes:
-        error: One sentence, or None if the engine is well.
-        is_timeout: Whether it failed for being slow, which a busy engine may be.
-        is_denied: Whether the engine does not let the router in, by its key or by its address.
+        error: One sentence; None if the engine is healthy.
+        is_timeout: Whether it timed out, which a busy engine may do.
+        is_denied: Whether the engine denied the router access, because of its key or its address.
     """
 
     error: str | None
@@ -52,11 +52,11 @@ class Probe:
 
 
 class ModelList(NamedTuple):
-    """What an engine says of its models.
+    """An engine's list of models.
 
     Attributes:
-        names: Theirs.
-        max_model_lens: The tokens of their contexts, by name; of those that it tells of.
+        names: Names of the models.
+        max_model_lens: Context lengths in tokens by name, if reported.
     """
 
     names: tuple[str, ...]
@@ -64,16 +64,16 @@ class ModelList(NamedTuple):
 
 
 class Denied(CallFailed):
-    """The engine does not let the router in."""
+    """The engine denied the router access."""
 
 
 class EngineInquiry:
-    """Asks engines.
+    """Queries engines.
 
     Args:
-        client: Makes the calls; its own, so that uploads never wait behind questions.
-        engine_key: The key that engines ask for.
-        timeout_s: Deadline of each question.
+        client: Makes the calls; a separate client, so that uploads never wait behind queries.
+        engine_key: The key that engines require.
+        timeout_s: Deadline per query.
     """
 
     def __init__(self, client: HttpClient, engine_key: str | None, timeout_s: float) -> None:
@@ -99,7 +99,7 @@ class EngineInquiry:
         if body:
             kind = b"multipart/form-data; boundary=" + _BOUNDARY
             headers = [*headers, (b"content-type", kind)]
-        # To ask which loop runs is a system call before Python 3.12.
+        # Before Python 3.12, looking up the running loop costs a system call.
         loop = self._loop = self._loop or asyncio.get_running_loop()
         try:
             with TimeLimit(loop, self._timeout_s):
@@ -116,15 +116,15 @@ class EngineInquiry:
             raise CallTimedOut(f"no answer within {self._timeout_s:g} s") from e
         answer.close()
         if answer.body is None or len(answer.body) > most_bytes:
-            raise CallFailed("the answer is too large")
+            raise CallFailed("the response is too large")
         return answer
 
     async def health(self, url: str) -> Probe:
-        """Ask for /health."""
+        """Query /health."""
         return await self._probe(url, b"GET", b"/health", b"")
 
     async def transcribe_silence(self, url: str, model: str) -> Probe:
-        """Let the engine transcribe a tenth of a second of silence."""
+        """Have the engine transcribe a tenth of a second of silence."""
         body = _form({"model": model, "response_format": "json", "temperature": "0"}, self._silence)
         return await self._probe(url, b"POST", b"/v1/audio/transcriptions", body)
 
@@ -143,11 +143,11 @@ class EngineInquiry:
         return Probe(None)
 
     async def models(self, url: str) -> ModelList:
-        """Return the models that an engine says it serves.
+        """Return the models that an engine lists.
 
         Raises:
-            Denied: It does not let the router in.
-            CallFailed: It does not say.
+            Denied: The engine denied the router access.
+            CallFailed: It gave no valid list.
         """
         answer = await self._ask(url, b"GET", b"/v1/models", most_bytes=MAX_MODELS_BYTES)
         why = denial(answer.status)
@@ -158,9 +158,9 @@ class EngineInquiry:
         return read_models(answer.body)
 
     async def access(self, url: str) -> Probe:
-        """Find out whether an engine lets the router in, where its models are known anyway.
+        """Check whether an engine, whose models are already known, grants the router access.
 
-        `/health` needs no key. What else is wrong with the list of models is not looked at.
+        `/health` needs no key. Other problems with the list of models are ignored.
         """
         try:
             answer = await self._ask(url, b"GET", b"/v1/models", most_bytes=MAX_MODELS_BYTES)
@@ -172,10 +172,10 @@ class EngineInquiry:
         return Probe(f"it answered {answer.status} to /v1/models: {why}", is_denied=True)
 
     async def stats(self, url: str) -> EngineStats:
-        """Return an engine's load, from its /metrics.
+        """Return an engine's load from its /metrics.
 
         Raises:
-            CallFailed: It does not tell.
+            CallFailed: It gave no valid metrics.
         """
         answer = await self._ask(url, b"GET", b"/metrics")
         if answer.status != 200 or answer.body is None:
@@ -187,7 +187,7 @@ class EngineInquiry:
 
 
 def read_models(body: bytes) -> ModelList:
-    """Return what an OpenAI list of models says.
+    """Parse an OpenAI list of models.
 
     Raises:
         CallFailed: It is not such a list, or an unreasonable one.
@@ -200,7 +200,7 @@ def read_models(body: bytes) -> ModelList:
         raise CallFailed("its /v1/models is not a list of models") from e
     if not are_models(names):
         raise CallFailed("its /v1/models is not a reasonable list of models")
-    # A bool is an int, and means nothing here.
+    # A bool is an int, but it has no meaning here.
     return ModelList(names, {n: v for n, v in lengths.items() if type(v) is int and 0 < v < 2**53})
 
 

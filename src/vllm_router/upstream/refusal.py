@@ -1,10 +1,10 @@
-"""What an engine's refusal says that it cannot do, in the words of vLLM, FastAPI and the like.
+"""Derives the reason for a refusal from the words of vLLM, FastAPI and similar engines.
 
-Promises: an answer for any bytes. A refusal that names no reason known here is `OTHER`: it is about
-the upload, and the client's to see. That a value is refused (a language that does not exist) is not
-taken for the refusal of its field. Bounds: `MAX_BYTES` are looked at.
+Promises: a result for any bytes. A refusal without a known reason is `OTHER`: it concerns the
+upload and is returned to the client. A refused value (a language that does not exist) is not taken
+as a refusal of its field. Bounds: only the first `MAX_BYTES` are read.
 
-Refuses to know: how many engines must say it to be believed.
+Refuses to know: how many engines must agree before a reason is believed.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import Final
 from vllm_router.formats.json_text import BadJson, JsonValue, read_object
 from vllm_router.formats.language import language_code
 
-#: A refusal is a sentence or a few; vLLM's longest lists a hundred languages.
+#: A refusal is a few sentences; vLLM's longest lists a hundred languages.
 MAX_BYTES: Final = 16 * 1024
-#: Statuses by which engines refuse a field, a format or a size.
+#: Statuses with which engines refuse a field, a format or a size.
 REFUSED: Final = frozenset({400, 413, 415, 422})
-#: Limits outside these are misread, in seconds and bytes.
+#: Limits outside these ranges are misread, in seconds and bytes.
 _LEAST_S: Final = 1.0
 _MOST_S: Final = 1e6
 _LEAST_BYTES: Final = 1024
@@ -30,30 +30,30 @@ _MIB: Final = 2**20
 
 
 class RefusalKind(StrEnum):
-    """Why an upload was refused."""
+    """The reason for a refusal."""
 
     #: The `response_format` is not supported.
     FORMAT = "format"
     #: The field `language` is not supported, whatever its value.
     LANGUAGE = "language"
-    #: The audio is longer than the engine takes.
+    #: The audio is longer than the engine accepts.
     TOO_LONG = "too_long"
-    #: The file is larger than the engine takes.
+    #: The file is larger than the engine accepts.
     TOO_LARGE = "too_large"
-    #: This audio takes too much memory or too many tokens; says nothing of a limit for others.
+    #: This audio needs too much memory or too many tokens; implies no limit for other uploads.
     TOO_MUCH = "too_much"
-    #: The model generated nothing, which vLLM's verbose_json and json answer with an error.
+    #: The model generated nothing, to which vLLM's verbose_json and json respond with an error.
     NO_WORDS = "no_words"
     OTHER = "other"
 
 
 @dataclass(frozen=True, slots=True)
 class EngineRefusal:
-    """Why an upload was refused.
+    """The reason for a refusal, and the limit that it names.
 
     Attributes:
         kind: The reason.
-        limit: The limit that is named, in seconds or bytes; None: none is.
+        limit: The limit in seconds or bytes; None if the refusal names none.
     """
 
     kind: RefusalKind
@@ -114,9 +114,9 @@ def read_refusal(
 
     Args:
         status: The engine's status.
-        body: Its words, whatever they are.
-        asked_format: The `response_format` that was asked for; None: it cannot be the reason.
-        language: The `language` that was sent; None: it cannot be the reason.
+        body: The response body, in any form.
+        asked_format: The requested `response_format`; None if it cannot be the reason.
+        language: The `language` that was sent; None if it cannot be the reason.
     """
     if status == 500:
         no_words = b"tuple index out of range" in body[:MAX_BYTES]
@@ -125,7 +125,7 @@ def read_refusal(
         return _OTHER
     words = _words(body[:MAX_BYTES])
     if language is not None and (language_code(language) is None or _quotes(words, language)):
-        # The client's value is at fault, and its words among the engine's prove nothing.
+        # The client's value is at fault, and its words in the engine's response prove nothing.
         language = asked_format = None
     if asked_format is not None and (asked_format in words or "response_format" in words):
         return EngineRefusal(RefusalKind.FORMAT)
@@ -141,7 +141,7 @@ def read_refusal(
 
 
 def _is_field(words: str, value: str) -> bool:
-    """Return whether the field `language` itself is refused, not the value that it had."""
+    """Return whether the field `language` itself is refused rather than its value."""
     if _LANGUAGE.search(words) is None or _VALUE.search(words) is not None:
         return False
     if re.search(rf"\blanguage:? {re.escape(value)}\b", words) is not None:
@@ -172,13 +172,13 @@ def _size_limit(words: str) -> float | None:
 
 
 def _words(body: bytes) -> str:
-    """Return every text in a refusal in lower case: of JSON its values, else all of it."""
+    """Return a refusal's text in lower case: the values if it is JSON, else all of it."""
     try:
         said = read_object(body)
     except BadJson:
         return " ".join(body.decode("utf-8", "replace").lower().split())
     texts: list[str] = []
-    # Values are read in their order; what `input` repeats of the upload says nothing.
+    # Values are read in order; `input` merely echoes the upload.
     left: list[JsonValue] = [said]
     while left:
         value = left.pop()

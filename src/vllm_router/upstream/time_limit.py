@@ -1,7 +1,8 @@
-"""A bound on how long a block may take, cheaper than `asyncio.timeout` where there are many.
+"""A time limit for a block, cheaper than `asyncio.timeout` when used often.
 
-Before Python 3.12 that asks four times which loop runs, each time by a system call; with a thousand
-engines to ask, that was a tenth of what an idle router did. The rules are the same.
+Before Python 3.12, `asyncio.timeout` looks up the running loop four times, each with a system call.
+With a thousand engines to query, that was a tenth of an idle router's work. The semantics are the
+same.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ from types import TracebackType
 
 
 class TimeLimit:
-    """Cancels what its block awaits once the time is over, and then raises TimeoutError.
+    """Cancels its block after a time limit and then raises TimeoutError.
 
     Args:
         loop: The running loop.
-        seconds: From the block's beginning.
+        seconds: Time limit from the start of the block.
     """
 
     __slots__ = ("_cancelling", "_is_over", "_loop", "_seconds", "_task", "_timer")
@@ -26,7 +27,7 @@ class TimeLimit:
         self._is_over = False
 
     def __enter__(self) -> None:
-        """Begin."""
+        """Start the timer."""
         task = asyncio.current_task(self._loop)
         assert task is not None
         self._task = task
@@ -43,10 +44,10 @@ class TimeLimit:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """End; raise TimeoutError if the block was cancelled for its time and nothing else."""
+        """Stop the timer; raise TimeoutError if only the limit cancelled the block."""
         self._timer.cancel()
         if not self._is_over:
             return
-        # Another's wish to cancel the task goes before.
+        # External cancellation takes precedence.
         if self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             raise TimeoutError from error

@@ -1,4 +1,4 @@
-"""How an engine is chosen: one file a policy, one line each in this table."""
+"""The balancing policies: one file per policy and one line each in this table."""
 
 from collections.abc import Mapping
 from types import MappingProxyType

@@ -1,7 +1,7 @@
-"""Least expected finish: the engine on which one more window would be done first.
+"""Least expected finish: the engine that would finish one more window first.
 
-An engine's outstanding windows over its learned speed; a slow GPU with little to do loses against a
-fast one with more.
+The estimate is outstanding windows over learned speed, so a lightly loaded slow GPU can lose to a
+busier fast one.
 """
 
 from typing import Final
@@ -10,7 +10,7 @@ from vllm_router.scheduling.balance.view import EngineLoad, Policy
 
 
 def rank(engine: EngineLoad) -> float:
-    """Return the seconds after which one more window is expected back."""
+    """Return the expected time for one more window, in seconds."""
     return engine.next_window_s
 
 

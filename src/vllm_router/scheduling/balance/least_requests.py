@@ -1,4 +1,4 @@
-"""Fewest requests in flight, whatever their length."""
+"""Fewest requests in flight, regardless of length."""
 
 from typing import Final
 
@@ -6,7 +6,7 @@ from vllm_router.scheduling.balance.view import EngineLoad, Policy
 
 
 def rank(engine: EngineLoad) -> float:
-    """Return the requests that this router has in flight there."""
+    """Return this router's requests in flight on the engine."""
     return engine.in_flight
 
 

@@ -1,4 +1,4 @@
-"""Round robin: the engine whose last turn is the longest ago."""
+"""Round robin: the engine whose last turn is longest ago."""
 
 from typing import Final
 
@@ -6,7 +6,7 @@ from vllm_router.scheduling.balance.view import EngineLoad, Policy
 
 
 def rank(engine: EngineLoad) -> float:
-    """Return the number of the engine's last turn; one that never had a turn is first."""
+    """Return the number of the engine's last turn; an engine that never had a turn ranks first."""
     return engine.turn
 
 

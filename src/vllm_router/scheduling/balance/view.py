@@ -1,10 +1,10 @@
-"""What a balancing policy may look at, and what a policy is.
+"""The interface of a balancing policy, and the view of the fleet that it gets.
 
-A policy is a value: a name and two pure functions. One ranks an engine by what is known of it, the
-other picks one of those that have room. Whoever runs the policy keeps the engines with room in the
-order of their ranks, so that no policy ever walks through a fleet of a thousand.
+A policy is a value: a name and two pure functions. One ranks an engine; the other picks one of the
+engines with room. The caller keeps these engines sorted by rank, so no policy has to scan a fleet
+of a thousand engines.
 
-Adding a policy is one file beside this one, with a constant `POLICY`, and one line in the table of
+To add a policy, add a file beside this one with a constant `POLICY`, and a line in the table in
 `balance/__init__.py`.
 """
 
@@ -14,13 +14,13 @@ from typing import Protocol, TypeVar
 
 
 class EngineLoad(Protocol):
-    """What is known of one engine when a policy ranks it.
+    """The load of one engine, as a policy ranks it.
 
     Attributes:
-        in_flight: Requests of this router that it has not answered.
-        load: Windows of 30 s in service, this router's and, as far as known, all others'.
-        turn: The number of the last decision that fell on it; grows with each decision.
-        next_window_s: Seconds that one more window is expected to take there.
+        in_flight: This router's unanswered requests.
+        load: Windows of 30 s in service, including an estimate for other routers.
+        turn: Number of the last decision for this engine; increases with each decision.
+        next_window_s: Expected time for one more window, in seconds.
     """
 
     @property
@@ -38,22 +38,22 @@ LoadT_co = TypeVar("LoadT_co", bound=EngineLoad, covariant=True)
 
 
 class Candidates(Protocol[LoadT_co]):
-    """The engines with room for a piece of work, as a policy sees them."""
+    """The engines with room for a ticket, as a policy sees them."""
 
     def in_order(self) -> Iterator[LoadT_co]:
-        """Yield them by rank, the lowest first, those of equal rank in random order."""
+        """Yield the engines by ascending rank, and in random order within a rank."""
         ...
 
     def at_random(self) -> LoadT_co | None:
-        """Return one of them, each as likely as another; None when there is none."""
+        """Return one engine, chosen uniformly; None if there is none."""
         ...
 
     def clockwise(self, key: str) -> Iterator[LoadT_co]:
-        """Yield those near a key's point on the hash ring, in their order there, each once."""
+        """Yield the engines near a key's point in hash-ring order, each once."""
         ...
 
     def fair_load(self) -> float:
-        """Return the windows in service on the mean engine of the pool."""
+        """Return the pool's mean windows in service per engine."""
         ...
 
 
@@ -61,13 +61,13 @@ Rank = Callable[[EngineLoad], float]
 
 
 class Choose(Protocol):
-    """Picks one of the engines with room, for a session's key or None; None when there is none."""
+    """Picks an engine with room for a session key or None; returns None if there is none."""
 
     def __call__(self, candidates: Candidates[LoadT], key: str | None) -> LoadT | None: ...  # noqa: D102
 
 
 def first_in_order(candidates: Candidates[LoadT], key: str | None) -> LoadT | None:
-    """Choose the engine of the lowest rank, whatever the key."""
+    """Choose the engine with the lowest rank, regardless of the key."""
     del key
     return next(candidates.in_order(), None)
 
@@ -77,11 +77,11 @@ class Policy:
     """A way to choose engines.
 
     Attributes:
-        name: As given to `--routing-logic`.
-        rank: Orders the engines; the lowest is the best.
-        choose: Picks an engine for a piece of work, given its session key or None.
-        seeks_quiet: Whether it finds the engines with the least load by itself, so that keeping
-            some quiet makes short work quick.
+        name: Value of `--routing-logic`.
+        rank: Orders the engines; the lowest rank is best.
+        choose: Picks an engine for a ticket, given its session key or None.
+        seeks_quiet: Whether the policy finds the least loaded engines itself, so that keeping some
+            engines quiet speeds up short work.
     """
 
     name: str
