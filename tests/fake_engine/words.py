@@ -13,7 +13,7 @@ from tests.fake_engine.curve import Curve
 from tests.fake_engine.options import RequestOptions
 
 from vllm_router.local.errors import MAX_AUDIO_S, audio_too_long, invalid_audio
-from vllm_router.local.responses import Chunk, Segment
+from vllm_router.local.responses import Chunk, ResponseSegment
 
 WINDOW_S = 30.0
 # Enough of a file's start for the readers of container headers.
@@ -88,8 +88,10 @@ class SimulatedRecording:
         # Whisper's clock ticks in 0.02 s.
         middle_s = round(length_s / 2 / 0.02) * 0.02
         segments = (
-            Segment(0.0, round(middle_s, 2), first, (50364, 314, 50464), -0.25),
-            Segment(round(middle_s, 2), round(length_s, 2), second, (50464, 271, 50564), -0.25),
+            ResponseSegment(0.0, round(middle_s, 2), first, (50364, 314, 50464), -0.25),
+            ResponseSegment(
+                round(middle_s, 2), round(length_s, 2), second, (50464, 271, 50564), -0.25
+            ),
         )
         return Chunk(start_s, first + second, segments, len(first.split() + second.split()))
 

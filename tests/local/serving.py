@@ -11,7 +11,7 @@ import httpx
 import uvicorn
 
 from vllm_router.local.app import create_app
-from vllm_router.local.transcriber import Transcriber
+from vllm_router.local.transcriber import CpuTranscriber
 
 TRANSCRIPTIONS = "/v1/audio/transcriptions"
 TRANSLATIONS = "/v1/audio/translations"
@@ -20,7 +20,7 @@ TRANSLATIONS = "/v1/audio/translations"
 @dataclass
 class Engine:
     client: httpx.AsyncClient
-    transcriber: Transcriber
+    transcriber: CpuTranscriber
 
     async def post(self, data: bytes, path: str = TRANSCRIPTIONS, **fields: str) -> httpx.Response:
         files = {"file": ("a.wav", data, "audio/wav")}
@@ -30,7 +30,7 @@ class Engine:
 @contextlib.asynccontextmanager
 async def serving(model: Any, api_key: str | None = None) -> AsyncIterator[Engine]:
     """Serve a `Whisper`, or a stand-in for one."""
-    transcriber = Transcriber(model)
+    transcriber = CpuTranscriber(model)
     app = create_app(transcriber, "openai/whisper-small", api_key)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
     with socket.create_server(("127.0.0.1", 0)) as listening:

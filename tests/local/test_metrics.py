@@ -7,7 +7,7 @@ from tests.local.serving import serving
 
 from vllm_router.audio.wav import silence
 from vllm_router.local.metrics import EngineMetrics
-from vllm_router.local.transcriber import Transcriber
+from vllm_router.local.transcriber import CpuTranscriber
 from vllm_router.scheduling.engine_metrics import read_engine_stats
 
 
@@ -23,7 +23,7 @@ def samples(page: bytes) -> dict[str, float]:
 
 
 async def test_requests_are_counted_under_vllms_names() -> None:
-    transcriber = Transcriber(QuickModel())
+    transcriber = CpuTranscriber(QuickModel())
     metrics = EngineMetrics('a"b', transcriber)
     metrics.record(0.5, 7)
     metrics.record(0.7, 3)

@@ -2,7 +2,7 @@ import json
 
 from vllm_router.local.responses import (
     Chunk,
-    Segment,
+    ResponseSegment,
     StreamEvents,
     compression_ratio,
     error_event,
@@ -13,8 +13,13 @@ from vllm_router.local.responses import (
 )
 
 CHUNKS = [
-    Chunk(0.0, " One. Two.", (Segment(0.0, 1.5, " One.", (7,), -0.5), Segment(2, 3, " Two.")), 4),
-    Chunk(29.5, " Three.", (Segment(0.02, 1.0, " Three.", (9,)),), 2),
+    Chunk(
+        0.0,
+        " One. Two.",
+        (ResponseSegment(0.0, 1.5, " One.", (7,), -0.5), ResponseSegment(2, 3, " Two.")),
+        4,
+    ),
+    Chunk(29.5, " Three.", (ResponseSegment(0.02, 1.0, " Three.", (9,)),), 2),
 ]
 
 

@@ -9,18 +9,18 @@ from tests.local.models import QuickModel
 
 from vllm_router.audio.wav import silence
 from vllm_router.local.errors import ApiError
-from vllm_router.local.transcriber import Transcriber
+from vllm_router.local.transcriber import CpuTranscriber
 from vllm_router.local.whisper import Options
 
 
 @pytest.fixture
-async def transcriber() -> AsyncIterator[Transcriber]:
-    one = Transcriber(QuickModel())
+async def transcriber() -> AsyncIterator[CpuTranscriber]:
+    one = CpuTranscriber(QuickModel())
     yield one
     one.close()
 
 
-async def test_chunks_of_a_recording_keep_their_order(transcriber: Transcriber) -> None:
+async def test_chunks_of_a_recording_keep_their_order(transcriber: CpuTranscriber) -> None:
     recording = await transcriber.open(silence(100.0), Options(language="en"))
     whole = await recording.transcribe()
     assert [round(chunk.start_s) for chunk in whole] == [0, 29, 58, 87]
@@ -28,14 +28,14 @@ async def test_chunks_of_a_recording_keep_their_order(transcriber: Transcriber) 
     assert (recording.language, recording.duration_s) == ("en", 100.0)
 
 
-async def test_an_unknown_language_is_refused(transcriber: Transcriber) -> None:
+async def test_an_unknown_language_is_refused(transcriber: CpuTranscriber) -> None:
     with pytest.raises(ApiError, match="'fr'") as caught:
         await transcriber.open(silence(1.0), Options(language="fr"))
     assert caught.value.param == "language"
 
 
 async def test_work_runs_one_at_a_time_and_first_come_first_served(
-    transcriber: Transcriber,
+    transcriber: CpuTranscriber,
 ) -> None:
     release, order = threading.Event(), []
     first = asyncio.create_task(transcriber.run(release.wait))
@@ -54,7 +54,7 @@ async def test_work_runs_one_at_a_time_and_first_come_first_served(
     assert (transcriber.running, transcriber.waiting) == (0, 0)
 
 
-async def test_a_cancelled_caller_leaves_the_turn_to_its_work(transcriber: Transcriber) -> None:
+async def test_a_cancelled_caller_leaves_the_turn_to_its_work(transcriber: CpuTranscriber) -> None:
     release = threading.Event()
     first = asyncio.create_task(transcriber.run(release.wait))
     while not transcriber.running:

@@ -4,7 +4,7 @@ from random import Random
 
 from vllm_router.scheduling.changes import Appeared
 from vllm_router.scheduling.engine import Engine, EngineId, EngineSpec, ProbeResult
-from vllm_router.scheduling.engine_states import Event
+from vllm_router.scheduling.engine_states import EngineEvent
 from vllm_router.scheduling.fleet_settings import FleetSettings
 from vllm_router.scheduling.registry import Registry
 from vllm_router.scheduling.work import Ticket, Urgency
@@ -48,7 +48,7 @@ def add_ready(registry: Registry, given: EngineSpec, now: float = 0.0) -> Engine
     registry.apply(Appeared(given), now)
     engine = registry.engines[given.engine_id]
     engine.last_probe = ProbeResult(True, 0.01, now)
-    registry.move(engine, Event.PROBE_PASSED, now)
+    registry.move(engine, EngineEvent.PROBE_PASSED, now)
     return engine
 
 

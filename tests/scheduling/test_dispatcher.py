@@ -11,7 +11,7 @@ from vllm_router.scheduling.changes import Appeared, Withdrawn
 from vllm_router.scheduling.concurrency_limit import LimitRules
 from vllm_router.scheduling.dispatcher import Dispatcher, fits_held
 from vllm_router.scheduling.engine import Engine, EngineId
-from vllm_router.scheduling.engine_states import Event
+from vllm_router.scheduling.engine_states import EngineEvent
 from vllm_router.scheduling.fleet_settings import FleetSettings
 from vllm_router.scheduling.pool import Pool
 from vllm_router.scheduling.work import AdmissionRefusal, Charge, Death, Ticket, Urgency
@@ -289,7 +289,7 @@ def test_work_waits_for_an_engine_that_has_yet_to_appear() -> None:
     dispatcher.add(registry.pool(MODEL), waiting, 1.0)
     assert dispatcher.assign(1.0) == []
     registry.apply(Appeared(spec("late")), 2.0)
-    registry.move(registry.engines[EngineId("late")], Event.PROBE_PASSED, 3.0)
+    registry.move(registry.engines[EngineId("late")], EngineEvent.PROBE_PASSED, 3.0)
     assert [each.ticket for each in dispatcher.assign(3.0)] == [waiting]
 
 
@@ -412,8 +412,10 @@ def test_large_work_that_has_waited_too_long_gives_its_engine_back() -> None:
     assert desk.pool.held is None
 
 
-@pytest.mark.parametrize("event", [Event.DRAIN, Event.PROBES_FAILED, Event.ANSWERS_FAILED])
-def test_an_engine_that_goes_while_it_is_kept_free_is_kept_no_longer(event: Event) -> None:
+@pytest.mark.parametrize(
+    "event", [EngineEvent.DRAIN, EngineEvent.PROBES_FAILED, EngineEvent.ANSWERS_FAILED]
+)
+def test_an_engine_that_goes_while_it_is_kept_free_is_kept_no_longer(event: EngineEvent) -> None:
     desk = Desk(2)
     charges = desk.fill(count=4)
     large = desk.add(20, LONG)
@@ -510,7 +512,7 @@ def test_the_fill_does_not_move_within_a_base_latency() -> None:
 
 def test_without_an_engine_in_service_the_fill_stays() -> None:
     desk = Desk(1, limit=None)
-    desk.registry.move(desk.engines[0], Event.DRAIN, desk.now)
+    desk.registry.move(desk.engines[0], EngineEvent.DRAIN, desk.now)
     desk.add(1, LONG)
     before = desk.pool.fill
     desk.now += 100.0

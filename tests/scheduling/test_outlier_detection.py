@@ -6,7 +6,7 @@ from tests.scheduling.parts import MODEL, add_ready, empty_registry, ready_regis
 from vllm_router.scheduling import charges as load
 from vllm_router.scheduling.changes import Appeared
 from vllm_router.scheduling.engine import Engine, EngineId, EngineState, ProbeResult, Transition
-from vllm_router.scheduling.engine_states import Event
+from vllm_router.scheduling.engine_states import EngineEvent
 from vllm_router.scheduling.outlier_detection import OutlierDetection, is_failure
 from vllm_router.scheduling.registry import Registry
 from vllm_router.scheduling.retry import RetryBudget
@@ -130,7 +130,7 @@ def test_answers_sent_before_an_engine_was_taken_out_do_not_count_again() -> Non
 def test_an_engine_that_takes_no_work_is_not_ejected_for_what_it_still_had() -> None:
     court = Court(2)
     engine = court.engines[0]
-    court.registry.move(engine, Event.DRAIN, court.now)
+    court.registry.move(engine, EngineEvent.DRAIN, court.now)
     court.now += 1.0
     assert court.fail(engine, 5) == ()
     assert engine.state is EngineState.DRAINING
@@ -427,14 +427,16 @@ def test_an_engine_that_is_new_may_come_unless_it_refuses(*, is_timeout: bool) -
     assert not judge.may_return(new, 70.0)
 
 
-@pytest.mark.parametrize("event", [Event.FELL_ASLEEP, Event.DRAIN])
-def test_an_engine_its_operator_took_out_may_return_once_it_is_called_back(event: Event) -> None:
+@pytest.mark.parametrize("event", [EngineEvent.FELL_ASLEEP, EngineEvent.DRAIN])
+def test_an_engine_its_operator_took_out_may_return_once_it_is_called_back(
+    event: EngineEvent,
+) -> None:
     court = Court(1)
     (engine,) = court.engines
     court.registry.move(engine, event, court.now)
     assert not court.judge.may_return(engine, court.now)
     court.now += 3600.0
-    back = Event.WOKE if event is Event.FELL_ASLEEP else Event.RESUME
+    back = EngineEvent.WOKE if event is EngineEvent.FELL_ASLEEP else EngineEvent.RESUME
     court.registry.move(engine, back, court.now)
     assert court.judge.may_return(engine, court.now)
 

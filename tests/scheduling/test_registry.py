@@ -8,7 +8,7 @@ from tests.scheduling.parts import MODEL, add_ready, empty_registry, ready_regis
 from vllm_router.scheduling import charges as load
 from vllm_router.scheduling.changes import Appeared, Change, Listing, Withdrawn
 from vllm_router.scheduling.engine import Engine, EngineId, EngineState, ProbeResult, Transition
-from vllm_router.scheduling.engine_states import Event
+from vllm_router.scheduling.engine_states import EngineEvent
 from vllm_router.scheduling.fleet_settings import FleetSettings
 from vllm_router.scheduling.registry import Registry
 
@@ -36,7 +36,7 @@ def steps(moves: tuple[Transition, ...]) -> list[tuple[str, str, str]]:
 
 def eject(registry: Registry, engine: Engine, now: float, seconds: float) -> None:
     engine.ejected_until = now + seconds
-    registry.move(engine, Event.ANSWERS_FAILED, now)
+    registry.move(engine, EngineEvent.ANSWERS_FAILED, now)
 
 
 # What discovery says.
@@ -92,7 +92,7 @@ def test_an_engine_that_is_listed_again_while_it_drains_is_probed_and_keeps_its_
 
 def test_an_engine_drained_by_its_operator_does_not_come_back_by_being_listed() -> None:
     registry, (engine,) = ready_registry(1)
-    registry.move(engine, Event.DRAIN, 1.0)
+    registry.move(engine, EngineEvent.DRAIN, 1.0)
     assert registry.apply(Listing((spec("e0"),)), 2.0) == ()
     assert engine.state is EngineState.DRAINING
 
@@ -152,9 +152,9 @@ def test_only_engines_in_service_count_for_the_speed_of_a_pool() -> None:
     registry, (engine, other) = ready_registry(2)
     pool = registry.pools[MODEL]
     assert pool.peak_per_s == pytest.approx(2 * engine.curve.peak_per_s)
-    registry.move(engine, Event.DRAIN, 1.0)
+    registry.move(engine, EngineEvent.DRAIN, 1.0)
     assert pool.peak_per_s == pytest.approx(other.curve.peak_per_s)
-    registry.move(other, Event.DRAIN, 1.0)
+    registry.move(other, EngineEvent.DRAIN, 1.0)
     assert (pool.peak_per_s, pool.half_at) == (0.0, 0.0), "without rounding errors"
 
 
@@ -167,7 +167,7 @@ def test_a_curve_that_was_fitted_anew_counts_for_the_pool_while_in_service() -> 
         registry.relearned(each, 1.0, is_at_once=True)
         assert each.next_window_s == pytest.approx(each.curve.window_s(1.0))
     assert pool.peak_per_s == pytest.approx(engine.curve.peak_per_s + other.curve.peak_per_s)
-    registry.move(engine, Event.DRAIN, 1.0)
+    registry.move(engine, EngineEvent.DRAIN, 1.0)
     before = pool.peak_per_s
     engine.curve.rescale(0.5)
     registry.relearned(engine, 2.0, is_at_once=True)
@@ -179,15 +179,15 @@ def test_a_curve_that_was_fitted_anew_counts_for_the_pool_while_in_service() -> 
 
 def test_an_event_without_an_entry_in_the_table_changes_nothing() -> None:
     registry, (engine,) = ready_registry(1)
-    assert registry.move(engine, Event.WOKE, 1.0) == ()
+    assert registry.move(engine, EngineEvent.WOKE, 1.0) == ()
     assert engine.state is EngineState.READY
 
 
 def test_a_transition_says_why_or_else_what_happened() -> None:
     registry, (engine,) = ready_registry(1)
-    (move,) = registry.move(engine, Event.DRAIN, 1.0)
+    (move,) = registry.move(engine, EngineEvent.DRAIN, 1.0)
     assert move.why == "drained by the operator"
-    (move,) = registry.move(engine, Event.RESUME, 2.0, "asked for")
+    (move,) = registry.move(engine, EngineEvent.RESUME, 2.0, "asked for")
     assert move.why == "asked for"
 
 
@@ -199,9 +199,9 @@ def test_a_fleet_that_starts_takes_all_it_can_at_once() -> None:
 
 def test_an_engine_that_comes_back_is_tried_with_one_request_and_then_warms_up() -> None:
     registry, (engine,) = ready_registry(1, FleetSettings(max_windows=20))
-    registry.move(engine, Event.PROBES_FAILED, 50.0)
+    registry.move(engine, EngineEvent.PROBES_FAILED, 50.0)
     assert engine.cap == 0.0
-    registry.move(engine, Event.PROBE_PASSED, 60.0)
+    registry.move(engine, EngineEvent.PROBE_PASSED, 60.0)
     assert engine.is_on_trial
     assert engine.cap == 1.0
     engine.is_on_trial = False
@@ -240,8 +240,8 @@ def test_an_engine_that_asked_for_a_rest_is_not_tried_before_its_end() -> None:
 def test_an_engine_that_was_away_does_not_go_on_with_its_rest() -> None:
     registry, (engine,) = ready_registry(1)
     engine.rests, engine.rests_until = 5, 40.0
-    registry.move(engine, Event.PROBES_FAILED, 12.0)
-    registry.move(engine, Event.PROBE_PASSED, 13.0)
+    registry.move(engine, EngineEvent.PROBES_FAILED, 12.0)
+    registry.move(engine, EngineEvent.PROBE_PASSED, 13.0)
     assert (engine.cap, engine.rests) == (1.0, 0)
 
 
@@ -317,9 +317,11 @@ def check_pools(registry: Registry) -> None:
         }
 
 
-@given(st.lists(CHANGES | st.tuples(st.sampled_from(NAMES), st.sampled_from(Event)), max_size=30))
+@given(
+    st.lists(CHANGES | st.tuples(st.sampled_from(NAMES), st.sampled_from(EngineEvent)), max_size=30)
+)
 def test_pools_are_what_the_engines_are_after_any_changes_and_events(
-    happenings: list[Change | tuple[str, Event]],
+    happenings: list[Change | tuple[str, EngineEvent]],
 ) -> None:
     registry = empty_registry()
     now = 0.0
@@ -328,7 +330,7 @@ def test_pools_are_what_the_engines_are_after_any_changes_and_events(
         if isinstance(happening, tuple):
             name, event = happening
             engine = registry.engines.get(EngineId(name))
-            if engine is not None and event is not Event.EMPTIED:
+            if engine is not None and event is not EngineEvent.EMPTIED:
                 registry.move(engine, event, now)
         else:
             registry.apply(happening, now)

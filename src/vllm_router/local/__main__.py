@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         import uvicorn
 
         from vllm_router.local.app import create_app
-        from vllm_router.local.transcriber import Transcriber
+        from vllm_router.local.transcriber import CpuTranscriber
         from vllm_router.local.whisper import ModelError, Whisper, find_model
     except ImportError as error:
         return _fail(f"{error.name} is missing: pip install 'vllm-whisper-router[local]'")
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         model = Whisper(find_model(options.model), options.threads)
     except ModelError as error:
         return _fail(f"--model {error}")
-    app = create_app(Transcriber(model), options.served_model_name, options.api_key)
+    app = create_app(CpuTranscriber(model), options.served_model_name, options.api_key)
     uvicorn.run(app, host=options.host, port=options.port, timeout_graceful_shutdown=GRACE_S)
     return 0
 

@@ -16,11 +16,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from vllm_router.local.errors import ApiError
 from vllm_router.local.metrics import EngineMetrics
 from vllm_router.local.responses import VLLM_VERSION, models_body
-from vllm_router.local.transcriber import Transcriber
+from vllm_router.local.transcriber import CpuTranscriber
 from vllm_router.local.transcriptions import audio_routes
 
 
-def create_app(transcriber: Transcriber, model: str, api_key: str | None = None) -> FastAPI:
+def create_app(transcriber: CpuTranscriber, model: str, api_key: str | None = None) -> FastAPI:
     """Return the application.
 
     Args:

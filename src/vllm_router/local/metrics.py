@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from vllm_router.local.transcriber import Transcriber
+from vllm_router.local.transcriber import CpuTranscriber
 
 # The bounds of vLLM's latency histograms, in seconds.
 _BUCKETS = (0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0)
@@ -15,7 +15,7 @@ _BUCKETS = (0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0
 class EngineMetrics:
     """Counters of one engine, and gauges that read the state of its transcriber."""
 
-    def __init__(self, model: str, transcriber: Transcriber) -> None:
+    def __init__(self, model: str, transcriber: CpuTranscriber) -> None:
         self.requests_in_flight = 0
         self._registry = CollectorRegistry()
         labels = {"engine": "0", "model_name": model}

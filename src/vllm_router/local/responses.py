@@ -16,7 +16,7 @@ VLLM_VERSION = "0.32.0"
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
+class ResponseSegment:
     """A transcribed segment; times in seconds from the start of its chunk."""
 
     start_s: float
@@ -35,7 +35,7 @@ class Chunk:
 
     start_s: float
     text: str
-    segments: tuple[Segment, ...]
+    segments: tuple[ResponseSegment, ...]
     token_count: int
 
 

@@ -23,7 +23,7 @@ T = TypeVar("T")
 DECODE_WORKERS = 2
 
 
-class Transcriber:
+class CpuTranscriber:
     """A model and its queue.
 
     Attributes:
@@ -101,7 +101,7 @@ class Recording:
 
     def __init__(
         self,
-        transcriber: Transcriber,
+        transcriber: CpuTranscriber,
         chunks: Sequence[AudioChunk],
         options: Options,
         encoded: ctranslate2.StorageView | None,

@@ -23,7 +23,7 @@ from vllm_router.local.responses import (
     to_verbose_json,
     usage_of,
 )
-from vllm_router.local.transcriber import Recording, Transcriber
+from vllm_router.local.transcriber import CpuTranscriber, Recording
 from vllm_router.local.whisper import Options
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ _CLIENT_CLOSED_REQUEST = 499
 _WORD = re.compile(r"\s*\S+")
 
 
-def audio_routes(transcriber: Transcriber, model: str, metrics: EngineMetrics) -> APIRouter:
+def audio_routes(transcriber: CpuTranscriber, model: str, metrics: EngineMetrics) -> APIRouter:
     """Return the routes under /v1/audio.
 
     Args:
@@ -73,7 +73,7 @@ async def _while_connected(request: Request, work: Coroutine[Any, Any, Response]
 
 
 class _Handler:
-    def __init__(self, transcriber: Transcriber, model: str, metrics: EngineMetrics) -> None:
+    def __init__(self, transcriber: CpuTranscriber, model: str, metrics: EngineMetrics) -> None:
         self._transcriber = transcriber
         self._model = model
         self._metrics = metrics

@@ -15,7 +15,7 @@ import tokenizers
 
 from vllm_router.local.audio import Samples, log_mel, mel_filters
 from vllm_router.local.languages import LANGUAGES
-from vllm_router.local.responses import Chunk, Segment
+from vllm_router.local.responses import Chunk, ResponseSegment
 
 # A step of Whisper's timestamp tokens, and how many follow the last other token: 0.00 to 30.00 s.
 TICK_S = 0.02
@@ -199,9 +199,11 @@ class Whisper:
             prompt.append(self._no_timestamps)
         return prompt
 
-    def _segments(self, ids: list[int], length_s: float, score: float) -> tuple[Segment, ...]:
+    def _segments(
+        self, ids: list[int], length_s: float, score: float
+    ) -> tuple[ResponseSegment, ...]:
         """Return the segments between timestamps: one ends a segment, another begins the next."""
-        segments: list[Segment] = []
+        segments: list[ResponseSegment] = []
         start_s = 0.0
         words: list[int] = []
         # A truncated output lacks its last timestamp: its words last until the end.
@@ -212,7 +214,9 @@ class Whisper:
             now_s = min(round((number - self._zero) * TICK_S, 2), round(length_s, 2))
             if words:
                 text = self._text(words)
-                segments.append(Segment(start_s, max(start_s, now_s), text, tuple(words), score))
+                segments.append(
+                    ResponseSegment(start_s, max(start_s, now_s), text, tuple(words), score)
+                )
                 words = []
             start_s = max(start_s, now_s)
         return tuple(segments)

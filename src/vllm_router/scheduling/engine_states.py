@@ -21,7 +21,7 @@ class EngineState(StrEnum):
     GONE = "gone"
 
 
-class Event(StrEnum):
+class EngineEvent(StrEnum):
     """An event that may change an engine's state."""
 
     PROBE_PASSED = "probe passed"
@@ -49,26 +49,26 @@ _ALIVE: Final = (
     EngineState.SLEEPING,
 )
 
-TRANSITIONS: Final[Mapping[tuple[EngineState, Event], EngineState]] = MappingProxyType(
+TRANSITIONS: Final[Mapping[tuple[EngineState, EngineEvent], EngineState]] = MappingProxyType(
     {
-        (EngineState.DISCOVERED, Event.PROBE_PASSED): EngineState.READY,
-        (EngineState.DISCOVERED, Event.PROBE_FAILED): EngineState.PROBING,
-        (EngineState.PROBING, Event.PROBE_PASSED): EngineState.READY,
-        (EngineState.READY, Event.PROBES_FAILED): EngineState.PROBING,
-        (EngineState.READY, Event.ANSWERS_FAILED): EngineState.EJECTED,
-        (EngineState.EJECTED, Event.PROVED): EngineState.READY,
-        (EngineState.EJECTED, Event.PROBES_FAILED): EngineState.PROBING,
+        (EngineState.DISCOVERED, EngineEvent.PROBE_PASSED): EngineState.READY,
+        (EngineState.DISCOVERED, EngineEvent.PROBE_FAILED): EngineState.PROBING,
+        (EngineState.PROBING, EngineEvent.PROBE_PASSED): EngineState.READY,
+        (EngineState.READY, EngineEvent.PROBES_FAILED): EngineState.PROBING,
+        (EngineState.READY, EngineEvent.ANSWERS_FAILED): EngineState.EJECTED,
+        (EngineState.EJECTED, EngineEvent.PROVED): EngineState.READY,
+        (EngineState.EJECTED, EngineEvent.PROBES_FAILED): EngineState.PROBING,
         **{
-            (state, Event.FELL_ASLEEP): EngineState.SLEEPING
+            (state, EngineEvent.FELL_ASLEEP): EngineState.SLEEPING
             for state in _ALIVE
             if state is not EngineState.SLEEPING
         },
-        (EngineState.SLEEPING, Event.WOKE): EngineState.PROBING,
-        **{(state, Event.DRAIN): EngineState.DRAINING for state in _ALIVE},
-        **{(state, Event.WITHDRAWN): EngineState.DRAINING for state in _ALIVE},
-        (EngineState.DRAINING, Event.RESUME): EngineState.PROBING,
-        (EngineState.DRAINING, Event.LISTED): EngineState.PROBING,
-        (EngineState.DRAINING, Event.EMPTIED): EngineState.GONE,
+        (EngineState.SLEEPING, EngineEvent.WOKE): EngineState.PROBING,
+        **{(state, EngineEvent.DRAIN): EngineState.DRAINING for state in _ALIVE},
+        **{(state, EngineEvent.WITHDRAWN): EngineState.DRAINING for state in _ALIVE},
+        (EngineState.DRAINING, EngineEvent.RESUME): EngineState.PROBING,
+        (EngineState.DRAINING, EngineEvent.LISTED): EngineState.PROBING,
+        (EngineState.DRAINING, EngineEvent.EMPTIED): EngineState.GONE,
     }
 )
 

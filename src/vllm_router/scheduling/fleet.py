@@ -21,7 +21,7 @@ from vllm_router.scheduling.changes import Change
 from vllm_router.scheduling.dispatcher import Dispatcher
 from vllm_router.scheduling.engine import Engine, EngineId, EngineState, ProbeResult, Transition
 from vllm_router.scheduling.engine_metrics import EngineStats
-from vllm_router.scheduling.engine_states import Event
+from vllm_router.scheduling.engine_states import EngineEvent
 from vllm_router.scheduling.fleet_settings import FleetSettings
 from vllm_router.scheduling.heartbeat import Heartbeat
 from vllm_router.scheduling.hedge import Hedge
@@ -237,9 +237,9 @@ class Fleet:
         is_sleeping = stats is not None and stats.is_sleeping
         moves: tuple[Transition, ...] = ()
         if is_sleeping and engine.state is not EngineState.SLEEPING:
-            moves = self._registry.move(engine, Event.FELL_ASLEEP, now)
+            moves = self._registry.move(engine, EngineEvent.FELL_ASLEEP, now)
         elif stats is not None and not is_sleeping and engine.state is EngineState.SLEEPING:
-            moves = self._registry.move(engine, Event.WOKE, now)
+            moves = self._registry.move(engine, EngineEvent.WOKE, now)
         self._registry.refresh(engine, now)
         return moves
 
@@ -651,11 +651,11 @@ class Fleet:
     def drain(self, engine_id: EngineId, now: float) -> tuple[Transition, ...]:
         """Stop giving an engine new work; it finishes what it has."""
         engine = self.engine(engine_id)
-        return self._registry.move(engine, Event.DRAIN, now) if engine else ()
+        return self._registry.move(engine, EngineEvent.DRAIN, now) if engine else ()
 
     def resume(self, engine_id: EngineId, now: float) -> tuple[Transition, ...]:
         """Return a drained engine to service after a probe; do nothing if it is withdrawn."""
         engine = self.engine(engine_id)
         if engine is None or engine.is_withdrawn:
             return ()
-        return self._registry.move(engine, Event.RESUME, now)
+        return self._registry.move(engine, EngineEvent.RESUME, now)

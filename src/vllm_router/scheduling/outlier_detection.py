@@ -5,7 +5,7 @@ from typing import Final
 
 from vllm_router.scheduling.blame import rest_s
 from vllm_router.scheduling.engine import Engine, EngineState, ProbeResult, Transition
-from vllm_router.scheduling.engine_states import OUT, Event
+from vllm_router.scheduling.engine_states import OUT, EngineEvent
 from vllm_router.scheduling.pool import Pool
 from vllm_router.scheduling.registry import Registry
 from vllm_router.scheduling.retry import RetryBudget
@@ -65,7 +65,7 @@ class OutlierDetection:
         engine.failed_probes += 1
         why = f"probe failed: {result.error or 'no reason given'}"
         if engine.state is EngineState.DISCOVERED:
-            return self._registry.move(engine, Event.PROBE_FAILED, now, why)
+            return self._registry.move(engine, EngineEvent.PROBE_FAILED, now, why)
         # Two witnesses, a client's call and a probe, suffice if other engines can do the work. A
         # denial is not transient.
         is_enough = result.is_denied or (is_suspected and self._is_spared(engine))
@@ -76,7 +76,10 @@ class OutlierDetection:
         if engine.state is EngineState.READY:
             self._budget.grant(engine.in_flight, now)
         return self._registry.move(
-            engine, Event.PROBES_FAILED, now, f"{engine.failed_probes} consecutive failures: {why}"
+            engine,
+            EngineEvent.PROBES_FAILED,
+            now,
+            f"{engine.failed_probes} consecutive failures: {why}",
         )
 
     def _is_spared(self, engine: Engine) -> bool:
@@ -95,9 +98,11 @@ class OutlierDetection:
         engine.failed_probes = 0
         self._clear(engine, now)
         if engine.state is not EngineState.EJECTED:
-            return self._registry.move(engine, Event.PROBE_PASSED, now)
+            return self._registry.move(engine, EngineEvent.PROBE_PASSED, now)
         if now >= engine.ejected_until and self._is_proof(engine, now):
-            return self._registry.move(engine, Event.PROVED, now, "a probe passed after ejection")
+            return self._registry.move(
+                engine, EngineEvent.PROVED, now, "a probe passed after ejection"
+            )
         self._registry.refresh(engine, now)
         return ()
 
@@ -149,7 +154,7 @@ class OutlierDetection:
             return ()
         moves: tuple[Transition, ...] = ()
         if engine.state is EngineState.EJECTED:
-            moves = self._registry.move(engine, Event.PROVED, now, "an upload succeeded")
+            moves = self._registry.move(engine, EngineEvent.PROVED, now, "an upload succeeded")
         engine.is_on_trial = False
         self._registry.refresh(engine, now)
         return moves
@@ -274,7 +279,7 @@ class OutlierDetection:
             self._registry.refresh(engine, now)
             return ()
         self._budget.grant(engine.in_flight, now)
-        return self._registry.move(engine, Event.ANSWERS_FAILED, now, why)
+        return self._registry.move(engine, EngineEvent.ANSWERS_FAILED, now, why)
 
     # Crashes.
 

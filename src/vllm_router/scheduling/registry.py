@@ -12,7 +12,7 @@ from vllm_router.scheduling import peer_priors as peers
 from vllm_router.scheduling.balance import POLICIES
 from vllm_router.scheduling.changes import Appeared, Change, Listing, Withdrawn
 from vllm_router.scheduling.engine import Engine, EngineId, EngineSpec, EngineState, Transition
-from vllm_router.scheduling.engine_states import OUT, TRANSITIONS, Event
+from vllm_router.scheduling.engine_states import OUT, TRANSITIONS, EngineEvent
 from vllm_router.scheduling.fleet_settings import FleetSettings
 from vllm_router.scheduling.headroom import update_headroom
 from vllm_router.scheduling.pool import Pool
@@ -94,20 +94,20 @@ class Registry:
         if not engine.is_withdrawn:
             return ()
         engine.is_withdrawn = False
-        return self.move(engine, Event.LISTED, now)
+        return self.move(engine, EngineEvent.LISTED, now)
 
     def _withdrawn(self, engine_id: EngineId, now: float) -> tuple[Transition, ...]:
         engine = self.engines.get(engine_id)
         if engine is None or engine.is_withdrawn:
             return ()
         engine.is_withdrawn = True
-        return self.move(engine, Event.WITHDRAWN, now) + self.bury(engine, now)
+        return self.move(engine, EngineEvent.WITHDRAWN, now) + self.bury(engine, now)
 
     def bury(self, engine: Engine, now: float) -> tuple[Transition, ...]:
         """Remove an engine that is withdrawn and has nothing in flight."""
         if not engine.is_withdrawn or engine.in_flight:
             return ()
-        moves = self.move(engine, Event.EMPTIED, now)
+        moves = self.move(engine, EngineEvent.EMPTIED, now)
         if engine.state is EngineState.GONE:
             self.set_models(engine, (), now)
             del self.engines[engine.engine_id]
@@ -132,7 +132,7 @@ class Registry:
         self.refresh(engine, now)
 
     def move(
-        self, engine: Engine, event: Event, now: float, why: str | None = None
+        self, engine: Engine, event: EngineEvent, now: float, why: str | None = None
     ) -> tuple[Transition, ...]:
         """Apply an event to an engine; do nothing if the table has no entry for it."""
         before = engine.state
