@@ -83,7 +83,7 @@ class ConnectionBoard:
         _SLOT.pack_into(self._page, self._index * _SLOT.size, 0.0, 0)
 
     def fewer(self, connections: int) -> int | None:
-        """Return the worker with the fewest connections, if fewer than these; increment its count."""
+        """Return the worker with the fewest connections, if fewer than these; count one there."""
         found, fewest, wrote_at = None, connections, 0.0
         for index in range(self._count):
             at, has = _SLOT.unpack_from(self._page, index * _SLOT.size)

@@ -100,11 +100,11 @@ class Form:
         return found
 
     def changed(self, name: str, value: bytes) -> list[Edit]:
-        """Return the edits that set every field of that name to a new value; none if it is absent."""
+        """Return the edits that set every field of that name to a new value; none if absent."""
         return [Edit(p.start, p.end, value) for p in self.parts if p.name == name]
 
     def replaced(self, name: str, value: bytes) -> list[Edit]:
-        """Return the edits that set every field of that name to a new value, or add it if absent."""
+        """Return the edits that set every field of that name to a new value, or add it."""
         return self.changed(name, value) or [self.added(name, value)]
 
     def removed(self, *names: str) -> list[Edit]:

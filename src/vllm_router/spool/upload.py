@@ -185,7 +185,7 @@ class Upload:
         return self._spool.pool.take()
 
     def wrote(self, count: int) -> tuple[bytearray, int]:
-        """Report that `count` bytes were written where `block()` said; return the block and their end."""
+        """Report that `count` bytes were written to `block()`; return the block and their end."""
         assert self._block is not None
         self._used += count
         self.size_bytes += count
