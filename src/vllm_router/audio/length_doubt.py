@@ -33,15 +33,15 @@ def length_doubt(
         seconds: The duration that the container states; None if it states none.
     """
     if seconds is None:
-        return "its container tells no length"
+        return "its container states no length"
     if seconds <= 0.0:
-        return "its container tells a length of zero"
+        return "its container states a length of zero"
     start = head[:HEAD_BYTES]
     end = start if size_bytes <= len(start) else tail[-TAIL_BYTES:]
     try:
         return _by_kind(kind, start, size_bytes, end, seconds)
     except (struct.error, IndexError):
-        return "its container goes on past what was looked at"
+        return "its container continues past the examined bytes"
 
 
 def bounded_hint(seconds: float, size_bytes: int) -> float:
@@ -61,7 +61,7 @@ def may_exceed(kind: str, size_bytes: int, seconds: float) -> bool:
 def _by_kind(kind: str, head: bytes, size_bytes: int, tail: bytes, seconds: float) -> str | None:
     match kind:
         case "wav":
-            return "its header contradicts its size, or its samples are not all alike"
+            return "its header contradicts its size, or its samples differ in size"
         case "flac":
             return flac.flac_doubt(head, mpeg.id3_end(head), size_bytes, tail)
         case "mp3":
@@ -75,4 +75,4 @@ def _by_kind(kind: str, head: bytes, size_bytes: int, tail: bytes, seconds: floa
         case "aiff":
             return aiff.aiff_doubt(head, size_bytes)
         case _:
-            return "its container has no header for the whole"
+            return "its container has no file header"

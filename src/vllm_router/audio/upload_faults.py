@@ -52,7 +52,7 @@ def audio_refusal(head: Buffer, size_bytes: int) -> str | None:
         return "The audio file is empty."
     start = bytes(head[:HEAD_BYTES])
     if start.removeprefix(_BYTE_ORDER_MARK).lstrip().startswith(_LISTS):
-        return "The file is a playlist or a description: it names audio, and holds none itself."
+        return "The file is a playlist or a description: it refers to audio but contains none."
     if container_kind(start) != "wav":
         return None
     try:
@@ -62,7 +62,7 @@ def audio_refusal(head: Buffer, size_bytes: int) -> str | None:
         is_seen = size_bytes <= len(start) or "cut short" not in str(error)
         return f"The audio cannot be read: {error}." if is_seen else None
     if size_bytes - header.data_offset < header.frame_bytes:
-        return "The audio file is empty: its WAV header is followed by no samples."
+        return "The audio file is empty: no samples follow its WAV header."
     return None
 
 
@@ -81,13 +81,13 @@ def audio_damage(head: Buffer, size_bytes: int, tail: Buffer = b"") -> str | Non
         if kind == "wav":
             return _wav_damage(start, size_bytes, end)
         if _is_cut_short(kind, start, size_bytes, end):
-            return "The audio file is cut short: it ends before its own lengths say."
+            return "The audio file is cut short: it is shorter than its header states."
     except (struct.error, IndexError):
         # The container continues past the given bytes, which show no fault.
         pass
     seconds = stated_seconds(start, size_bytes, end)
     if seconds is not None and seconds > most_plausible_s(size_bytes):
-        return f"The audio file says it lasts {seconds:.0f} s, which its size makes impossible."
+        return f"The audio file's header states {seconds:.0f} s, which is impossible for its size."
     return None
 
 

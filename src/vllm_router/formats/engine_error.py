@@ -185,7 +185,7 @@ class EngineRefused(RouterError):
 
     def __init__(self, status: int, answer: bytes) -> None:
         if not is_for_clients(status):
-            words = f"The engine answered {status}, which says nothing of the upload."
+            words = f"The engine responded with status {status}, which does not concern the upload."
             status, answer = 502, words.encode()
         said = read_engine_error(status, answer)
         super().__init__(said.message[:1000], param=said.param)

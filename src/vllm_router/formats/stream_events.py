@@ -93,14 +93,14 @@ def engine_chunk(
     }
 
 
-_HEARD_OTHERWISE = "The engine broke off, and another one heard the beginning otherwise."
+_HEARD_OTHERWISE = "The engine failed mid-stream, and the replacement engine's transcript diverged."
 
 
 class StreamState(Enum):
     """The known state of an engine's stream."""
 
     OPEN = "open"
-    """In progress or broken off: only the caller that reads the bytes knows whether more will come."""
+    """In progress or broken off: only the caller knows whether more bytes will come."""
     COMPLETE = "complete"
     """The engine reported the end."""
     FAILED = "failed"
@@ -192,7 +192,7 @@ class ChunkTranslator:
         try:
             message = read_object(data)
         except BadJson:
-            return self._fail("The engine's stream holds an event that is not JSON.")
+            return self._fail("The engine's stream contains an event that is not JSON.")
         if message.get("error") or message.get("object") == "error":
             self._state = StreamState.FAILED
             return _as_error_event(message)
@@ -226,7 +226,7 @@ class ChunkTranslator:
         return last
 
     def _delta(self, content: str) -> JsonObject | None:
-        """Take a text delta, and return the event for its part that the client does not have yet."""
+        """Take a text delta, and return the event for its part that the client lacks."""
         at = len(self.text) if self._told else 0
         self._parts.append(content)
         known = self._told[at : at + len(content)]

@@ -1,8 +1,8 @@
 """Converts segments to cues: the text that a player shows, and when.
 
-Promises: cues are in order, never overlap, are never empty, never shorter than one frame of film, and
-never exceed the style's size; made segment by segment, so that they can be sent while the rest is
-being transcribed. The caller numbers them.
+Promises: cues are in order, never overlap, are never empty, never shorter than one frame of film,
+and never exceed the style's size. They are made segment by segment, so that they can be sent while
+the rest is being transcribed. The caller numbers them.
 
 Bounds: those of line_breaking.py.
 

@@ -110,7 +110,7 @@ class ChunkedReader:
         elif self._state is _State.SIZE:
             match = _SIZE.fullmatch(line)
             if not match:
-                raise BadChunk("a chunk has no readable size")
+                raise BadChunk("a chunk has no valid size")
             self._left = int(match[1], 16)
             self._state = _State.DATA if self._left else _State.TRAILER
         elif not line:
@@ -120,4 +120,4 @@ class ChunkedReader:
             if self._trailer_bytes > MAX_TRAILER_BYTES:
                 raise BadChunk("the trailer is too long")
             if not _FIELD.fullmatch(line):
-                raise BadChunk("the trailer has a line that is no field")
+                raise BadChunk("the trailer has a line that is not a field")

@@ -221,9 +221,9 @@ class Connection(asyncio.BufferedProtocol):
     def expire(self) -> None:
         """Handle an expired deadline."""
         if self._state is _BODY:
-            self._refuse(TooSlow("the body stopped coming; send it without long pauses"))
+            self._refuse(TooSlow("the body stopped arriving; send it without long pauses"))
         elif self._state is _HEAD and self._head:
-            self._refuse_early(TooSlow("the request's head took too long to come"))
+            self._refuse_early(TooSlow("the request's head took too long to arrive"))
         elif self._is_taking():
             self.deadline = self.now() + self.listener.patience.body_s
         else:
@@ -310,7 +310,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._intake is None:
             self._small = bytearray()
             if self._left > MAX_SMALL_BODY_BYTES:
-                self._refuse(TooLarge("this route takes no large body"))
+                self._refuse(TooLarge("this route does not accept a large body"))
                 return
         if head.content_length or head.is_chunked:
             if at == end and head.http_version == "1.1":
@@ -373,7 +373,7 @@ class Connection(asyncio.BufferedProtocol):
                 assert self._small is not None
                 self._small += data
                 if len(self._small) > MAX_SMALL_BODY_BYTES:
-                    raise TooLarge("this route takes no large body")
+                    raise TooLarge("this route does not accept a large body")
             elif data is None:
                 intake.wrote(count)
             else:

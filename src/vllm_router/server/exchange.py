@@ -115,7 +115,7 @@ class Exchange:
         self, status: int, headers: Headers, length: int | None, is_chunked: bool = False
     ) -> bytes:
         if self.status is not None:
-            raise RuntimeError("an exchange has one answer")
+            raise RuntimeError("the exchange already has a response")
         self.status = status
         self.first_byte_at = now = self._connection.now()
         keep_alive = self._connection.may_keep_alive(self)
@@ -181,12 +181,12 @@ class AnswerBody:
             return
         exchange, left = self._exchange, self._left
         if exchange.is_complete:
-            raise RuntimeError("the answer has ended")
+            raise RuntimeError("the response has ended")
         size = len(data)
         if left is not None:
             if size > left:
                 self._connection.abort()
-                raise RuntimeError(f"the answer is {size - left} bytes longer than declared")
+                raise RuntimeError(f"the response is {size - left} bytes longer than declared")
             self._left = left - size
         exchange.sent_bytes += size
         if self._is_chunked:
@@ -212,11 +212,11 @@ class AnswerBody:
         """
         exchange = self._exchange
         if exchange.is_complete:
-            raise RuntimeError("the answer has ended")
+            raise RuntimeError("the response has ended")
         if not self._is_silent:
             if self._left:
                 self._connection.abort()
-                raise RuntimeError(f"the answer is {self._left} bytes shorter than declared")
+                raise RuntimeError(f"the response is {self._left} bytes shorter than declared")
             if self._is_chunked:
                 self._connection.write(b"0\r\n\r\n")
         exchange.is_complete = True

@@ -187,7 +187,7 @@ class FairListener:
         try:
             self._accept_some()
         except OSError as e:
-            log.error("connections cannot be accepted: %s", e)
+            log.error("cannot accept connections: %s", e)
             self._rest(self._listening, self._accept, PAUSE_S)
         except Exception as e:
             self._rest(self._listening, self._accept, self._failed(e))

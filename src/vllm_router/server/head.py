@@ -73,7 +73,7 @@ def read_head(data: bytes) -> RequestHead:
         # No other protocol is supported: an upgrade offer is ignored, as RFC 9110 (7.8) allows.
         # Bytes after the head are an error instead.
         if e.args[0] != len(data):
-            raise BadHead("the request asks for a protocol that is not spoken here") from e
+            raise BadHead("the request asks for an unsupported protocol") from e
     except httptools.HttpParserError as e:
         raise BadHead(f"the request is not valid HTTP/1.1: {e}") from e
     # llhttp has verified that each line ends with CRLF, that each name is a token before a colon,
@@ -85,7 +85,7 @@ def read_head(data: bytes) -> RequestHead:
     method, target, said_version = words
     version = _VERSIONS.get(said_version)
     if version is None:
-        raise BadHead("only HTTP/1.1 and HTTP/1.0 are spoken here")
+        raise BadHead("only HTTP/1.1 and HTTP/1.0 are supported")
     # The last line is followed by an empty line, and then by nothing.
     if len(lines) < 2 or lines.pop() or lines.pop() or b"" in lines:
         raise BadHead("the request's head is incomplete")
@@ -129,17 +129,17 @@ def _framing(
     names = list(fields) if len(fields) == len(headers) else [name for name, _ in headers]
     hosts = names.count(b"host")
     if hosts > 1 or (not hosts and version == "1.1"):
-        raise BadHead("the request must have one Host")
+        raise BadHead("the request must have exactly one Host header")
     length = fields.get(b"content-length")
     encoding = fields.get(b"transfer-encoding")
     if length is not None and (
         names.count(b"content-length") > 1 or not length.isdigit() or len(length) > 18
     ):
-        raise BadHead("the request's Content-Length is not one plain number")
+        raise BadHead("the request's Content-Length is not a single plain number")
     if encoding is None:
         return None if length is None else int(length), False
     if names.count(b"transfer-encoding") > 1 or encoding.strip().lower() != b"chunked":
-        raise BadHead("the only Transfer-Encoding taken is chunked")
+        raise BadHead("the only supported Transfer-Encoding is chunked")
     if length is not None:
         raise BadHead("the request has both a Content-Length and a Transfer-Encoding")
     if version == "1.0":

@@ -70,7 +70,7 @@ class Spool:
         try:
             return os.open(self.folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
         except FileNotFoundError as e:
-            raise SpoolFailed(f"the spool folder {self.folder} is not there") from e
+            raise SpoolFailed(f"the spool directory {self.folder} does not exist") from e
         except OSError:
             # Some file systems (overlay on old kernels, NFS) do not support O_TMPFILE.
             return self._open_unlinked()
@@ -80,7 +80,9 @@ class Spool:
             fd, name = tempfile.mkstemp(prefix="upload-", dir=self.folder)
             os.unlink(name)
         except OSError as e:
-            raise SpoolFailed(f"the spool folder {self.folder} refuses: {e.strerror}") from e
+            raise SpoolFailed(
+                f"cannot create a file in the spool directory {self.folder}: {e.strerror}"
+            ) from e
         return fd
 
     def close(self) -> None:
@@ -229,7 +231,9 @@ class Upload:
         try:
             await self._on_copy(lambda fd: _write(fd, views, offset))
         except OSError as e:
-            raise SpoolFailed(f"the spool folder {self._spool.folder} refuses: {e.strerror}") from e
+            raise SpoolFailed(
+                f"cannot write to the spool directory {self._spool.folder}: {e.strerror}"
+            ) from e
         finally:
             # If the client left, the thread may still be writing these blocks; it has views of
             # them.
@@ -321,10 +325,10 @@ class Upload:
             count = await self._on_copy(lambda fd: _read(fd, view, offset))
         except OSError as e:
             raise SpoolFailed(
-                f"the spool in {self._spool.folder} is unreadable: {e.strerror}"
+                f"cannot read from the spool directory {self._spool.folder}: {e.strerror}"
             ) from e
         if count != len(into):
-            raise SpoolFailed(f"the spool in {self._spool.folder} has lost bytes")
+            raise SpoolFailed(f"a file in the spool directory {self._spool.folder} is truncated")
 
     async def _on_copy(self, work: Callable[[int], _T]) -> _T:
         """Run work in a thread with its own copy of the descriptor: the upload may be closed

@@ -13,7 +13,7 @@ _BIAS: Final = 16383 + 63
 # Writers put a name or a comment before the common chunk, but not many chunks.
 _MOST_CHUNKS: Final = 32
 _UNCOMPRESSED: Final = (b"NONE", b"sowt", b"twos", b"in24", b"in32", b"fl32", b"FL32", b"fl64")
-_CONTRADICTED: Final = "its header's length is not that of its samples"
+_CONTRADICTED: Final = "its header contradicts its samples"
 
 
 def aiff_seconds(head: bytes) -> float | None:

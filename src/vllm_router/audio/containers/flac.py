@@ -40,7 +40,7 @@ def flac_doubt(head: bytes, at: int, size_bytes: int, tail: bytes) -> str | None
     if total is None or not total[0]:
         return "its header counts no samples"
     if head.find(MAGIC, at + 1) >= 0 or (size_bytes > len(head) and tail.find(MAGIC) >= 0):
-        return "several streams follow on each other"
+        return "it holds several consecutive streams"
     last = _end_of_last_frame(tail, head, at)
     if last is None:
         return "its last frame is not found"

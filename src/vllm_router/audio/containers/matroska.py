@@ -119,7 +119,7 @@ def matroska_doubt(head: bytes, size_bytes: int, tail: bytes, seconds: float) ->
             elif identifier == _TRACKS and name == _TRACK_ENTRY and end is not None:
                 sounds += _is_sound(head[:end], at)
     if not has_duration:
-        return "its header tells no duration"
+        return "its header states no duration"
     if sounds != 1:
         return "it holds several sound tracks" if sounds else "its sound track is not found"
     last = _last_block(tail)

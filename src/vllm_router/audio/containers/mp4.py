@@ -89,7 +89,7 @@ def mp4_doubt(head: bytes, size_bytes: int, tail: bytes, seconds: float) -> str 
     if b"moof" in kinds or b"sidx" in kinds:
         return "fragments follow its header"
     if kinds.count(b"ftyp") > 1 or kinds.count(b"moov") > 1:
-        return "several files follow on each other"
+        return "it holds several consecutive files"
     if found is None:
         at = tail.find(b"moov")
         if at < 4:
@@ -97,7 +97,7 @@ def mp4_doubt(head: bytes, size_bytes: int, tail: bytes, seconds: float) -> str 
         found = tail, next(boxes(tail, at - 4, len(tail)), (b"", 0, 0))
     data, (_, body, stop) = found
     if stop > len(data):
-        return "its index is not seen whole"
+        return "its index is only partly visible"
     sounds: list[float | None] = []
     movie_scale = 0
     pause_s = 0.0

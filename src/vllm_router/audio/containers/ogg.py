@@ -57,7 +57,7 @@ def ogg_doubt(head: bytes, size_bytes: int, tail: bytes) -> str | None:
         magic, _, flags, here, serial, number, _, _ = _PAGE.unpack_from(head, place)
         end = page_end(head, place)
         if magic != MAGIC:
-            return "its pages do not follow on each other"
+            return "its pages are not consecutive"
         if serial not in streams or (flags & _BEGINS_STREAM and place >= at):
             return "another stream follows"
         if number != numbers.get(serial, -1) + 1:

@@ -59,8 +59,7 @@ def _each(
 ) -> Iterator[list[bytes]]:
     if count > MAX_CHANNELS:
         raise NotAudio(
-            f"The audio has {count} channels; at most {MAX_CHANNELS} can be transcribed each for "
-            "itself."
+            f"The audio has {count} channels; at most {MAX_CHANNELS} can be transcribed separately."
         )
     copies = CopyFilter(count)
     passes = [

@@ -258,7 +258,7 @@ class AudioDecoder:
         except OSError as error:
             ours.close()
             raise DecoderUnavailable(
-                f"No process to decode audio could be started: {error.strerror}."
+                f"The audio decoder process could not be started: {error.strerror}."
             ) from error
         except BaseException:
             ours.close()
@@ -271,7 +271,7 @@ class AudioDecoder:
                 await worker.answer()  # READY: it is up and within its bounds
         except (OSError, EOFError) as error:
             worker.kill()
-            raise DecoderUnavailable("The process to decode audio did not start.") from error
+            raise DecoderUnavailable("The audio decoder process did not start.") from error
         except BaseException:
             worker.kill()
             raise
@@ -348,7 +348,7 @@ class PieceStream:
             if self._killed is not None and await self._killed.process.wait() == _OUT_OF_CPU:
                 raise UnreadableAudio(_TOO_SLOW, param="file") from error
             raise UnreadableAudio(
-                "The audio file is damaged: the decoder broke on it.", param="file"
+                "The audio file is damaged: the decoder failed on it.", param="file"
             ) from error
         except BaseException:
             self._leave()

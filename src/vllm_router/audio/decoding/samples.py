@@ -237,12 +237,12 @@ def read_samples(
         # Truncation is more informative than the decoder's error about the rest.
         raise NotAudio(damage) from error
     if count == 0:
-        raise NotAudio(damage or "The audio file is empty: it holds no sound.")
+        raise NotAudio(damage or "The audio file is empty: it contains no audio.")
     wanted_s = _counted_seconds(head, file.size_bytes, tail)
     if not notes and wanted_s - count / RATE_HZ > max(_MISSING_S, _MISSING_SHARE * wanted_s):
         notes.append(
-            f"The audio file is cut short: it says that it lasts {wanted_s:.1f} s, "
-            f"but ends after {count / RATE_HZ:.1f} s."
+            f"The audio file is cut short: its header states {wanted_s:.1f} s, "
+            f"but it ends after {count / RATE_HZ:.1f} s."
         )
     if damage is not None and _ENDS_EARLY in notes:
         notes.remove(_ENDS_EARLY)
@@ -280,7 +280,7 @@ def _bounded(
                 f"The audio is longer than the {max_audio_s:g} s that are accepted."
                 if limit_s >= max_audio_s
                 else f"The audio file of {file.size_bytes} bytes unpacks to more than "
-                f"{limit_s:.0f} s of sound, which is taken for an attack."
+                f"{limit_s:.0f} s of audio, which indicates a decompression bomb."
             )
         yield block
 
@@ -315,13 +315,13 @@ def _read_wav(
         try:
             header = wav.read_wav_header(file.peek(following, HEAD_BYTES))
         except wav.WavError as error:
-            notes.append(f"What follows the first WAV file cannot be read: {error}.")
+            notes.append(f"The data after the first WAV file cannot be read: {error}.")
             return
         if not header.is_plain:
-            notes.append("What follows the first WAV file is not PCM and was left out.")
+            notes.append("The data after the first WAV file is not PCM and was ignored.")
             return
         start = following
-    notes.append(f"After {_MAX_JOINED} WAV files that were joined the rest was left out.")
+    notes.append(f"Only the first {_MAX_JOINED} of the joined WAV files were read.")
 
 
 def _wav_end(file: ByteRange, start: int, header: wav.WavHeader) -> tuple[int, int | None]:
@@ -460,7 +460,7 @@ def _opened(file: ByteRange) -> Any:
         )
     except av.FFmpegError as error:
         raise UnknownFormat(
-            "The file is not audio in a format that can be decoded "
+            "The file is not audio in a supported format "
             "(wav, mp3, flac, ogg, opus, m4a, mp4, webm and more can)."
         ) from error
 
@@ -532,7 +532,7 @@ def _default_stream(container: Any) -> Any:
     """
     streams = [stream for stream in container.streams.audio if stream.codec_context is not None]
     if not streams:
-        raise NotAudio("The file holds no audio stream that can be decoded.")
+        raise NotAudio("The file contains no audio stream that can be decoded.")
     for stream in streams:
         disposition = stream.disposition
         if disposition & Disposition.default and not disposition & _IMPAIRED:
