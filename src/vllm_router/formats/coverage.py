@@ -47,7 +47,7 @@ _WORDLESS_S: Final = 1.25
 # The fastest speakers reach 25 for a sentence, but none for a whole piece.
 _IMPOSSIBLE_PER_S: Final = 28.0
 _TOO_MUCH_SHARE: Final = 1.7
-# A phrase that occurs twice in a row was said twice if there was time to say it twice.
+# A phrase that occurs twice in a row was spoken twice if there was time for it.
 _HASTY_PER_S: Final = 22.0
 _HASTY_SHARE: Final = 1.25
 # Spans may be too short by this in total, which matters for short pieces.

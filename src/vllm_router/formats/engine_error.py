@@ -167,7 +167,7 @@ def _usual_type(status: int) -> str:
 
 def _general(status: int) -> str:
     if status >= 500:
-        return f"The engine failed at the upload with status {status}."
+        return f"The engine failed on the upload with status {status}."
     return f"The engine refused the upload with status {status}."
 
 
