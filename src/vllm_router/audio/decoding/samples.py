@@ -461,7 +461,7 @@ def _opened(file: ByteRange) -> Any:
     except av.FFmpegError as error:
         raise UnknownFormat(
             "The file is not audio in a supported format "
-            "(wav, mp3, flac, ogg, opus, m4a, mp4, webm and more can)."
+            "(wav, mp3, flac, ogg, opus, m4a, mp4, webm and others)."
         ) from error
 
 
