@@ -91,7 +91,7 @@ def test_what_the_engine_names_is_kept_and_the_rest_is_usual() -> None:
     error = told(b'{"error": {"message": "m", "param": "file", "code": 7}}', 429)
     assert (error["type"], error["param"], error["code"]) == ("rate_limit_error", "file", 7)
     assert told(b"no", 500)["type"] == "server_error"
-    assert told(b"", 500)["message"] == "The engine failed at the upload with status 500."
+    assert told(b"", 500)["message"] == "The engine failed on the upload with status 500."
 
 
 @pytest.mark.parametrize(

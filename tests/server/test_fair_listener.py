@@ -179,7 +179,7 @@ async def test_connections_wait_while_there_are_no_files_left(
             resource.setrlimit(resource.RLIMIT_NOFILE, (spare.fileno() + 1, hard))
             try:
                 await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", port))
-                await until(lambda: "cannot be accepted" in caplog.text)
+                await until(lambda: "cannot accept connections" in caplog.text)
                 assert not connections
             finally:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

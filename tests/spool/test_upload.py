@@ -332,10 +332,10 @@ async def test_bytes_that_the_disk_has_lost_are_never_made_up(tmp_path: Path) ->
     await fill(upload, SOUND)
     await upload.flush()
     os.ftruncate(spool.handle, MIB)
-    with pytest.raises(SpoolFailed, match="lost"):
+    with pytest.raises(SpoolFailed, match="truncated"):
         await content(upload)
     os.dup2(os.open("/proc/self/mem", os.O_RDONLY), spool.handle)
-    with pytest.raises(SpoolFailed, match="unreadable"):
+    with pytest.raises(SpoolFailed, match="cannot read"):
         await content(upload)
     upload.close()
     assert spool.pool.blocks_out == 0

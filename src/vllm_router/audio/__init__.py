@@ -1,2 +1,4 @@
-"""Audio as values:
-container hints, WAV, levels, speech spans, splitting. Pure, except for `decoding`."""
+"""Audio values: container hints, WAV, levels, speech spans, splitting.
+
+Pure, except for `decoding`.
+"""

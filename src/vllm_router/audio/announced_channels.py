@@ -1,8 +1,8 @@
-"""How many channels of sound a container announces, from its first and last bytes.
+"""The number of audio channels that a container states in its first and last bytes.
 
-Promises: a number or None for any bytes, never an exception. It is a hint, good for reserving room
-and quota: AAC in MP4 announces two for mono, and only decoding tells. Refuses to know: which
-channels are transcribed.
+Promises: a number or None for any bytes, never an exception. It is a hint, good for reserving
+capacity and quota: AAC in MP4 states two channels for mono, and only decoding shows the truth.
+Refuses to know: which channels are transcribed.
 """
 
 import struct
@@ -17,13 +17,13 @@ _U32: Final = struct.Struct(">I")
 _AU_MAGIC: Final = b".snd"
 _CAF_MAGIC: Final = b"caff"
 _CAF_DESCRIPTION: Final = b"desc"
-#: Of ADTS (ISO 14496-3, table 1.19); 0 leaves it to the stream.
+#: By ADTS index (ISO 14496-3, table 1.19); 0 leaves the number to the stream.
 _ADTS_CHANNELS: Final = (0, 1, 2, 3, 4, 5, 6, 8)
 _MP3_MONO: Final = 3
-# What an Ogg page's header takes before its lengths.
+# Size of an Ogg page header before its segment table.
 _OGG_HEADER_BYTES: Final = 27
 _OGG_PAGES: Final = 8
-# Six reserved bytes, an index and, in QuickTime, a version and a vendor stand before it.
+# Preceded by six reserved bytes, an index and, in QuickTime, a version and a vendor.
 _MP4_CHANNELS_AT: Final = 16
 _MATROSKA_TRACKS: Final = 0x1654AE6B
 _MATROSKA_TRACK: Final = 0xAE
@@ -33,20 +33,20 @@ _MOST_ELEMENTS: Final = 64
 
 
 def announced_channels(head: bytes, size_bytes: int, tail: bytes = b"") -> int | None:
-    """Return how many channels a file announces; None if it does not say, or is not known.
+    """Return how many channels a file states; None if it does not, or its format is unknown.
 
-    Of several sound tracks it is the most that one of them has.
+    If there are several audio tracks, this is the largest number.
 
     Args:
-        head: The file's first bytes, HEAD_BYTES at most are looked at.
-        size_bytes: The whole file's size.
-        tail: From `tail_offset` on: there MP4 may have its index.
+        head: The file's first bytes, of which at most HEAD_BYTES are examined.
+        size_bytes: Size of the whole file.
+        tail: From `tail_offset` on, where MP4 may have its index.
     """
     start = head[:HEAD_BYTES]
     try:
         count = _by_kind(start, size_bytes, tail)
     except (struct.error, IndexError, WavError):
-        # The container goes on past what was looked at.
+        # The container continues past the examined bytes.
         return None
     return count or None
 
@@ -81,7 +81,7 @@ def _bare_channels(head: bytes) -> int:
     if head.startswith(_AU_MAGIC):
         return int(_U32.unpack_from(head, 20)[0])
     if head.startswith(_CAF_MAGIC) and head[8:12] == _CAF_DESCRIPTION:
-        # Behind the rate, the coding, its flags, and the sizes of a packet.
+        # After the rate, the codec, its flags, and the packet sizes.
         return int(_U32.unpack_from(head, 20 + 24)[0])
     return 0
 
@@ -152,7 +152,7 @@ def _matroska_channels(head: bytes) -> int:
             for track in _inside(head, body, stop, _MATROSKA_TRACK):
                 for sound in _inside(head, *track, _MATROSKA_AUDIO):
                     counts = _inside(head, *sound, _MATROSKA_CHANNELS)
-                    # One is what it is when nothing is said.
+                    # One is the default if the field is absent.
                     told = [int.from_bytes(head[a:b], "big") for a, b in counts]
                     most = max(most, *told, 1)
             break

@@ -1,12 +1,13 @@
-"""Channels that repeat what another channel has: a mono call saved as stereo, crosstalk on a line.
+"""Removes copies between channels: a mono call saved as stereo, crosstalk on a line.
 
-Promises: as many samples come out as went in, in order; what one channel copies from another, at
-whatever level and polarity, is silence in the channel where it is quieter, or in the later one. So
-a recording with the same sound on both sides is transcribed once, and a voice that leaks into the
-other side is transcribed on its own. Copies are looked for in steps of a quarter of a second,
-because calls begin with an announcement on both sides.
+Promises: outputs as many samples as it was fed, in order. Audio that one channel copies from
+another, at any level and polarity, is silenced in the quieter channel, or in the later one if they
+are equally loud. So a recording with the same audio on both sides is transcribed once, and a voice
+that leaks into the other side is transcribed on its own side only. Copies are detected in steps of
+a quarter of a second, because calls may begin with an announcement on both sides.
 
-Bounds: holds a step. Refuses to know: speech; an echo, which is delayed and coloured, is no copy.
+Bounds: holds one step. Refuses to know: speech. An echo, which is delayed and filtered, is not a
+copy.
 """
 
 from typing import Final
@@ -19,15 +20,15 @@ from vllm_router.audio.wav import Buffer
 
 STEP: Final = RATE_HZ // 4
 _STEP_BYTES: Final = 2 * STEP
-# What is left of a copy when the original is taken off, as a share of its power. Codecs that code
-# two sides at a time leave less than a thousandth of speech; people who say the same thing at the
-# same time differ by more than half.
+# Residue of a copy after the original is subtracted, as a share of its power. Codecs with joint
+# stereo leave less than a thousandth of speech; people who say the same thing at the same time
+# differ by more than half.
 _COPY_SHARE: Final = 0.02
-# A copy that was one a moment ago is believed sooner: soft sounds drown in the noise of a codec.
+# Just after a copy, a larger residue still counts as one: codec noise masks soft sounds.
 _STILL_COPY_SHARE: Final = 0.15
-# Power, in units of 16 bits: the noise of rounding, which is no copy of anything.
+# Power in 16-bit units: rounding noise, which is not a copy of anything.
 _NOISE_POWER: Final = 2.0
-# The original is the louder one by 6 dB; nearer than that, the first.
+# The original is the channel that is louder by 6 dB; if neither is, the first.
 _LOUDER: Final = 4.0
 
 _Steps = npt.NDArray[np.float32]
@@ -37,22 +38,22 @@ class CopyFilter:
     """Silences copies in the channels of one audio; feed it all samples, then `flush` it.
 
     Args:
-        channels: How many there are.
+        channels: Number of channels.
     """
 
     def __init__(self, channels: int) -> None:
         self._pending = [bytearray() for _ in range(channels)]
-        # Which pairs were copies in the last step.
+        # The pairs that were copies in the last step.
         self._were = np.zeros((channels, channels), np.bool_)
 
     def __repr__(self) -> str:
         return f"<CopyFilter {len(self._pending)} channels>"
 
     def feed(self, blocks: list[Buffer]) -> list[bytes]:
-        """Take the next samples of each channel, 16 bits; return those that are decided.
+        """Take the next 16-bit samples of each channel; return those that are decided.
 
         Args:
-            blocks: One for each channel, of any lengths.
+            blocks: One per channel, of any lengths.
         """
         for pending, block in zip(self._pending, blocks, strict=True):
             pending += block
@@ -60,7 +61,7 @@ class CopyFilter:
         return self._taken(steps * _STEP_BYTES)
 
     def flush(self) -> list[bytes]:
-        """Return the rest, when the audio has ended; a shorter channel is filled with silence."""
+        """Return the rest after the audio has ended; shorter channels are padded with silence."""
         longest = max(map(len, self._pending))
         for pending in self._pending:
             pending += bytes(longest - len(pending))
@@ -82,7 +83,7 @@ class CopyFilter:
         return [bytes(data) for data in channels]
 
     def _copies(self, step: _Steps) -> list[int]:
-        """Return the channels that hold nothing of their own in this step."""
+        """Return the channels that have no audio of their own in this step."""
         products = (step @ step.T) / step.shape[1]
         power = products.diagonal()
         found: list[int] = []

@@ -1,9 +1,9 @@
-"""How long an upload lasts, from its container's first and last bytes.
+"""An upload's duration, from its container's first and last bytes.
 
-Promises: an answer or None for any bytes, never an exception; a few microseconds for WAV and
-less than a tenth of a millisecond for the rest, because every request pays for it. Refuses to
-know: what only decoding tells. A length that the file's size makes implausible is None: one lying
-header must not fill the queue.
+Promises: a duration or None for any bytes, never an exception; takes a few microseconds for WAV and
+less than a tenth of a millisecond for other containers, because every request pays for it. Refuses
+to know: anything that requires decoding. A duration that the file's size makes implausible is None:
+a forged header must not fill the queue.
 """
 
 import struct
@@ -13,26 +13,27 @@ from vllm_router.audio.containers import aiff, flac, framed, matroska, mp4, mpeg
 from vllm_router.audio.wav import Buffer, WavError, read_wav_header
 
 HEAD_BYTES: Final = 256 * 1024
-"""What of a file's start is worth handing over."""
+"""Bytes at a file's start that are worth passing."""
 TAIL_BYTES: Final = 64 * 1024
-"""What of its end: an Ogg page is at most 65,307 bytes long."""
+"""Bytes at its end: an Ogg page has at most 65,307."""
 
-# Digital silence in FLAC with large blocks is the leanest honest audio, near 350 bit/s.
+# Digital silence in FLAC with large blocks is the smallest honest audio, near 350 bit/s.
 _LEAST_BYTES_PER_S: Final = 12.5
 
 _RIFF: Final = (b"RIFF", b"RF64", b"BW64")
 
 
 def audio_seconds(head: Buffer, size_bytes: int, tail: Buffer = b"") -> float | None:
-    """Return how many seconds of sound a file holds, as far as its container tells.
+    """Return how many seconds of audio a file holds according to its container.
 
     Args:
-        head: The file's first bytes, HEAD_BYTES at most are looked at.
-        size_bytes: The whole file's size.
+        head: The file's first bytes, of which at most HEAD_BYTES are examined.
+        size_bytes: Size of the whole file.
         tail: Bytes near its end: the last TAIL_BYTES, or TAIL_BYTES from `tail_offset`.
 
     Returns:
-        Seconds; None when the container does not say, is not known, or says what cannot be.
+        Seconds; None if the container does not state them, is unknown, or states an impossible
+        value.
     """
     if head[:4] in _RIFF:
         try:
@@ -48,17 +49,17 @@ def audio_seconds(head: Buffer, size_bytes: int, tail: Buffer = b"") -> float | 
 
 
 def stated_seconds(head: bytes, size_bytes: int, tail: bytes) -> float | None:
-    """Return the length as the container states it, plausible or not; None for WAV.
+    """Return the duration that the container states, plausible or not; None for WAV.
 
     Args:
         head: The file's first bytes, HEAD_BYTES at most.
-        size_bytes: The whole file's size.
+        size_bytes: Size of the whole file.
         tail: As for `audio_seconds`; `head` itself if that is the whole file.
     """
     try:
         return _by_kind(head, size_bytes, tail)
     except (struct.error, IndexError):
-        # The container goes on past what we were given.
+        # The container continues past the given bytes.
         return None
 
 
@@ -85,7 +86,7 @@ def _by_kind(head: bytes, size_bytes: int, tail: bytes) -> float | None:
 
 
 def container_kind(head: Buffer) -> str:
-    """Name a file's container by its first bytes, whatever the upload's name or content type.
+    """Identify a file's container by its first bytes, regardless of its name and content type.
 
     Returns:
         "wav", "flac", "mp3", "ogg", "mp4", "webm", "aac", "amr", "aiff" or
@@ -117,11 +118,11 @@ def container_kind(head: Buffer) -> str:
 
 
 def tail_offset(head: Buffer, size_bytes: int) -> int:
-    """Return from which byte on TAIL_BYTES of the file decide its length.
+    """Return the offset of the TAIL_BYTES of the file that determine its duration.
 
-    The last bytes for every container but two. Of an MP4 whose index follows the samples it is the
-    index, which outgrows TAIL_BYTES after minutes, and whose start counts. Of a WAV it is what
-    stands behind the samples that its header declares.
+    These are the last bytes, except for two containers. For an MP4 whose index follows the samples,
+    they are the start of the index, which exceeds TAIL_BYTES after minutes. For a WAV, they are the
+    bytes after the samples that its header declares.
     """
     kind = container_kind(head)
     if kind == "mp4":

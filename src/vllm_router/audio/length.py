@@ -1,27 +1,27 @@
-"""Two kinds of length that must not be mistaken for each other: told by a header, and measured.
+"""Two kinds of duration that must not be confused: stated by a header, and measured.
 
-A header's length is good for queueing and nothing else. What a client is shown, what a key is
-charged, what is recorded and what decides how an audio is transcribed has been measured: counted
-while decoding, told by the engine that decoded it, or counted from a plain WAV's bytes. A
-`LengthHint` is no number, and functions that need the truth take `MeasuredSeconds`, so that mypy
-tells the two apart.
+A header's duration is only good for queueing. The durations that a client gets, that quotas and
+records use, and that decide how an audio is transcribed have been measured: counted while decoding,
+reported by the engine that decoded it, or counted from a plain WAV's bytes. A `LengthHint` is not a
+number, and functions that need a measured duration take `MeasuredSeconds`, so that mypy
+distinguishes the two.
 """
 
 from dataclasses import dataclass
 from typing import NewType
 
 MeasuredSeconds = NewType("MeasuredSeconds", float)
-"""Seconds of audio that were decoded, by the router or by an engine, or that a plain WAV holds."""
+"""Seconds of audio that the router or an engine has decoded, or that a plain WAV holds."""
 
 
 @dataclass(frozen=True, slots=True)
 class LengthHint:
-    """How long an audio probably is.
+    """An audio's probable duration.
 
     Attributes:
-        seconds: As its container tells, or estimated from its size.
-        doubt: Why that may be wrong, as part of a sentence; None: the container agrees with itself
-            and with the file's size.
+        seconds: As stated by its container, or estimated from its size.
+        doubt: Why it is unreliable, as part of a sentence; None if the container is consistent with
+            itself and with the file's size.
     """
 
     seconds: float

@@ -1,10 +1,10 @@
-"""Whether the length that a container tells can be relied on, as far as its ends show.
+"""Whether the duration that a container states is reliable, judged by the file's two ends.
 
-Promises: a reason to decode the file before its length is believed, or None; less than a
-millisecond; for any bytes, never an exception. A length without a doubt may still be wrong: it
-stays a hint. Doubtful are: no length at all; a length that the file's size, its last frames or its
-index contradict; fragments after a header; several streams, one behind the other or side by side,
-of which engines may read another one than the router. Refuses to know: how to decode.
+Promises: a reason to decode the file before its duration is trusted, or None; takes less than a
+millisecond; never raises, whatever the bytes. A duration without doubt may still be wrong: it
+remains a hint. These are unreliable: no duration at all; a duration that contradicts the file's
+size, its last frames or its index; fragments after a header; several streams, consecutive or
+parallel, of which engines may read a different one than the router. Refuses to know: how to decode.
 """
 
 import struct
@@ -13,9 +13,9 @@ from typing import Final
 from vllm_router.audio.containers import aiff, flac, matroska, mp4, mpeg, ogg
 from vllm_router.audio.duration import HEAD_BYTES, TAIL_BYTES
 
-# The leanest streams that decode to sound, in bytes per second. MP3 knows no rate below 8 kbit/s.
+# The smallest streams that decode to audio, in bytes per second. MP3's lowest rate is 8 kbit/s.
 _LEAST_BYTES_PER_S: Final = 12.5
-# What telephones and dictation machines make of speech takes as much at least, on the whole.
+# Codecs of telephones and dictation machines need at least this much for speech, on average.
 _LEAST_RECORDED_BYTES_PER_S: Final = 500.0
 _LEAST_MP3_BYTES_PER_S: Final = 1000.0
 
@@ -23,31 +23,31 @@ _LEAST_MP3_BYTES_PER_S: Final = 1000.0
 def length_doubt(
     kind: str, head: bytes, size_bytes: int, tail: bytes, seconds: float | None
 ) -> str | None:
-    """Return why a file's length is doubtful, as part of a sentence; None: nothing speaks for it.
+    """Return why a file's duration is unreliable, as part of a sentence; None if nothing shows it.
 
     Args:
-        kind: By `container_kind`.
-        head: The file's first bytes, HEAD_BYTES at most are looked at.
-        size_bytes: The whole file's size.
+        kind: From `container_kind`.
+        head: The file's first bytes, of which at most HEAD_BYTES are examined.
+        size_bytes: Size of the whole file.
         tail: TAIL_BYTES from `tail_offset` on.
-        seconds: The length that the container tells; None if it tells none.
+        seconds: The duration that the container states; None if it states none.
     """
     if seconds is None:
-        return "its container tells no length"
+        return "its container states no length"
     if seconds <= 0.0:
-        return "its container tells a length of zero"
+        return "its container states a length of zero"
     start = head[:HEAD_BYTES]
     end = start if size_bytes <= len(start) else tail[-TAIL_BYTES:]
     try:
         return _by_kind(kind, start, size_bytes, end, seconds)
     except (struct.error, IndexError):
-        return "its container goes on past what was looked at"
+        return "its container continues past the examined bytes"
 
 
 def bounded_hint(seconds: float, size_bytes: int) -> float:
-    """Return a doubtful length, bounded by what people record.
+    """Return an unreliable duration, bounded by what is typically recorded.
 
-    Digital silence at the start of a stream promises days of it, and a queue would have no room.
+    Digital silence at the start of a stream suggests days of audio, which would fill the queue.
     """
     return min(seconds, size_bytes / _LEAST_RECORDED_BYTES_PER_S)
 
@@ -61,7 +61,7 @@ def may_exceed(kind: str, size_bytes: int, seconds: float) -> bool:
 def _by_kind(kind: str, head: bytes, size_bytes: int, tail: bytes, seconds: float) -> str | None:
     match kind:
         case "wav":
-            return "its header contradicts its size, or its samples are not all alike"
+            return "its header contradicts its size, or its samples differ in size"
         case "flac":
             return flac.flac_doubt(head, mpeg.id3_end(head), size_bytes, tail)
         case "mp3":
@@ -75,4 +75,4 @@ def _by_kind(kind: str, head: bytes, size_bytes: int, tail: bytes, seconds: floa
         case "aiff":
             return aiff.aiff_doubt(head, size_bytes)
         case _:
-            return "its container has no header for the whole"
+            return "its container has no file header"

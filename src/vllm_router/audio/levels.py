@@ -1,8 +1,8 @@
-"""Levels of sound: where it is loud enough to be speech, and where it is quiet enough to cut.
+"""Sound levels: where audio is loud enough to be speech, and where it is quiet enough to cut.
 
-Promises: pure functions of 16 kHz mono samples of 16 bits, measured every 10 ms, and a detector
-that applies them to audio of any length in bounded memory. Bounds: a level cannot tell speech from
-loud music or noise; `audio/decoding/voice_activity.py` can. Refuses to know: pieces, engines.
+Promises: pure functions of 16 kHz mono 16-bit samples, measured every 10 ms, and a detector that
+applies them to audio of any length in bounded memory. Bounds: a level cannot distinguish speech
+from loud music or noise; `audio/decoding/voice_activity.py` can. Refuses to know: pieces, engines.
 """
 
 from typing import Final
@@ -14,35 +14,35 @@ from vllm_router.audio.wav import Buffer
 
 RATE_HZ: Final = 16_000
 FRAME: Final = 160
-"""Samples in one level measurement: 10 ms, short enough to see the gap between two words."""
+"""Samples per level measurement: 10 ms, short enough to detect the gap between two words."""
 FRAMES_PER_S: Final = RATE_HZ // FRAME
 FRAME_BYTES: Final = 2 * FRAME
 SHORTEST: Final = FRAMES_PER_S
-"""Frames of the shortest piece: no engine makes sense of a few milliseconds."""
+"""Frames of the shortest piece: engines cannot transcribe a few milliseconds."""
 
-# Levels are in dB over one unit of 16 bits: 24 is an RMS of 16 (-66 dBFS), 55 one of 560.
+# Levels are in dB relative to one 16-bit unit: 24 is an RMS of 16 (-66 dBFS), 55 one of 560.
 _DIGITAL_SILENCE_DB: Final = 6.0
 _ALWAYS_SILENT_DB: Final = 24.0
 _NEVER_SILENT_DB: Final = 55.0
 _SPEECH_OVER_NOISE_DB: Final = 8.0
 _SHORTEST_SOUND: Final = 6
-"""Frames: a click or a key stroke is over in 60 ms, a spoken vowel is not."""
+"""Frames: a click or a keystroke ends within 60 ms, a spoken vowel does not."""
 _JOINED_GAP: Final = 25
-"""Frames: gaps inside a phrase stay below 0.25 s, pauses between sentences above."""
+"""Frames: gaps within a phrase are shorter than 0.25 s, pauses between sentences longer."""
 
-# A cut is judged by the mean level around it at these widths (in frames), so that a long pause
-# beats a short one; past 0.4 s no pause is better than another: no fewer words are wrong, and
-# pieces are longer where such a pause comes later.
+# A cut is rated by the mean level around it at these widths (in frames), so that a long pause is
+# preferred to a short one. Beyond 0.4 s no pause is preferred: a longer one causes no fewer word
+# errors, and pieces get longer if it comes later.
 _WIDTHS: Final = (10, 20, 40)
 _LATE_DB_PER_S: Final = 0.3
 _EARLY_DB_PER_S: Final = 0.5
 _PREFERRED_SHARE: Final = 0.4
 _PAUSE_OVER_QUIET_DB: Final = 8.0
-# Of a long pause the next piece gets all but this, so that the speech before it can fade.
+# The next piece gets all of a long pause except this, so that the speech before it can fade.
 _MARGIN: Final = 30
 _LONG_PAUSE: Final = 80
 
-# The noise is judged over one window of Whisper, and a second more shows whether a sound goes on.
+# The noise is measured over one window of Whisper, plus a second to see whether a sound continues.
 _WINDOW: Final = 30 * FRAMES_PER_S
 _LOOKAHEAD: Final = FRAMES_PER_S
 
@@ -53,7 +53,7 @@ Samples = tuple[int, int]
 
 
 class LevelDetector:
-    """Takes sound that stands out of the noise for speech; feed it all samples in order."""
+    """Treats sound that exceeds the noise as speech; feed it all samples in order."""
 
     def __init__(self) -> None:
         self._pending = bytearray()
@@ -81,7 +81,7 @@ class LevelDetector:
         return found
 
     def flush(self) -> list[Samples]:
-        """Return the speech that is left, when the audio has ended."""
+        """Return the remaining speech after the audio has ended."""
         return self._take(len(self._levels))
 
     def _take(self, count: int) -> list[Samples]:
@@ -94,7 +94,7 @@ class LevelDetector:
 
 
 def frame_levels(pcm: Buffer) -> Levels:
-    """Return the level of each whole 10 ms, in dB over one unit; a constant offset counts zero."""
+    """Return the level of each whole 10 ms, in dB over one unit; a constant offset is ignored."""
     samples = np.frombuffer(pcm, "<i2")
     frames = samples.reshape(-1, FRAME).astype(np.float32)
     mean = frames.mean(axis=1)
@@ -103,10 +103,10 @@ def frame_levels(pcm: Buffer) -> Levels:
 
 
 def speech_mask(levels: Levels) -> Mask:
-    """Say of each 10 ms whether it can be speech, against the noise in the whole stretch.
+    """Return for each 10 ms whether it can be speech, relative to the noise of the whole stretch.
 
-    Steady noise is silence however it sounds, unless it is loud: a tone or music is for the
-    engine to judge. Below an RMS of 16 all is silence.
+    Steady noise of any kind is silence, unless it is loud: a tone or music is left to the engine.
+    Below an RMS of 16 everything is silence.
     """
     heard = levels[levels > _DIGITAL_SILENCE_DB]
     if not len(heard):
@@ -117,7 +117,7 @@ def speech_mask(levels: Levels) -> Mask:
 
 
 def phrases(mask: Mask) -> list[tuple[int, int]]:
-    """Return (first, past last) frame of each phrase: sound long enough, small gaps closed."""
+    """Return (first, past last) frame of each phrase: long sounds, with small gaps closed."""
     found: list[tuple[int, int]] = []
     for a, b in _runs(mask):
         if b - a < _SHORTEST_SOUND:
@@ -131,8 +131,8 @@ def phrases(mask: Mask) -> list[tuple[int, int]]:
 
 def quietest_cut(levels: Levels, latest: int) -> int:
     """Return the frame before which to cut, 1 s at the earliest, `latest` at the latest."""
-    # All that is far below the loud parts is equally quiet: a long pause with a little noise in
-    # it beats the dead instant inside a word.
+    # Everything far below the loud parts is equally quiet: a long pause with a little noise is
+    # preferred to a silent instant within a word.
     loud_db = float(np.percentile(levels, 95))
     quiet_db = max(float(_smooth(levels, 5).min()) + 3, min(27.6, loud_db - 25))
     clipped = np.maximum(levels, quiet_db)
@@ -144,7 +144,7 @@ def quietest_cut(levels: Levels, latest: int) -> int:
     earliest = min(SHORTEST, latest)
     best = earliest + int(np.argmin(score[earliest : latest + 1]))
     if loud_db - quiet_db < _PAUSE_OVER_QUIET_DB:
-        # One level throughout, a tone or music: there is no pause to be in the middle of.
+        # A constant level, such as a tone or music: there is no pause to center in.
         return best
     return min(max(_middle_of_pause(levels, best, quiet_db), earliest), latest)
 
@@ -156,7 +156,7 @@ def _middle_of_pause(levels: Levels, at: int, quiet_db: float) -> int:
     end = at + int(after[0]) if len(after) else len(levels)
     if end <= begin:
         return at
-    # Of a long pause the next piece gets nearly all, and can then leave it out.
+    # The next piece gets nearly all of a long pause, and can then omit it.
     return begin + _MARGIN if end - begin >= _LONG_PAUSE else (begin + end) // 2
 
 

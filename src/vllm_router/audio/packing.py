@@ -1,8 +1,8 @@
-"""Which spans of speech go into the next piece: a pure decision over positions in samples.
+"""Selects the speech spans of the next piece: a pure decision over positions in samples.
 
-Promises: pieces of at most the limit, cut in the longest pauses that still fill them, because
-engines are paid per window of 30 s whatever is in it. Pauses inside a piece count with at most
-`KEPT_PAUSE`, which is what is kept of them. Refuses to know: samples, detectors.
+Promises: pieces never exceed the limit, and are cut in the longest pauses that still fill them,
+because each window of 30 s costs an engine the same regardless of its content. A pause within a
+piece counts at most `KEPT_PAUSE`, because the rest is removed. Refuses to know: samples, detectors.
 """
 
 from collections.abc import Sequence
@@ -13,38 +13,38 @@ from typing import Final
 from vllm_router.audio.levels import RATE_HZ, Samples
 
 PAD: Final = 2 * RATE_HZ // 5
-"""Samples kept after speech: its end fades."""
+"""Samples kept after speech, because its end fades."""
 LEAD: Final = RATE_HZ // 2
-"""Samples kept before speech. Of 320 recordings, most after noise or music, none began by more than
-0.3 s before the span that the detector found. What is kept fills windows."""
+"""Samples kept before speech. In none of 320 recordings, most after noise or music, did speech
+begin more than 0.3 s before the detected span. Kept samples take up windows."""
 KEPT_PAUSE: Final = 2 * RATE_HZ
-"""Of a longer pause between two spans this much is kept: it still sounds like one."""
+"""A longer pause between two spans is shortened to this, which still sounds like a pause."""
 
 _PHRASE_GAP: Final = RATE_HZ // 4
-"""Shorter gaps lie between the words of a phrase."""
+"""Shorter gaps separate words of one phrase."""
 _WORD_GAP_COST: Final = 0.15
 _LONG_PAUSE_S: Final = 0.8
-"""Past this no pause is better than another. Shorter ones lie within sentences, and Whisper tends
-to leave out the rest of a sentence with which a window begins."""
+"""Beyond this no pause is preferred. Shorter ones occur within sentences, and Whisper tends to omit
+the rest of a sentence if a window begins within it."""
 _FULL: Final = 0.8
-"""What a full piece is worth, in seconds of pause at its end."""
+"""The value of a full piece, in seconds of pause at its end."""
 _LEAST_FULL: Final = 0.5
 _BALANCE: Final = 0.3
 
 REST: Final = 10 * RATE_HZ
-"""An end of an audio shorter than this shares the speech of the piece before it."""
+"""If the last piece would be shorter than this, it shares the speech of the piece before it."""
 
 
 @dataclass(frozen=True, slots=True)
 class PieceRoom:
-    """What the next piece has room for.
+    """The space in the next piece.
 
     Attributes:
-        limit: Its longest length.
-        taken: Where the speech before it ends, which is in an earlier piece; None: it is the first.
-        end: Where the audio ends; None: not known yet.
-        rest: How much more than a piece must be known before it is cut, so that the audio's end is
-            not a piece of one word.
+        limit: Maximum length.
+        taken: End of the speech in earlier pieces; None for the first piece.
+        end: End of the audio; None if not known yet.
+        rest: How much more than a piece must be known before it is cut, so that the audio's last
+            piece is not a single word.
     """
 
     limit: int
@@ -54,7 +54,7 @@ class PieceRoom:
 
 
 def lead_of(first: Samples, taken: int | None) -> int:
-    """Return how much sound before a span belongs to it: what the speech before it leaves."""
+    """Return how much audio before a span belongs to it, as far as earlier speech leaves it."""
     if taken is None:
         return min(LEAD, first[0])
     pause = first[0] - taken
@@ -62,7 +62,7 @@ def lead_of(first: Samples, taken: int | None) -> int:
 
 
 def tail_of(last: Samples, following: Samples | None, end: int | None) -> int:
-    """Return how much sound behind a span belongs to it."""
+    """Return how much audio after a span belongs to it."""
     if following is not None:
         return min(PAD, (following[0] - last[1]) // 2)
     return PAD if end is None else min(PAD, end - last[1])
@@ -78,7 +78,7 @@ def how_many(spans: Sequence[Samples], room: PieceRoom) -> int | None:
     """Return how many of the spans the next piece takes.
 
     Returns:
-        0: the first alone is too long. None: more must be known first.
+        0 if the first span alone is too long; None if more audio is needed to decide.
     """
     lead = lead_of(spans[0], room.taken)
     lengths = [lead]
@@ -103,7 +103,7 @@ def how_many(spans: Sequence[Samples], room: PieceRoom) -> int | None:
         }
         both = [k for k in fitting if halves[k] <= room.limit]
         if both:
-            # Two pieces it will be, wherever the cut is: in the best pause, none of them short.
+            # Two pieces are needed in any case: cut in the best pause, so that neither is short.
             return max(
                 both,
                 key=lambda k: (
@@ -119,6 +119,6 @@ def how_many(spans: Sequence[Samples], room: PieceRoom) -> int | None:
 
 
 def _worth(spans: Sequence[Samples], at: int) -> float:
-    """Return how good it is to cut before a span, in seconds of pause."""
+    """Return the value of a cut before a span, in seconds of pause."""
     gap = spans[at][0] - spans[at - 1][1]
     return min(gap / RATE_HZ, _LONG_PAUSE_S) - (_WORD_GAP_COST if gap < _PHRASE_GAP else 0.0)

@@ -1,6 +1,6 @@
-"""A piece of a long audio: its samples, and where they and the speech in them lie in the whole.
+"""A piece of a long audio: its samples, and its position and speech within the whole.
 
-Promises: values, and pure functions of them. Refuses to know: how pieces are cut out.
+Promises: values, and pure functions of them. Refuses to know: how pieces are cut.
 """
 
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ from vllm_router.audio.wav import pcm16_wav
 
 Seconds = tuple[float, float]
 Stretch = tuple[float, float, float]
-"""(where it begins in the piece, where it begins in the audio, its length), in seconds."""
+"""(start in the piece, start in the audio, length), in seconds."""
 
 _LONG_PAUSE_S: Final = 1.0
-"""Past this a pause between two halves is as good as any."""
+"""Beyond this a pause between two halves is not preferred."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +25,14 @@ class Piece:
 
     Attributes:
         index: 0 for the first.
-        start_s: Where it begins in the whole audio, in seconds.
-        end_s: Where it ends; the next one may begin later.
+        start_s: Its start in the whole audio, in seconds.
+        end_s: Its end; the next piece may begin later.
         pcm: Its samples: 16 kHz, mono, 16 bits, little-endian.
-        speech: (start, end) of each span of speech, in seconds of the whole audio, in order.
-        stretches: Where its samples come from; digital silence lies between two of them, in the
-            place of a longer pause.
-        channel: Which channel it is from, from 0, where each is cut for itself; None: there is one.
-        frontier_s: No piece that comes later, of any channel, starts before.
+        speech: (start, end) of each speech span, in seconds of the whole audio, in order.
+        stretches: Sources of its samples. Between two of them, digital silence replaces a longer
+            pause.
+        channel: Its channel, from 0, if channels are cut separately; None if there is one.
+        frontier_s: No later piece of any channel starts before this time.
     """
 
     index: int
@@ -46,12 +46,12 @@ class Piece:
 
     @property
     def is_silent(self) -> bool:
-        """There is no speech in it."""
+        """Whether it has no speech."""
         return not self.speech
 
     @property
     def length_s(self) -> float:
-        """How long it sounds, which is less than from its start to its end if it was shortened."""
+        """Its duration, which is less than from start to end if pauses were shortened."""
         return len(self.pcm) / 2 / RATE_HZ
 
     def wav(self) -> bytes:
@@ -64,10 +64,10 @@ class PiecePart:
     """A part of a piece, without its samples.
 
     Attributes:
-        first_byte: Where its samples begin in those of the piece.
-        past_byte: Where they end.
-        speech: As of a piece.
-        stretches: As of a piece; they begin at 0 again.
+        first_byte: Offset of its samples in those of the piece.
+        past_byte: End of its samples.
+        speech: As in a piece.
+        stretches: As in a piece, but starting at 0 again.
     """
 
     first_byte: int
@@ -77,12 +77,12 @@ class PiecePart:
 
     @property
     def start_s(self) -> float:
-        """Where it begins in the whole audio."""
+        """Its start in the whole audio."""
         return self.stretches[0][1]
 
     @property
     def end_s(self) -> float:
-        """Where it ends there."""
+        """Its end in the whole audio."""
         _, start_s, length_s = self.stretches[-1]
         return start_s + length_s
 
@@ -90,16 +90,16 @@ class PiecePart:
 def halved(
     speech: Sequence[Seconds], stretches: Sequence[Stretch]
 ) -> tuple[PiecePart, PiecePart] | None:
-    """Cut a piece in two, in the middle of the longest pause near its own middle.
+    """Cut a piece in two, in the middle of the longest pause near its center.
 
-    Every sample is in one of the parts, but for digital silence where the cut is.
+    Every sample is in one of the parts, except for digital silence at the cut.
 
     Args:
-        speech: The piece's.
-        stretches: The piece's.
+        speech: The piece's speech.
+        stretches: The piece's stretches.
 
     Returns:
-        None if there is no pause between two spans of speech.
+        The two parts; None if there is no pause between two speech spans.
     """
     places = [placed(start_s, stretches) for start_s, _ in speech]
     ends = [placed(end_s, stretches) for _, end_s in speech]
@@ -122,7 +122,7 @@ def halved(
 
 
 def halves(piece: Piece) -> tuple[Piece, Piece] | None:
-    """Return a piece in two parts; None if nobody pauses in it."""
+    """Return a piece in two parts; None if it has no pause."""
     parts = halved(piece.speech, piece.stretches)
     if parts is None:
         return None
@@ -141,7 +141,7 @@ def halves(piece: Piece) -> tuple[Piece, Piece] | None:
 
 
 def placed(at_s: float, stretches: Sequence[Stretch]) -> float:
-    """Return where in a piece a moment of the audio lies; the nearest place if it was left out."""
+    """Return where in a piece a time of the audio is; the nearest place if it was removed."""
     for own_s, start_s, length_s in stretches:
         if at_s <= start_s + length_s:
             return own_s + max(0.0, at_s - start_s)
@@ -150,9 +150,9 @@ def placed(at_s: float, stretches: Sequence[Stretch]) -> float:
 
 
 def heard_at(own_s: float, stretches: Sequence[Stretch]) -> float:
-    """Return which moment of the audio a place in a piece is.
+    """Return the time in the audio of a place in a piece.
 
-    Digital silence stands for the pause that was there, from its beginning to its end.
+    Digital silence represents the removed pause, from its beginning to its end.
     """
     first = stretches[0]
     if own_s <= first[0]:
@@ -169,7 +169,7 @@ def heard_at(own_s: float, stretches: Sequence[Stretch]) -> float:
 
 
 def _cut(stretch: Stretch, begin: int, end: int) -> tuple[int, int, int] | None:
-    """Return (place, start, length) in samples of what lies between two places; None: nothing."""
+    """Return (place, start, length) in samples of the part between two places; None if empty."""
     own, start, length = (round(s * RATE_HZ) for s in stretch)
     first, past = max(own, begin), min(own + length, end)
     return (first, start + first - own, past - first) if first < past else None

@@ -1,13 +1,13 @@
-"""Samples of an audio that may still be needed, by their position in the whole.
+"""An audio's samples that may still be needed, by their position in the whole.
 
-Promises: samples are added at the end and dropped anywhere; what is dropped takes no memory.
+Promises: samples are appended at the end and dropped anywhere; dropped samples use no memory.
 """
 
 from vllm_router.audio.wav import Buffer
 
 
 class SampleBuffer:
-    """Holds 16-bit samples; positions count samples from the audio's first."""
+    """Holds 16-bit samples; positions are counted in samples from the audio's start."""
 
     def __init__(self) -> None:
         self._parts: list[tuple[int, bytearray]] = []
@@ -18,18 +18,18 @@ class SampleBuffer:
 
     @property
     def size(self) -> int:
-        """How many samples are held."""
+        """Number of samples held."""
         return sum(len(data) for _, data in self._parts) // 2
 
     def add(self, pcm: Buffer) -> None:
-        """Take the next whole samples."""
+        """Append the next whole samples."""
         if not self._parts or self._parts[-1][0] + len(self._parts[-1][1]) // 2 < self.end:
             self._parts.append((self.end, bytearray()))
         self._parts[-1][1].extend(pcm)
         self.end += len(pcm) // 2
 
     def drop(self, first: int, past: int) -> None:
-        """Forget the samples from `first` to before `past`, those of them that are held."""
+        """Drop the held samples from `first` to before `past`."""
         if first >= past:
             return
         kept: list[tuple[int, bytearray]] = []

@@ -1,25 +1,25 @@
-"""Probabilities of speech, one per frame, to spans of speech.
+"""Converts speech probabilities, one per frame, to speech spans.
 
-Promises: the same spans however the frames arrive. A span is handed out in parts while it lasts,
-each beginning where the one before ended, so that nobody has to wait for its end.
-Refuses to know: where probabilities come from.
+Promises: the same spans regardless of how the frames arrive. A span is returned in parts while it
+lasts, each beginning where the previous one ended, so that no caller waits for its end.
+Refuses to know: the source of the probabilities.
 """
 
 from collections.abc import Iterable
 from typing import Final
 
-# The thresholds that silero's authors recommend: lower ones lengthen spans into the noise after
+# The thresholds that silero's authors recommend: lower ones extend spans into the noise after
 # them, higher ones lose the ends of words.
 ON: Final = 0.5
 OFF: Final = 0.35
 
 
 class SpanFinder:
-    """Finds spans in frames that arrive bit by bit; positions are frames from the first.
+    """Finds spans in frames that arrive incrementally; positions are frame numbers.
 
     Args:
-        shortest: Frames; what is shorter is no speech but a knock or a click.
-        shortest_pause: Frames; shorter pauses lie inside words.
+        shortest: Frames; anything shorter is a knock or a click, not speech.
+        shortest_pause: Frames; shorter pauses occur within words.
     """
 
     def __init__(self, *, shortest: int, shortest_pause: int) -> None:
@@ -55,7 +55,7 @@ class SpanFinder:
         return found + self._so_far()
 
     def flush(self) -> list[tuple[int, int]]:
-        """Return the span that the audio's end has cut short."""
+        """Return the span that the audio's end cuts off."""
         return self._closed()
 
     def _so_far(self) -> list[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""Stretches of speech in an audio, in seconds."""
+"""Spans of speech in an audio, in seconds."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
@@ -7,14 +7,14 @@ from typing import NamedTuple
 
 
 class SpeechSpan(NamedTuple):
-    """A stretch of speech, in seconds."""
+    """A span of speech, in seconds."""
 
     start_s: float
     end_s: float
 
 
 def spans_within(speech: Sequence[SpeechSpan], start_s: float, end_s: float) -> list[SpeechSpan]:
-    """Return the parts of the spans that lie between two times.
+    """Return the parts of the spans between two times.
 
     Args:
         speech: In order, without overlap, none empty.

@@ -1,12 +1,12 @@
-"""How long audio is cut: into pieces of speech that engines take.
+"""Splits long audio into pieces of speech that engines accept.
 
-Promises: 16 kHz mono samples go in as they are decoded; pieces of at most `max_s` come out as soon
-as they are decided. A detector says where somebody speaks; each moment of speech, and what is
-heard of it around it, is in exactly one piece. What is no speech is left out, but for short pauses
-between phrases. Cuts lie in pauses, the long ones first; only speech without any is cut where it is
-quietest. Or all sound is kept, in pieces that follow on each other, cut where it is quiet.
-Holds about a piece and a half and what was last fed, however long nobody speaks.
-Refuses to know: words, and how speech is told from other sound.
+Promises: it takes 16 kHz mono samples as they are decoded, and returns pieces of at most `max_s` as
+soon as they are decided. A detector locates speech. Each moment of speech, with the audio around
+it, is in exactly one piece. Anything else is removed, except for short pauses between phrases. Cuts
+are made in pauses, the longest first; only speech without pauses is cut where it is quietest.
+Alternatively, all audio is kept, in consecutive pieces that are cut at quiet places.
+Holds about a piece and a half plus the last input, however long the audio has no speech.
+Refuses to know: words, and how speech is detected.
 """
 
 from itertools import pairwise
@@ -38,13 +38,13 @@ from vllm_router.audio.wav import Buffer
 
 __all__ = ["RATE_HZ", "Cutter", "Detector", "Piece"]
 
-# What lies past the latest possible cut shows whether a pause goes on, and keeps the rest of the
-# audio from being a sliver: no engine makes sense of a few milliseconds.
+# Audio after the latest possible cut shows whether a pause continues, and prevents a last piece of
+# a few milliseconds, which engines cannot transcribe.
 _LOOKAHEAD: Final = RATE_HZ
 
 
 class Detector(Protocol):
-    """Says where somebody speaks, in samples from the audio's first; parts of a span touch."""
+    """Locates speech, in samples from the audio's start; the parts of a span are contiguous."""
 
     @property
     def known(self) -> int:
@@ -54,20 +54,20 @@ class Detector(Protocol):
         """Take the next whole samples; return the speech that they decide."""
 
     def flush(self) -> list[Samples]:
-        """Return the speech that is left, when the audio has ended."""
+        """Return the remaining speech after the audio has ended."""
 
 
 class Cutter:
     """Cuts one audio; feed it all samples in order, then `flush` it.
 
     Args:
-        detector: Finds speech; of this audio alone.
-        max_s: Longest piece, at least 4 s. Whisper's window is 30 s.
-        first_s: Longest first, second, … piece where these should be shorter, so that the first
-            words are there sooner; pieces without speech do not count.
+        detector: Locates speech in this audio only.
+        max_s: Maximum length of a piece, at least 4 s. Whisper's window is 30 s.
+        first_s: Maximum lengths of the first, second, … piece if these should be shorter, so that
+            the first words arrive sooner; pieces without speech do not count.
         keeps_silence: Whether everything is kept, speech or not.
-        max_lag_s: Speech is in a piece at the latest this long after it was said, where somebody
-            pauses, however little there is; None: when a piece is full, or the audio ends.
+        max_lag_s: At a pause, a piece is cut at most this long after its first speech, however
+            little speech there is; None: when a piece is full, or the audio ends.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Cutter:
         self._index = 0
         self._spoken = 0
         self._spoken_samples = 0
-        # Where the last piece ends: the speech in it, or all of it where everything is kept.
+        # End of the last piece: of its speech, or of all its audio if everything is kept.
         self._taken: int | None = None
 
     def __repr__(self) -> str:
@@ -102,12 +102,12 @@ class Cutter:
 
     @property
     def length_s(self) -> float:
-        """How much audio was fed so far, in seconds."""
+        """Seconds of audio fed so far."""
         return self._held.end / RATE_HZ
 
     @property
     def next_s(self) -> float:
-        """No piece that is still to come starts before, in seconds."""
+        """The earliest start of any further piece, in seconds."""
         if self._has_ended and not self._spans:
             return self.length_s
         if self._keeps_silence:
@@ -117,7 +117,7 @@ class Cutter:
 
     @property
     def speech_s(self) -> float:
-        """How much speech was found so far, in seconds."""
+        """Seconds of speech found so far."""
         return self._spoken_samples / RATE_HZ
 
     def feed(self, pcm: Buffer) -> list[Piece]:
@@ -130,11 +130,11 @@ class Cutter:
         self._held.add(data)
         self._note(self._detector.feed(data))
         known, self._known = self._known, self._detector.known
-        # A decoder's frames are short: most of them decide nothing.
+        # A decoder's frames are short, and most of them decide nothing.
         return self._decided() if self._keeps_silence or self._known > known else []
 
     def flush(self) -> list[Piece]:
-        """Return what is left, when the audio has ended; half a sample is dropped."""
+        """Return the remaining pieces after the audio has ended; half a sample is dropped."""
         self._note(self._detector.flush())
         self._known = self._held.end
         self._has_ended = True
@@ -146,7 +146,7 @@ class Cutter:
 
     def _note(self, spans: list[Samples]) -> None:
         for first, past in spans:
-            # The audio's last frame may be filled up with silence.
+            # The audio's last frame may be padded with silence.
             end = min(past, self._held.end)
             self._spoken_samples += end - first
             if self._spans and self._spans[-1][1] == first:
@@ -190,7 +190,7 @@ class Cutter:
         return self._packed(spans, following)
 
     def _is_late(self) -> bool:
-        """Say whether the speech at hand has waited long enough for more of it."""
+        """Return whether the pending speech has waited long enough for more."""
         if self._max_lag is None or self._known - self._spans[0][0] <= self._max_lag:
             return False
         has_paused = self._known - self._spans[-1][1] >= KEPT_PAUSE
@@ -237,14 +237,14 @@ class Cutter:
         self._spans[:1] = [(first, cut), (cut, past)]
 
     def _drop_pauses(self) -> None:
-        """Forget what lies in the middle of pauses that are longer than what is kept of them."""
+        """Drop the middle of pauses that are longer than the part that is kept."""
         gaps = [(a[1], b[0]) for a, b in pairwise(self._spans)]
         for begin, end in [*gaps, (self._spans[-1][1], self._known)]:
             if end - begin > KEPT_PAUSE:
                 self._held.drop(begin + PAD, end - LEAD)
 
     def _next_whole(self) -> Piece | None:
-        """Return the next piece where everything is kept, if it is decided."""
+        """Return the next piece if everything is kept and the piece is decided."""
         start = self._taken or 0
         held = self._held.end - start
         is_enough = held >= self._limit + _LOOKAHEAD and self._known >= start + self._limit

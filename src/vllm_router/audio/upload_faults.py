@@ -1,8 +1,8 @@
-"""What is plainly wrong with an upload, before anything decodes it.
+"""Faults of an upload that are evident before it is decoded.
 
-Promises: one sentence for the uploader, or None; the cost of reading a header. What holds no sound
-at all is refused. A file that is cut short, or whose header contradicts its size, is damaged: it is
-transcribed as far as it goes. Refuses to know: whether the sound itself decodes.
+Promises: one sentence for the uploader, or None; costs no more than parsing a header. Files without
+any audio are rejected. A file that is truncated, or whose header contradicts its size, is damaged:
+as much as possible of it is transcribed. Refuses to know: whether the audio itself can be decoded.
 """
 
 import struct
@@ -14,14 +14,14 @@ from vllm_router.audio.wav import Buffer, WavError, WavHeader, read_wav_header
 
 _PLAUSIBLE_BYTES_PER_S: Final = 100
 _ALWAYS_PLAUSIBLE_S: Final = 7200.0
-# Writers round lengths to whole blocks, and some count the header in: none of it can be heard.
+# Writers round lengths to whole blocks, and some include the header: neither is audible.
 _SLACK_PARTS_OF_S: Final = 10
 _SLACK_BYTES: Final = 64
 _WAV_CHUNKS_BEHIND: Final = 16
 _SOUND_CHUNKS: Final = frozenset({b"RIFF", b"data"})
-# What may be cut short, or be longer than it is told to be, and is no sound all the same.
+# Chunks that may be truncated, or longer than declared, without affecting the audio.
 _KNOWN_CHUNKS: Final = _SOUND_CHUNKS | {b"LIST", b"id3 ", b"ID3 ", b"bext", b"iXML", b"_PMX"}
-# Formats that only name other files. An engine that opened one would fetch what it names.
+# Formats that only refer to other files. An engine that opened one would fetch those.
 _LISTS: Final = (
     b"#EXTM3U", b"ffconcat", b"[playlist]", b"[Reference]", b"<?xml", b"<MPD", b"<smil", b"<asx",
     b"v=0\r\n", b"v=0\n",
@@ -33,45 +33,45 @@ _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
 
 def most_plausible_s(size_bytes: int) -> float:
-    """Return how long a file of this size can last, in seconds, before it must be a bomb.
+    """Return the longest plausible duration of a file of this size, in seconds.
 
-    The leanest speech coders need 100 bytes a second; two hours are granted to any file, for
-    silence shrinks to almost nothing.
+    A longer one is a decompression bomb. The most efficient speech codecs need 100 bytes a second.
+    Two hours are allowed for any file, because silence compresses to almost nothing.
     """
     return max(_ALWAYS_PLAUSIBLE_S, size_bytes / _PLAUSIBLE_BYTES_PER_S)
 
 
 def audio_refusal(head: Buffer, size_bytes: int) -> str | None:
-    """Return why a file holds no sound, as one sentence; None when it may hold some.
+    """Return why a file has no audio, as one sentence; None if it may have some.
 
     Args:
-        head: The file's first bytes, HEAD_BYTES at most are looked at.
-        size_bytes: The whole file's size.
+        head: The file's first bytes, of which at most HEAD_BYTES are examined.
+        size_bytes: Size of the whole file.
     """
     if size_bytes == 0:
         return "The audio file is empty."
     start = bytes(head[:HEAD_BYTES])
     if start.removeprefix(_BYTE_ORDER_MARK).lstrip().startswith(_LISTS):
-        return "The file is a playlist or a description: it names audio, and holds none itself."
+        return "The file is a playlist or a description: it refers to audio but contains none."
     if container_kind(start) != "wav":
         return None
     try:
         header = read_wav_header(start)
     except WavError as error:
-        # Chunks before the samples may outgrow what we see of a whole file.
+        # In an intact file, the chunks before the samples may exceed the examined bytes.
         is_seen = size_bytes <= len(start) or "cut short" not in str(error)
         return f"The audio cannot be read: {error}." if is_seen else None
     if size_bytes - header.data_offset < header.frame_bytes:
-        return "The audio file is empty: its WAV header is followed by no samples."
+        return "The audio file is empty: no samples follow its WAV header."
     return None
 
 
 def audio_damage(head: Buffer, size_bytes: int, tail: Buffer = b"") -> str | None:
-    """Return how a file's own lengths contradict its size, as one sentence; None: they do not.
+    """Return how a file's own lengths contradict its size, as one sentence; None if they do not.
 
     Args:
-        head: The file's first bytes, HEAD_BYTES at most are looked at.
-        size_bytes: The whole file's size.
+        head: The file's first bytes, of which at most HEAD_BYTES are examined.
+        size_bytes: Size of the whole file.
         tail: TAIL_BYTES from `tail_offset` on.
     """
     start = bytes(head[:HEAD_BYTES])
@@ -81,22 +81,22 @@ def audio_damage(head: Buffer, size_bytes: int, tail: Buffer = b"") -> str | Non
         if kind == "wav":
             return _wav_damage(start, size_bytes, end)
         if _is_cut_short(kind, start, size_bytes, end):
-            return "The audio file is cut short: it ends before its own lengths say."
+            return "The audio file is cut short: it is shorter than its header states."
     except (struct.error, IndexError):
-        # The container goes on past what we were given: nothing shows.
+        # The container continues past the given bytes, which show no fault.
         pass
     seconds = stated_seconds(start, size_bytes, end)
     if seconds is not None and seconds > most_plausible_s(size_bytes):
-        return f"The audio file says it lasts {seconds:.0f} s, which its size makes impossible."
+        return f"The audio file's header states {seconds:.0f} s, which is impossible for its size."
     return None
 
 
 def plain_wav(head: bytes, size_bytes: int) -> WavHeader | None:
-    """Return a WAV's header if its bytes measure its sound; None for all that needs a look.
+    """Return a WAV's header if its size gives its duration; None if it must be decoded.
 
     Args:
         head: The file's first bytes.
-        size_bytes: The whole file's size.
+        size_bytes: Size of the whole file.
     """
     if not head.startswith(b"RIFF"):
         return None
@@ -105,17 +105,17 @@ def plain_wav(head: bytes, size_bytes: int) -> WavHeader | None:
     except WavError:
         return None
     if not header.is_plain or header.data_bytes(size_bytes) % header.frame_bytes:
-        # Engines give up at a part of a sample, as recorders leave it that were killed.
+        # Engines fail on an incomplete sample, which recorders leave when they are killed.
         return None
     return header if _lengths_agree(header, size_bytes) else None
 
 
 def is_whole_wav(head: bytes, size_bytes: int, tail: bytes) -> bool:
-    """Return whether a WAV's bytes measure its sound, with metadata behind the samples or without.
+    """Return whether a WAV's size gives its duration, with or without metadata after the samples.
 
     Args:
         head: The file's first bytes.
-        size_bytes: The whole file's size.
+        size_bytes: Size of the whole file.
         tail: From `tail_offset` on.
     """
     try:
@@ -127,7 +127,7 @@ def is_whole_wav(head: bytes, size_bytes: int, tail: bytes) -> bool:
     if header.data_bytes(size_bytes) % header.frame_bytes:
         return False
     if header.declared_bytes is None and not head.startswith(b"RIFF"):
-        # Engines read nothing of an RF64 file whose length was never written.
+        # Engines read nothing from an RF64 file whose length was never written.
         return False
     if _lengths_agree(header, size_bytes):
         return True
@@ -136,7 +136,7 @@ def is_whole_wav(head: bytes, size_bytes: int, tail: bytes) -> bool:
 
 
 def _lengths_agree(header: WavHeader, size_bytes: int) -> bool:
-    """Say whether a WAV of `size_bytes` holds the samples that its header declares and no more."""
+    """Return whether a WAV of `size_bytes` holds exactly the samples that its header declares."""
     held = header.data_bytes(size_bytes)
     if held < header.frame_bytes:
         return False
@@ -176,24 +176,24 @@ def _wav_damage(head: bytes, size_bytes: int, tail: bytes) -> str | None:
 def _chunks_behind(
     header: WavHeader, size_bytes: int, head: bytes, tail: bytes
 ) -> list[bytes] | None:
-    """Return the names of the chunks behind the declared samples; None: what follows is none."""
+    """Return the names of the chunks after the declared samples; None if no chunks follow."""
     at = header.samples_end(size_bytes)
     if at is None:
         return None
-    # The tail of a WAV begins behind its samples.
+    # The tail of a WAV begins after its samples.
     return chunk_names(head[at:] if at < len(head) else tail, size_bytes - at)
 
 
 def chunk_names(data: bytes, rest_bytes: int) -> list[bytes] | None:
-    """Return the names of the chunks that stand behind a WAV's samples, as far as can be seen.
+    """Return the names of the chunks after a WAV's samples, as far as they are visible.
 
     Args:
-        data: What stands there, or its beginning.
-        rest_bytes: How much stands there.
+        data: The bytes after the samples, or the first of them.
+        rest_bytes: Number of bytes after the samples.
 
     Returns:
-        The last is RIFF if another file follows; None if what stands there is no chunk, but more
-        samples as it seems.
+        The last is RIFF if another file follows; None if the bytes are not chunks, but apparently
+        more samples.
     """
     at = 0
     names: list[bytes] = []
@@ -213,7 +213,7 @@ def _is_cut_short(kind: str, head: bytes, size_bytes: int, tail: bytes) -> bool:
     match kind:
         case "aiff":
             stated = aiff.form_bytes(head)
-            # The last chunk's padding byte is often left out.
+            # The last chunk's padding byte is often missing.
             return stated is not None and stated > size_bytes + 1
         case "mp4":
             return _mp4_is_cut_short(head, size_bytes)
@@ -248,7 +248,7 @@ def _mp4_is_cut_short(head: bytes, size_bytes: int) -> bool:
         has_index = has_index or name == b"moov"
         last, stop = name, end
     if stop > size_bytes:
-        # What stands behind the samples and is no box is not their end.
+        # Bytes after the samples that are not a box do not mean that the samples are complete.
         return last in _MP4_BOXES or not has_index
-    # Seen to its end, and no index: it was to come after what is missing.
+    # The whole file was examined without an index: it would have followed the missing part.
     return not has_index and stop >= size_bytes

@@ -1,9 +1,9 @@
-"""WAV headers, read and written.
+"""WAV headers, parsed and written.
 
-Promises: a header is understood from the file's first bytes alone, in a few microseconds, whatever
-the bytes; what cannot be understood is a `WavError` with a sentence for the uploader. Covers RIFF,
-RF64 and BW64, plain and extensible formats, and the lengths that streaming writers leave behind.
-Refuses to know: samples. Turning them into numbers is the decoder's work.
+Promises: parses a header from the file's first bytes alone, in a few microseconds, whatever the
+bytes; raises `WavError` with a sentence for the uploader if that fails. Covers RIFF, RF64 and BW64,
+plain and extensible formats, and the lengths that streaming writers leave.
+Refuses to know: samples. The decoder converts them to numbers.
 """
 
 import struct
@@ -19,19 +19,19 @@ TAG_MULAW: Final = 7
 TAG_EXTENSIBLE: Final = 0xFFFE
 
 MIN_RATE_HZ: Final = 1_000
-"""Below this nothing of speech is left (telephony starts at 8 kHz)."""
+"""Lower rates do not preserve speech (telephony starts at 8 kHz)."""
 MAX_RATE_HZ: Final = 768_000
-"""Twice the fastest studio converter in use; anything above is a broken header."""
+"""Twice the fastest studio converter in use; a higher rate is a broken header."""
 MAX_CHANNELS: Final = 256
 """Microphone arrays have up to a few dozen; 65,535 is a broken header."""
 
 _TAGS_ADPCM: Final = (0x02, 0x11)
 
-# Writers that cannot seek back leave 0, 0xFFFFFFFF (ffmpeg), 0x80000000 (arecord), 0x7FFFF000 and a
-# little more (sox) or the same without the header (0x7FFFEFDC) as the length of the data.
+# Writers that cannot seek back leave 0, 0xFFFFFFFF (ffmpeg), 0x80000000 (arecord), 0x7FFFF000 and
+# slightly more (sox) or the same without the header (0x7FFFEFDC) as the length of the data.
 _STREAMING_LENGTH_FROM: Final = 0x7FFF_0000
 _UINT32_RANGE: Final = 1 << 32
-# A header has a handful of chunks; a file of empty ones must not become a long loop.
+# A header has a handful of chunks; a file of empty ones must not cause a long loop.
 _MAX_CHUNKS: Final = 64
 
 _RIFF: Final = struct.Struct("<4sI4s")
@@ -42,24 +42,24 @@ _UINT64: Final = struct.Struct("<Q")
 
 
 class WavError(ValueError):
-    """The bytes are no WAV that can be used; the message says why, in words for the uploader."""
+    """The bytes are not a usable WAV; the message gives the reason, phrased for the uploader."""
 
 
 @dataclass(frozen=True, slots=True)
 class WavHeader:
-    """What a WAV says about itself.
+    """A WAV's properties according to its header.
 
     Attributes:
         tag: Sample format: 1 integers, 3 floats, 6 A-law, 7 mu-law; others are compressed.
         channels: Interleaved channels, at least 1.
         rate_hz: Frames per second, MIN_RATE_HZ to MAX_RATE_HZ.
-        bits: Bits a sample takes.
+        bits: Bits per sample.
         frame_bytes: Bytes of one sample of every channel (of one block, if compressed).
-        byte_rate: Bytes per second of sound.
-        data_offset: Where the first sample stands in the file.
-        declared_bytes: Length of the samples by the header; None when the writer left it open.
-        is_plain: Whether every sample takes the same bytes, and the header says nothing else, so
-            that the samples' bytes measure the sound.
+        byte_rate: Bytes per second of audio.
+        data_offset: Offset of the first sample in the file.
+        declared_bytes: Length of the samples by the header; None if the writer left it open.
+        is_plain: Whether every sample has the same size, and the header does not contradict this,
+            so that the samples' size gives the duration.
     """
 
     tag: int
@@ -75,8 +75,8 @@ class WavHeader:
     def data_bytes(self, size_bytes: int) -> int:
         """Return how many bytes of samples a file of `size_bytes` really holds.
 
-        Past 4 GiB the 32-bit length can only be wrong (writers let it wrap or stop at its
-        maximum), so there the file's size decides.
+        Beyond 4 GiB the 32-bit length is always wrong (it wraps or stops at its maximum), so the
+        file's size is used instead.
         """
         present = max(0, size_bytes - self.data_offset)
         declared = self.declared_bytes
@@ -85,7 +85,7 @@ class WavHeader:
         return min(declared, present)
 
     def samples_end(self, size_bytes: int) -> int | None:
-        """Return where something may stand behind the samples; None: they go on to the end."""
+        """Return where chunks may follow the samples; None if the samples extend to the end."""
         declared = self.declared_bytes
         if declared is None:
             return None
@@ -93,18 +93,18 @@ class WavHeader:
         return end if end < size_bytes else None
 
     def seconds(self, size_bytes: int) -> float:
-        """Return the length of the sound in a file of `size_bytes`, in seconds."""
+        """Return the duration of a file of `size_bytes`, in seconds."""
         return self.data_bytes(size_bytes) / self.byte_rate
 
 
 def read_wav_header(head: Buffer) -> WavHeader:
-    """Read a WAV header from the first bytes of a file.
+    """Parse a WAV header from the first bytes of a file.
 
     Args:
         head: The start of the file, up to and including the `data` chunk's header.
 
     Raises:
-        WavError: Not a WAV, cut short before its samples, or with values that cannot be.
+        WavError: Not a WAV, truncated before its samples, or with impossible values.
     """
     if len(head) >= _CANONICAL.size:
         # Nearly every upload: sixteen bytes of format, then the samples. One unpack.
@@ -144,7 +144,7 @@ def _walk(head: Buffer) -> WavHeader:
                 # The sub-format's GUID starts with the tag it extends.
                 tag = int.from_bytes(head[body + 24 : body + 26], "little")
             elif tag in _TAGS_ADPCM and size >= 20 and body + 20 <= len(head):
-                # Writers get the byte rate wrong; the samples of a block are what decoders use.
+                # Writers get the byte rate wrong; decoders use the samples per block.
                 samples = int.from_bytes(head[body + 18 : body + 20], "little")
                 byte_rate = frame * rate // samples if samples else byte_rate
             fields = (tag, channels, rate, byte_rate, frame, bits)
@@ -224,7 +224,7 @@ def pcm16_wav(pcm: Buffer, rate_hz: int = 16_000) -> bytes:
 
 
 def pcm16_header(size: int, rate_hz: int = 16_000) -> bytes:
-    """Return the 44 bytes that stand before `size` bytes of mono 16-bit samples in a WAV file.
+    """Return the 44-byte header of a WAV file with `size` bytes of mono 16-bit samples.
 
     Raises:
         ValueError: Half a sample, or more than a WAV can hold.

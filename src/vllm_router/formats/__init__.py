@@ -1,1 +1,1 @@
-"""Transcripts and event streams, read and written. Pure: bytes in, values out."""
+"""Transcripts and event streams, parsed and written. Pure: bytes in, values out."""

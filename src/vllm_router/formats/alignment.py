@@ -1,14 +1,14 @@
 """Segment times for a transcript that has none, derived from the speech spans.
 
-An engine's words are in spoken order, and the voice detector knows when somebody spoke. What is
-left to find is the word that starts each span. Three clues tell: a word takes time in proportion to
+An engine's words are in spoken order, and the voice activity detector knows when somebody spoke. It
+remains to find the word that starts each span. Three cues help: a word takes time in proportion to
 its length; sentences end in pauses, which are longer than pauses at commas and much longer than
 those within a phrase; and nobody pauses inside a word.
 
 Promises: the segments contain the whole text, in order. Their times are in order, do not overlap,
 and start and end within speech. No segment spans a pause of a second or more.
 
-Bounds: at most 200 units (words, or groups of words in a longer text) over at most 40 spans; when
+Bounds: at most 200 units (words, or groups of words in a longer text) over at most 40 spans; if
 there are more spans, those with the shortest pauses between them are merged first. About 5 ms for
 a piece of 30 s.
 
@@ -49,9 +49,9 @@ _FAR: Final = 3.0
 _PAUSE_COST: Final = (0.0, 0.6, 2.5)
 _PAUSE_COST_PER_S: Final = (-1.5, 0.0, 1.0)
 _LONGEST_PAUSE_S: Final = 1.5
-# Cost of going on without a pause after a sentence, a clause, or a word.
+# Cost of continuing without a pause after a sentence, a clause, or a word.
 _HASTE_COST: Final = (4.0, 1.0, 0.0)
-# Speaking rates relative to the piece's average. An orator and a reader in one piece differ as
+# Speaking rates relative to the piece's average. An orator and a reader in one piece may differ as
 # much as the second and the fourth.
 _TEMPOS: Final = (0.64, 0.8, 1.0, 1.25, 1.56)
 # Cost of starting at each tempo; cost of changing by one step in a pause after a sentence, a
@@ -112,7 +112,7 @@ def wordless_s(text: str, speech: Sequence[SpeechSpan], rate_per_s: float) -> fl
     """Return the longest run of speech, in seconds, that a text has no words for.
 
     Words are placed as in `aligned`. A speaker up to a quarter slower than usual leaves no gap. The
-    position of the gap is not returned because it is not known: when sentences are about equally
+    position of the gap is not returned because it is ambiguous: if sentences are about equally
     long, any of them may be the missing one.
 
     Args:
@@ -161,8 +161,8 @@ def _stretches(speech: Sequence[SpeechSpan]) -> list[SpeechSpan]:
 class _Search:
     """Finds the cheapest assignment of units to stretches by dynamic programming.
 
-    A state is the number of units said by the end of a stretch, and the tempo of that stretch: the
-    next speaker may be twice as fast.
+    A state is the number of units spoken by the end of a stretch, and the tempo of that stretch:
+    the next speaker may be twice as fast.
     """
 
     __slots__ = ("_best", "_due_s", "_endings", "_haste", "_stretches", "_total_s")
@@ -173,7 +173,7 @@ class _Search:
         # Before each unit: seconds of words at the average rate, and the cost of not pausing.
         self._due_s = _running_total([unit.length / rate for unit in units])
         self._haste = _running_total([_HASTE_COST[unit.ending] for unit in units])
-        # What ends before each unit; nothing does before the first.
+        # The kind of ending before each unit; none before the first.
         self._endings = np.array([Ending.WORD, *(unit.ending for unit in units)])
         # The lowest cost of each state: a row per tempo.
         self._best: _Costs = np.full((len(_TEMPOS), len(units) + 1), np.inf)
@@ -204,7 +204,7 @@ class _Search:
         return firsts
 
     def _band(self, spoken_s: float) -> range:
-        """Return the numbers of units that may have been said after this much speech."""
+        """Return the numbers of units that may have been spoken after this much speech."""
         due_s = self._due_s
         all_s = float(due_s[-1])
         slack_s = _SLACK_S + _SLACK_SHARE * self._total_s + max(0.0, all_s - self._total_s)
@@ -215,7 +215,7 @@ class _Search:
         """Advance all states over a stretch of speech.
 
         Returns:
-            By tempo and number of units said: the stretch's first unit.
+            By tempo and number of units spoken: the stretch's first unit.
         """
         due_s, haste, before = self._due_s, self._haste, self._best
         spread_s = _SPREAD_S + _SPREAD_PER_ROOT_S * length_s**0.5
@@ -244,11 +244,11 @@ class _Search:
         """Advance all states over a pause, in which the tempo may change.
 
         Returns:
-            By tempo and number of units said: the tempo before the pause.
+            By tempo and number of units spoken: the tempo before the pause.
         """
         pause_s = min(pause_s, _LONGEST_PAUSE_S)
         pause_cost = np.array(_PAUSE_COST) + np.array(_PAUSE_COST_PER_S) * pause_s
-        # Axes: tempo after, tempo before, units said.
+        # Axes: tempo after, tempo before, units spoken.
         cost = self._best + _CHANGE_COSTS[self._endings].transpose(1, 2, 0)
         tempos: _Indices = np.argmin(cost, axis=1)
         self._best = np.take_along_axis(cost, tempos[:, None], axis=1)[:, 0]
@@ -262,7 +262,7 @@ def _running_total(values: Sequence[float]) -> _Costs:
 
 
 def _change_costs() -> _Costs:
-    """Return the cost of each change of tempo, by what ended before the pause."""
+    """Return the cost of each change of tempo, by the kind of ending before the pause."""
     count = len(_TEMPOS)
     costs = np.empty((len(Ending), count, count))
     for ending in Ending:
@@ -280,7 +280,7 @@ _CHANGE_COSTS: Final = _change_costs()
 
 @dataclass(frozen=True, slots=True)
 class _Placed:
-    """A unit and its time; `begins` tells whether it is the first of a stretch."""
+    """A unit and its time; `begins` marks the first unit of a stretch."""
 
     unit: Unit
     start_s: float

@@ -1,12 +1,12 @@
-"""What was said in several channels of one audio, merged in the order of time.
+"""Merges the transcripts of several channels of one audio in order of time.
 
-Promises: everything that is added comes out once, in the order of time; at one time, in the order
-of channels; items of one channel in the order in which they were added. What is still to come never
-belongs before what has come out, so that a stream can be sent on.
+Promises: every added item is returned once, in order of time; for equal times, in order of
+channels; items of one channel in the order in which they were added. No later item precedes a
+returned one, so that a stream can be forwarded.
 
-Bounds: holds what is said in one channel while another one's piece is not there yet.
+Bounds: holds one channel's items while another channel's piece is missing.
 
-Refuses to know: samples, and how a transcript is shown.
+Refuses to know: samples, and how a transcript is formatted.
 """
 
 from collections.abc import Sequence
@@ -22,28 +22,28 @@ _Item = TypeVar("_Item")
 
 
 class TimeMerge(Generic[_Item]):
-    """Brings items of several channels into the order of time."""
+    """Sorts items of several channels by time."""
 
     __slots__ = ("_count", "_heap", "_last_s")
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, int, _Item]] = []
         self._count = 0
-        # By channel: an item never goes before an earlier one of its channel.
+        # By channel: an item never precedes an earlier one of its channel.
         self._last_s: dict[int, float] = {}
 
     def __repr__(self) -> str:
         return f"<TimeMerge {len(self._heap)} held>"
 
     def add(self, channel: int, start_s: float, item: _Item) -> None:
-        """Take the next item of a channel."""
+        """Add the next item of a channel."""
         start_s = max(start_s, self._last_s.get(channel, 0.0))
         self._last_s[channel] = start_s
         heappush(self._heap, (start_s, channel, self._count, item))
         self._count += 1
 
     def before(self, frontier_s: float) -> list[_Item]:
-        """Return the items that start before a time; none is added later that does."""
+        """Return the items that start before a time; no such item may be added later."""
         out: list[_Item] = []
         while self._heap and self._heap[0][0] < frontier_s:
             out.append(heappop(self._heap)[3])
@@ -51,16 +51,16 @@ class TimeMerge(Generic[_Item]):
 
 
 def with_channel(part: Transcript, channel: int, speech: Sequence[SpeechSpan]) -> Transcript:
-    """Return what was said in a part of one channel, with all of its words in segments.
+    """Return the transcript of a part of one channel, with all of its words in segments.
 
     Args:
         part: With times of the whole audio.
         channel: From 0.
-        speech: Where somebody speaks in it.
+        speech: The channel's speech spans.
     """
     segments = part.segments
     if " ".join(s.text for s in segments).split() != part.text.split():
-        # Engines that give times of words lose some of their segments.
+        # Engines that return word times lose some of their segments.
         whole = (
             SpeechSpan(segments[0].start_s, segments[-1].end_s)
             if segments
@@ -78,11 +78,11 @@ def with_channel(part: Transcript, channel: int, speech: Sequence[SpeechSpan]) -
 
 
 def speaker_label(channel: int, names: Sequence[str] = ()) -> str:
-    """Return what the speaker of a channel is called: by name if known, else "A", "B", and so on.
+    """Return the label of a channel's speaker: the name if known, else "A", "B", and so on.
 
     Args:
         channel: From 0.
-        names: Of the channels' speakers, in order; the last ones may be missing.
+        names: Speakers' names in the order of channels; the last ones may be missing.
     """
     if channel < len(names) and names[channel]:
         return names[channel]
@@ -90,5 +90,5 @@ def speaker_label(channel: int, names: Sequence[str] = ()) -> str:
 
 
 def spoken_by(segment: Segment, names: Sequence[str] = ()) -> str:
-    """Return what the speaker of a segment is called."""
+    """Return the label of a segment's speaker."""
     return speaker_label(segment.channel or 0, names)

@@ -1,15 +1,14 @@
-"""Checks an engine's answer against the speech it was given, by length.
+"""Checks by length whether an engine's transcript covers the speech that it was given.
 
 Engines lose words without notice: a sentence that occurs twice in one window, or everything after
-a bar of music. What is left is too short for the speech that the detector found. Engines also
-invent words: they repeat a phrase until the window is full, or write "Thanks for watching!" where
-only music plays.
+a bar of music. The rest is too short for the detected speech. Engines also invent words: they
+repeat a phrase until the window is full, or write "Thanks for watching!" for music.
 
 Promises: pure; every text gets a verdict. A false alarm costs one more engine request, never words.
 
 Bounds: those of alignment.py; at most 1,500 characters are searched for loops.
 
-Refuses to know: engines, and how a piece is asked again.
+Refuses to know: engines, and how a piece is transcribed again.
 """
 
 import re
@@ -45,13 +44,13 @@ _MISSING_S: Final = 1.5
 # sentence removed, 67 % had a gap longer than this; of 496 complete pieces, none had.
 _WORDLESS_S: Final = 1.25
 
-# The fastest speakers reach 25 for a sentence, and nobody does for a whole piece.
+# The fastest speakers reach 25 for a sentence, but none for a whole piece.
 _IMPOSSIBLE_PER_S: Final = 28.0
 _TOO_MUCH_SHARE: Final = 1.7
-# A phrase that occurs twice in a row was said twice if there was time to say it twice.
+# A phrase that occurs twice in a row was spoken twice if there was time for it.
 _HASTY_PER_S: Final = 22.0
 _HASTY_SHARE: Final = 1.25
-# Spans may be this much too short in all, which matters for short pieces.
+# Spans may be too short by this in total, which matters for short pieces.
 _MARGIN_S: Final = 0.5
 _SEARCHED: Final = 1500
 _PHRASE: Final = re.compile(r"(\S.{11,200}?)\W*\1")
@@ -63,15 +62,15 @@ _ENDLESS_WORD: Final = re.compile(r"(\S.{0,10}?)(?:\W*\1){19}")
 
 # Less speech than this is a click.
 _HARDLY_ANY_S: Final = 0.2
-# A stock phrase below this rate was not said: a real "Thank you." takes 0.7 s.
+# A stock phrase below this rate was not spoken: a real "Thank you." takes 0.7 s.
 _STOCK_PER_S: Final = 7.0
 
 # Per second of audio, pauses included, for uploads whose speech is not known.
 _THIN_UPLOAD_PER_S: Final = 9.5
 _SHORT_UPLOAD_S: Final = 6.0
-# Nothing is looked for in shorter audio.
+# Shorter audio is not checked.
 _SHORTEST_UPLOAD_S: Final = 0.5
-# An answer as vLLM writes it, whose text begins with a letter. No sound description does.
+# vLLM's response if the text begins with a letter, which no sound description does.
 _LETTER_FIRST: Final = re.compile(rb'\{\s*"text"\s*:\s*"\s*[A-Za-z]')
 _NO_ASCII_LETTERS: Final = bytes(c for c in range(256) if c > 127 or not chr(c).isalpha())
 
@@ -81,18 +80,18 @@ _MOST_REPEATED: Final = 60
 
 
 class CoverageVerdict(Enum):
-    """How an answer compares with the speech."""
+    """How a transcript's length compares with the speech."""
 
     COVERED = "covered"
     """About as many words as fit the speech."""
     THIN = "thin"
     """Words are missing."""
     TOO_MUCH = "too_much"
-    """More than anyone can say in the time, or a phrase over and over: a loop."""
+    """More than anyone can say in the time, or a repeated phrase: a loop."""
     EMPTY = "empty"
     """No words, although there is speech."""
     UNSPOKEN = "unspoken"
-    """Words without speech, or a phrase that Whisper is known to write when there is none."""
+    """Words without speech, or a phrase that Whisper is known to write for audio without speech."""
 
 
 def check_coverage(
@@ -101,11 +100,11 @@ def check_coverage(
     """Return whether a text is plausible as the transcript of the speech.
 
     Args:
-        text: The engine's answer for one piece.
+        text: The engine's transcript of one piece.
         speech: The piece's speech spans in seconds, in order, without overlap.
         rates: `speaking_rate` of the same audio's other pieces: covered ones with at least 5 s of
-            speech. With fewer than three, absolute limits apply, and a single lost sentence is not
-            noticed; judging early pieces again at the end finds more.
+            speech. With fewer than three, absolute limits apply, and a single lost sentence goes
+            unnoticed; checking early pieces again at the end finds more.
     """
     speech_s = speech_length_s(speech)
     said = without_sounds(text)
@@ -150,22 +149,22 @@ def usual_rate(rates: Sequence[float]) -> float | None:
 
 
 def is_thin(text: str, audio_s: float) -> bool:
-    """Say whether an answer is so short that the upload should be decoded and checked.
+    """Return whether a transcript is so short that the upload should be decoded and checked.
 
-    For uploads sent to an engine unchanged, whose speech is not known. The answer for audio of up
+    For uploads sent to an engine unchanged, whose speech is unknown. The transcript of audio of up
     to 6 s is thin only if it has no words.
 
     Args:
-        text: The engine's answer.
+        text: The engine's transcript.
         audio_s: Length of the whole audio, pauses included.
     """
-    # Most answers begin with a letter, which saves the search for sound descriptions.
+    # Most transcripts begin with a letter, which saves the search for sound descriptions.
     if not text[:1].isalpha() and not _has_words(without_sounds(text)):
         return audio_s >= _SHORTEST_UPLOAD_S
     if audio_s <= _SHORT_UPLOAD_S:
         return False
-    # An ASCII letter's spoken length is 1. They alone are enough in most answers, and are counted
-    # in a fraction of the time.
+    # An ASCII letter's spoken length is 1. In most transcripts these letters suffice, and counting
+    # them takes a fraction of the time.
     letters = text.encode("ascii", "ignore").translate(None, _NO_ASCII_LETTERS)
     if len(letters) >= _THIN_UPLOAD_PER_S * audio_s:
         return False
@@ -173,16 +172,16 @@ def is_thin(text: str, audio_s: float) -> bool:
 
 
 def is_ample(answer: bytes, audio_s: float) -> bool:
-    """Say whether an engine's JSON certainly has words enough, without parsing it.
+    """Return whether an engine's JSON certainly has enough words, without parsing it.
 
-    To parse every short answer would take a tenth of all the CPU that its upload takes.
+    Parsing every short response would take a tenth of an upload's CPU time.
 
     Args:
-        answer: The whole body of a `json` answer.
+        answer: The complete body of a `json` response.
         audio_s: Length of the whole audio, pauses included.
 
     Returns:
-        False where a parser and `is_thin` must decide.
+        False if a parser and `is_thin` must decide.
     """
     if audio_s <= _SHORT_UPLOAD_S and _LETTER_FIRST.match(answer) is not None:
         return True
@@ -193,10 +192,10 @@ def is_ample(answer: bytes, audio_s: float) -> bool:
 def better_transcript(
     first: str, second: str, speech: Sequence[SpeechSpan], rates: Sequence[float] = ()
 ) -> str:
-    """Return the better of two answers for the same speech.
+    """Return the better of two transcripts of the same speech.
 
-    A covered answer beats a thin one, which beats one with too much. Of two covered or two thin
-    answers the longer one is returned, of two with too much the shorter, and the first on a tie.
+    A covered transcript beats a thin one, which beats one with too much. Of two covered or two thin
+    ones the longer is returned, of two with too much the shorter, and the first on a tie.
     """
     first_rank, second_rank = _rank(first, speech, rates), _rank(second, speech, rates)
     return second if second_rank > first_rank else first
@@ -231,7 +230,7 @@ def joined_at_cut(
 
 
 def is_repetitive(text: str) -> bool:
-    """Say whether a phrase of 12 characters or more occurs twice in a row, or any eight times."""
+    """Return whether a phrase of 12 characters or more occurs twice in a row or any eight times."""
     searched = _searched(text)
     return _PHRASE.search(searched) is not None or _SHORT_PHRASE.search(searched) is not None
 
@@ -240,8 +239,8 @@ def _is_endless(text: str) -> bool:
     searched = _searched(text)
     if _ENDLESS_WORD.search(searched) is not None:
         return True
-    # In a phrase of 12 characters or more that occurs five times, so do its first 12 characters.
-    # To count those takes a fortieth of the time that the search takes.
+    # If a phrase of 12 characters or more occurs five times, so do its first 12 characters.
+    # Counting these takes a fortieth of the search's time.
     counts = Counter(searched[at : at + 12] for at in range(len(searched) - 11))
     return max(counts.values(), default=0) >= 5 and _ENDLESS.search(searched) is not None
 

@@ -1,9 +1,9 @@
-"""An engine's refusal, in the one shape that OpenAI's clients read.
+"""An engine's error response, in OpenAI's format.
 
-vLLM answers in that shape; its older releases, FastAPI itself, a proxy between the router and the
-engine, and other servers do not. Their sentence is kept where it is plain and short; HTML, dumps
-and addresses inside the cluster are replaced by a general sentence. Bounds: a kept sentence has at
-most `MAX_SENTENCE_CHARS`. Refuses to know: which statuses count against an engine.
+vLLM uses that format; its older releases, FastAPI itself, proxies before the engine, and other
+servers do not. Their message is kept if it is plain and short; HTML, dumps and addresses inside the
+cluster are replaced by a general sentence. Bounds: a kept sentence has at most
+`MAX_SENTENCE_CHARS`. Refuses to know: which statuses count against an engine.
 """
 
 import re
@@ -14,17 +14,17 @@ from typing import Final
 from vllm_router.errors import RouterError
 from vllm_router.formats.json_text import BadJson, JsonObject, JsonValue, read_object, write_object
 
-#: A longer text is a page or a traceback rather than a sentence for the caller.
+#: A longer text is a page or a traceback rather than a sentence for the client.
 MAX_SENTENCE_CHARS: Final = 300
-#: The longest message that is kept of an error that nearly has OpenAI's shape.
+#: The longest message that is kept from an error that nearly has OpenAI's format.
 MAX_MESSAGE_CHARS: Final = 1000
 _MAX_WORD_CHARS: Final = 100
-#: What only a wrong key between the router and its engine, or a proxy there, makes an engine say.
+#: Statuses caused only by a wrong key between the router and its engine, or by a proxy there.
 _ABOUT_THE_ROUTER: Final = frozenset({401, 403, 407})
-#: FastAPI lists every field that it misses; the first ones tell what is wrong.
+#: FastAPI lists every missing field; the first ones suffice.
 _MAX_DETAILS: Final = 3
 _FIELDS: Final = frozenset({"message", "type", "param", "code"})
-#: Markup, tracebacks, and what looks like an address: a URL, an IP address, a cluster's name.
+#: Markup, tracebacks, and apparent addresses: a URL, an IP address, a cluster name.
 _UNFIT: Final = re.compile(
     r"</?[a-zA-Z!]|Traceback \(|://|\b\d{1,3}(?:\.\d{1,3}){3}\b|\[[0-9a-fA-F:]*::?[0-9a-fA-F:.]*\]"
     r"|\blocalhost\b|\.svc\b|\.local\b|\.internal\b"
@@ -33,14 +33,14 @@ _UNFIT: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class EngineError:
-    """What an engine said in refusing an upload.
+    """An engine's reason for rejecting an upload.
 
     Attributes:
         message: One sentence.
         error_type: OpenAI's `type`.
-        param: The field at fault; None: not known.
-        body: JSON in OpenAI's shape: the engine's own bytes if they have it.
-        is_verbatim: Whether `body` is what the engine sent.
+        param: The field at fault; None if unknown.
+        body: JSON in OpenAI's format: the engine's own bytes if they have it.
+        is_verbatim: Whether `body` is the engine's response.
     """
 
     message: str
@@ -51,16 +51,16 @@ class EngineError:
 
 
 def is_for_clients(status: int) -> bool:
-    """Return whether a status refuses the upload itself.
+    """Return whether a status rejects the upload itself.
 
-    Others do not concern the client: a redirect leads to somewhere inside, and 401, 403 and 407 ask
-    the router for a key.
+    Other statuses do not concern the client: a redirect leads to an internal address, and 401, 403
+    and 407 request a key from the router.
     """
     return 400 <= status < 600 and status not in _ABOUT_THE_ROUTER
 
 
 def lacks_model(answer: bytes) -> bool:
-    """Return whether an engine's 404 says that it does not have the model it was asked for."""
+    """Return whether an engine's 404 means that it does not have the requested model."""
     try:
         said: JsonObject = read_object(answer)
     except BadJson:
@@ -74,11 +74,11 @@ def lacks_model(answer: bytes) -> bool:
 
 
 def read_engine_error(status: int, answer: bytes) -> EngineError:
-    """Return an engine's refusal in OpenAI's shape.
+    """Return an engine's error in OpenAI's format.
 
     Args:
-        status: The engine's status, for what it does not say itself.
-        answer: Its body, whatever it is.
+        status: The engine's status, which supplies missing fields.
+        answer: Its body, in any format.
     """
     usual_type = _usual_type(status)
     try:
@@ -95,7 +95,7 @@ def read_engine_error(status: int, answer: bytes) -> EngineError:
     if isinstance(message, str) and message:
         if inner is error and inner.keys() >= _FIELDS:
             return EngineError(message, kind, param, answer, True)
-        # Of one kind with the shape, so its words are the engine's own to choose.
+        # Nearly OpenAI's format, so the message is the engine's own.
         is_alike = inner is error or said.get("object") == "error"
         words = _bounded(message) if is_alike else plain_sentence(message)
     else:
@@ -111,7 +111,7 @@ def read_engine_error(status: int, answer: bytes) -> EngineError:
 
 
 def plain_sentence(text: str) -> str | None:
-    """Return an engine's text on one line if it can be shown to a client, None if not."""
+    """Return an engine's text on one line if it is fit for clients, else None."""
     words = " ".join(text.split())
     if not words or len(words) > MAX_SENTENCE_CHARS:
         return None
@@ -121,7 +121,7 @@ def plain_sentence(text: str) -> str | None:
 
 
 def _bounded(message: str) -> str | None:
-    """Return an engine's own message on one line, cut to its bound; None if it is a traceback."""
+    """Return an engine's message on one line, cut to its bound; None if it is a traceback."""
     words = " ".join(message.split())
     if "Traceback (" in words or not words.isprintable() or "\ufffd" in words:
         return None
@@ -129,7 +129,7 @@ def _bounded(message: str) -> str | None:
 
 
 def _word(text: str) -> str | None:
-    """Return a short name as it is; None if it is something else."""
+    """Return a short name unchanged; None if it is something else."""
     return text if text.isprintable() and 0 < len(text) <= _MAX_WORD_CHARS else None
 
 
@@ -139,7 +139,7 @@ def _made(message: str, kind: str, param: str | None, code: str | int) -> Engine
 
 
 def _other_words(said: JsonObject) -> str | None:
-    """Return the sentence of an error in another shape, None if none is found that will do."""
+    """Return the message of an error in another format; None if there is no suitable one."""
     for name in ("error", "detail", "title"):
         value = said.get(name)
         if isinstance(value, list):
@@ -150,11 +150,11 @@ def _other_words(said: JsonObject) -> str | None:
 
 
 def _detail(each: JsonValue) -> str:
-    """Return one of FastAPI's details as "field: what is wrong with it"."""
+    """Return one of FastAPI's details as "field: message"."""
     if not isinstance(each, Mapping):
         return ""
     place, words = each.get("loc"), each.get("msg")
-    # The first part says that it is in the body.
+    # The first part is "body".
     names = [str(part) for part in place[1:]] if isinstance(place, list) else []
     return f"{'.'.join(names)}: {words}" if names else str(words or "")
 
@@ -167,12 +167,12 @@ def _usual_type(status: int) -> str:
 
 def _general(status: int) -> str:
     if status >= 500:
-        return f"The engine failed at the upload with status {status}."
+        return f"The engine failed on the upload with status {status}."
     return f"The engine refused the upload with status {status}."
 
 
 class EngineRefused(RouterError):
-    """An engine's own refusal, in OpenAI's shape.
+    """An engine's own error, in OpenAI's format.
 
     A status that is not for clients becomes 502.
 
@@ -185,7 +185,7 @@ class EngineRefused(RouterError):
 
     def __init__(self, status: int, answer: bytes) -> None:
         if not is_for_clients(status):
-            words = f"The engine answered {status}, which says nothing of the upload."
+            words = f"The engine responded with status {status}, which does not concern the upload."
             status, answer = 502, words.encode()
         said = read_engine_error(status, answer)
         super().__init__(said.message[:1000], param=said.param)
@@ -195,5 +195,5 @@ class EngineRefused(RouterError):
         self._body = said.body
 
     def body(self) -> bytes:
-        """Return the error as JSON: the engine's own bytes where they have the shape."""
+        """Return the error as JSON: the engine's own bytes if they have the format."""
         return self._body

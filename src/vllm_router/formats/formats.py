@@ -1,11 +1,11 @@
-"""A transcript in each of the formats that OpenAI's audio API offers.
+"""A transcript in each response format of OpenAI's audio API.
 
-Promises: JSON as the official clients read it; SRT and VTT as players take them, whatever the
-words and times. What an engine has itself and what must be made is one table, `FORMATS`.
+Promises: JSON as the official clients parse it; SRT and VTT that players accept, whatever the words
+and times. One table, `FORMATS`, lists which formats engines produce themselves.
 
 Bounds: linear in the transcript.
 
-Refuses to know: HTTP, and how the transcript came about.
+Refuses to know: HTTP, and how the transcript was produced.
 """
 
 import re
@@ -24,7 +24,7 @@ from vllm_router.formats.transcript import Segment, Transcript, Word
 Task: TypeAlias = Literal["transcribe", "translate"]
 Speech: TypeAlias = Sequence[SpeechSpan] | Mapping[int, Sequence[SpeechSpan]]
 
-#: What Whisper itself says of audio without words.
+#: Whisper's own value for audio without words.
 DEFAULT_LANGUAGE: Final = "en"
 VTT_HEADER: Final = "WEBVTT\n\n"
 
@@ -33,7 +33,7 @@ _PLAIN: Final = "text/plain; charset=utf-8"
 
 
 class ResponseFormat(StrEnum):
-    """What a client may ask for as `response_format`."""
+    """The values of `response_format`."""
 
     JSON = "json"
     TEXT = "text"
@@ -45,13 +45,13 @@ class ResponseFormat(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FormatFacts:
-    """What there is to know of one format.
+    """Properties of one format.
 
     Attributes:
-        content_type: Of the whole answer, not streamed.
-        is_native: Whether the engine's own bytes are the answer.
-        has_times: Whether it tells when each segment was said.
-        engine_streams: Whether the engine streams what this format needs.
+        content_type: Of the complete response, not streamed.
+        is_native: Whether the engine's own bytes are the response.
+        has_times: Whether it contains segment times.
+        engine_streams: Whether the engine can stream this format.
     """
 
     content_type: str
@@ -81,15 +81,15 @@ def to_json(transcript: Transcript) -> bytes:
 
 
 def to_text(transcript: Transcript) -> bytes:
-    """Return the bare words in UTF-8."""
+    """Return the plain text in UTF-8."""
     return transcript.text.encode("utf-8", "replace")
 
 
 def to_verbose_json(transcript: Transcript, task: Task = "transcribe") -> bytes:
     """Return text, language, duration, segments with ids from 0, and usage.
 
-    The duration is a number always: the end of the last segment when the audio's is unknown. The
-    language is a code always: clients' types have no null there.
+    The duration is always a number: the end of the last segment if the audio's is unknown. The
+    language is always a code: clients' types do not allow null.
     """
     segments = transcript.segments
     duration_s = transcript.duration_s
@@ -113,12 +113,12 @@ def to_verbose_json(transcript: Transcript, task: Task = "transcribe") -> bytes:
 def to_diarized_json(
     transcript: Transcript, task: Task = "transcribe", names: Sequence[str] = ()
 ) -> bytes:
-    """Return OpenAI's diarized transcript: text, duration, and who said what when.
+    """Return OpenAI's diarized transcript: text, duration, and segments with speakers and times.
 
     Args:
         transcript: With segments; each channel is a speaker.
-        task: What was asked for.
-        names: The speakers', in the order of channels; see `speaker_label`.
+        task: The requested task.
+        names: Speakers' names in the order of channels; see `speaker_label`.
     """
     segments = transcript.segments
     duration_s = transcript.duration_s
@@ -137,7 +137,7 @@ def to_diarized_json(
 
 
 def diarized_segment(segment: Segment, segment_id: int, names: Sequence[str] = ()) -> JsonObject:
-    """Return one segment as `diarized_json` and its stream hold it."""
+    """Return one segment as in `diarized_json` and its stream."""
     return {
         "type": "transcript.text.segment",
         "id": diarized_id(segment_id),
@@ -149,12 +149,12 @@ def diarized_segment(segment: Segment, segment_id: int, names: Sequence[str] = (
 
 
 def diarized_id(segment_id: int) -> str:
-    """Return a diarized segment's id, which is text."""
+    """Return a diarized segment's id, which is a string."""
     return f"seg_{segment_id}"
 
 
 def segment_object(segment: Segment, segment_id: int) -> JsonObject:
-    """Return one segment as `verbose_json` holds it, its unknown fields last."""
+    """Return one segment as in `verbose_json`, its unknown fields last."""
     return {
         "id": segment_id,
         "start": segment.start_s,
@@ -174,9 +174,9 @@ def to_srt(
 
     Args:
         transcript: With segments.
-        style: The size of a cue.
-        speech: Where somebody speaks, for cues inside segments (`CueMaker.cues`); by channel, where
-            the segments have channels.
+        style: Size limits of a cue.
+        speech: Speech spans, for cues inside segments (`CueMaker.cues`); by channel if the segments
+            have channels.
     """
     return _file(SubtitleWriter(ResponseFormat.SRT, style), transcript, speech)
 
@@ -191,9 +191,9 @@ def to_vtt(
 
 
 class SubtitleWriter:
-    """Writes the subtitles of one audio, segment after segment.
+    """Writes the subtitles of one audio, segment by segment.
 
-    The header and all that `write` returns, joined, are the whole file.
+    The header and everything that `write` returns, joined, are the whole file.
     """
 
     __slots__ = ("_count", "_format", "_makers", "_style")
@@ -210,7 +210,7 @@ class SubtitleWriter:
 
     @property
     def header(self) -> str:
-        """What stands before the first cue; empty for SRT."""
+        """The text before the first cue; empty for SRT."""
         return VTT_HEADER if self._format is ResponseFormat.VTT else ""
 
     def write(self, segment: Segment, speech: Speech | None = None) -> list[str]:
@@ -218,9 +218,9 @@ class SubtitleWriter:
         return [self.written(cue) for cue in self.cues(segment, speech)]
 
     def cues(self, segment: Segment, speech: Speech | None = None) -> list[Cue]:
-        """Return the next segment's cues, to be `written` in the order of their times.
+        """Return the next segment's cues, to be `written` in order of time.
 
-        Cues of one channel do not overlap. Those of two channels do where two people speak at once.
+        Cues of one channel do not overlap. Those of two channels do if two people speak at once.
         """
         maker = self._makers.get(segment.channel)
         if maker is None:
@@ -267,12 +267,12 @@ def _clock_time(time_ms: int, point: str) -> str:
     return f"{hours:02}:{minutes:02}:{seconds:02}{point}{milliseconds:03}"
 
 
-# SRT has no escapes: players show `&amp;` as it is. What they would take for something else than
-# text is written a little differently instead, as whisper itself does with the arrow.
+# SRT has no escapes: players show `&amp;` literally. Characters that players would interpret are
+# written slightly differently instead, as Whisper does with the arrow.
 _ARROW = re.compile("-{2,}>")
-# A tag is hidden or changes the style, and readers differ in what they take for one.
+# Players hide tags or apply their style, and differ in what they accept as one.
 _TAG_OPENS = re.compile("<(?=[^>]*>|[/!?a-zA-Z])")
-# Players hide what stands in braces, and read these three as a line break or a hard space.
+# Players hide text in braces, and read these three as a line break or a non-breaking space.
 _BRACES = str.maketrans("{}", "()")
 _BACKSLASH = re.compile(r"\\(?=[Nnh])")
 

@@ -1,11 +1,11 @@
-"""JSON from a peer one does not trust, and JSON to a client who parses strictly.
+"""JSON from untrusted peers, and JSON for strict clients.
 
-Promises: reading raises one error whatever the bytes; writing always gives valid UTF-8 and never
-`NaN`, which Python would write and nearly every other reader refuses.
+Promises: parsing raises one error whatever the bytes; writing always gives valid UTF-8 and never
+`NaN`, which Python would write and nearly every other parser rejects.
 
-Bounds: none on size (the caller has bounded the bytes); depth is Python's own.
+Bounds: none on size (the caller bounds the bytes); depth is Python's own limit.
 
-Refuses to know: what any field means.
+Refuses to know: the meaning of fields.
 """
 
 import json
@@ -17,14 +17,14 @@ JsonObject: TypeAlias = Mapping[str, JsonValue]
 
 
 class BadJson(ValueError):
-    """The bytes are no JSON object."""
+    """The bytes are not a JSON object."""
 
 
 def read_object(text: bytes | str) -> dict[str, JsonValue]:
-    """Read one JSON object; `NaN` and the infinities are read as null.
+    """Parse one JSON object; `NaN` and the infinities become null.
 
     Raises:
-        BadJson: anything else than one object in valid UTF-8, or one nested too deep to read.
+        BadJson: Anything but one object in valid UTF-8, or one that is nested too deeply.
     """
     try:
         value = json.loads(text, parse_constant=_no_number)
@@ -38,10 +38,10 @@ def read_object(text: bytes | str) -> dict[str, JsonValue]:
 def write_object(value: JsonObject) -> bytes:
     """Write compact JSON on one line, in UTF-8.
 
-    Half of a surrogate pair, which JSON can escape and UTF-8 cannot hold, becomes `?`.
+    A lone surrogate, which JSON can escape but UTF-8 cannot encode, becomes `?`.
 
     Raises:
-        ValueError: a number is infinite or NaN.
+        ValueError: A number is infinite or NaN.
     """
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.encode("utf-8", "replace")

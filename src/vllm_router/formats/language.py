@@ -1,16 +1,16 @@
 """The language of an audio: identified from the text of its pieces, and decided by majority.
 
-An engine that is given no language chooses one per window. It errs when there is little speech, or
-music, and then transcribes the whole window in the wrong language. The audio's other pieces tell
-which ones to ask again.
+An engine that gets no language detects one per window. If there is little speech, or music, it may
+be wrong, and then it transcribes the whole window in the wrong language. The audio's other pieces
+show which ones to transcribe again.
 
 Promises: the order in which pieces arrive does not change the result. Languages are named by
-Whisper's codes ("en"), whatever an engine or a client calls them.
+Whisper's codes ("en"), whatever names an engine or a client uses.
 
 Bounds: identification reads at most 1,500 characters and takes a few milliseconds. Loading the
 model takes 0.6 s of CPU time and 75 MB; do it in a thread.
 
-Refuses to know: sound. Fluent text in the wrong language is recognised only by its neighbours.
+Refuses to know: audio. Fluent text in the wrong language is recognized only by its neighbors.
 """
 
 from collections.abc import Iterable, Sequence
@@ -62,8 +62,8 @@ _CODE_OF: Final = {
     "nb": "no",
 }
 
-# Languages that short texts do not tell apart. A piece in one of them among pieces in another of
-# the same group is not asked again.
+# Languages that short texts do not distinguish. A piece in one of them among pieces in another of
+# the same group is not transcribed again.
 _CLOSE: Final = (
     frozenset(("no", "nn", "da", "sv")),
     frozenset(("id", "ms", "jw", "su")),
@@ -111,11 +111,11 @@ _MISTAKES: Final = frozenset(
 
 # A second language is kept if a run of pieces has this much speech in it.
 _LONG_S: Final = 15.0
-# Two pieces hardly err in the same way: with this much speech in both, it is kept, too.
+# Two pieces rarely have the same error: with this much speech in both, it is kept too.
 _PAIR_S: Final = 8.0
 # It is also kept if a run has this many pieces.
 _RUN: Final = 3
-# Pieces looked at on each side. Many in a row may be of unknown language, and only so many are
+# Pieces examined on each side. Many in a row may be of unknown language, and only so many are
 # decoded ahead of one that waits for them.
 _REACH: Final = 16
 
@@ -124,7 +124,7 @@ class Identifier(Protocol):
     """Identifies the language of texts; thread-safe."""
 
     def identify(self, text: str) -> "Identified | None":
-        """Return the language of a text; None if it has too few words to tell."""
+        """Return the language of a text; None if it has too few words."""
         ...
 
 
@@ -147,10 +147,10 @@ class TextIdentifier:
     __slots__ = ("_model",)
 
     def __init__(self) -> None:
-        """Load the model. Takes 0.6 s of CPU time; other threads stall for 60 ms at most.
+        """Load the model. Takes 0.6 s of CPU time; other threads stall for at most 60 ms.
 
         Raises:
-            OSError: no folder for temporary files is writable.
+            OSError: No directory for temporary files is writable.
         """
         # Imported here so that it costs nothing when it is not used.
         from py3langid.langid import MODEL_FILE, LanguageIdentifier
@@ -161,7 +161,7 @@ class TextIdentifier:
         self._model = model
 
     def identify(self, text: str) -> Identified | None:
-        """Return the language of a text; None if it has too few words to tell.
+        """Return the language of a text; None if it has too few words.
 
         Thread-safe. Takes about 1 ms for the text of 30 s.
         """
@@ -191,19 +191,19 @@ def language_code(name: str | None) -> str | None:
 
 
 def are_close(first: str, second: str) -> bool:
-    """Say whether two languages are equal, or too similar to tell apart by a few words."""
+    """Return whether two languages are equal, or too similar to distinguish by a few words."""
     return first == second or any(first in group and second in group for group in _CLOSE)
 
 
 class LanguageChoice(Enum):
-    """What to do with a piece's answer, given its language."""
+    """What to do with a piece's transcript, given its language."""
 
     KEEP = "keep"
     """It is in the audio's language, or in a second language that is really spoken."""
     ASK_AGAIN = "ask_again"
-    """It is probably in the wrong language: ask again in the audio's."""
+    """It is probably in the wrong language: transcribe it again in the audio's."""
     WAIT = "wait"
-    """Neighbouring pieces that are not known yet may decide."""
+    """Neighboring pieces that are not known yet may decide."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +231,7 @@ class LanguageVote:
         self._count: int | None = None
 
     def hear(self, index: int, heard: LanguageSample) -> None:
-        """Add a piece, or replace it after a second answer.
+        """Add a piece, or replace it after a second transcript.
 
         Args:
             index: Position among the audio's pieces, from 0.
@@ -240,7 +240,7 @@ class LanguageVote:
         self._heard[index] = heard
 
     def finish(self, count: int) -> None:
-        """Set the number of pieces once it is known; no piece waits for a later one then."""
+        """Set the number of pieces once it is known; then no piece waits for a later one."""
         self._count = count
 
     @property
@@ -271,7 +271,7 @@ class LanguageVote:
         `WAIT`, call again when further pieces have been added.
 
         Raises:
-            KeyError: the piece has not been added.
+            KeyError: The piece has not been added.
         """
         heard, majority = self._heard[index], self.majority
         if heard.language is None:
@@ -287,7 +287,7 @@ class LanguageVote:
         return LanguageChoice.KEEP if is_in_majority else LanguageChoice.ASK_AGAIN
 
     def to_ask_again(self) -> list[int]:
-        """Return the indices of the pieces to ask again in the majority's language, in order."""
+        """Return the indices of pieces to transcribe again in the majority's language, in order."""
         return [i for i in sorted(self._heard) if self.choose(i) is LanguageChoice.ASK_AGAIN]
 
     def _run(self, index: int) -> tuple[list[int], bool]:
@@ -323,21 +323,21 @@ class LanguageVote:
         return sum(heard.speech_s for heard in believed) >= enough_s
 
     def _is_enough(self, run: Sequence[int]) -> bool:
-        """Say whether enough has been heard to trust a majority that includes this run."""
+        """Return whether there is enough speech to trust a majority that includes this run."""
         has_others = any(i not in run and self._heard[i].language for i in self._heard)
         return has_others or sum(self._heard[i].speech_s for i in run) >= _LONG_S
 
 
 def result_language(named: Iterable[str | None], identified: Identified | None = None) -> str:
-    """Return the language that a result names, which is never null.
+    """Return a result's language, which is never null.
 
     Args:
         named: The client's, the engine's, and the majority's, in order of precedence.
         identified: The language identified from the whole text.
 
     Returns:
-        Whisper's code; "en" if nothing is known, which is what Whisper answers for silence. "und"
-        would be more honest, but clients may send the value back, and engines reject it.
+        Whisper's code; "en" if nothing is known, which Whisper returns for silence. "und" would be
+        more accurate, but clients may send the value back, and engines reject it.
     """
     for name in named:
         code = language_code(name)

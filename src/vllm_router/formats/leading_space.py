@@ -1,20 +1,20 @@
-"""The white space with which engines begin a text, cut out of their JSON without parsing it.
+"""Removes the white space at the beginning of an engine's text from its JSON without parsing it.
 
-Whisper's first token brings the space before the first word. A parser would cost more than all else
-that a short answer costs, so the bytes are edited. In JSON a quote within a string is escaped, so
-that words that look like a field are not taken for one.
+Whisper's first token includes the space before the first word. A parser would cost more than the
+rest of a short response, so the bytes are edited. JSON escapes quotes within strings, so text that
+looks like a field is not mistaken for one.
 
-Promises: nothing else changes; white space within and behind a text stays. Refuses to know: which
-answers are edited, and their headers.
+Promises: nothing else changes; white space within and after a text stays. Refuses to know: which
+responses are edited, and their headers.
 """
 
 import re
 from typing import Final
 
-# As it is and as JSON may escape it, with the wide space of East Asian text and the hard space.
+# Literal and as JSON may escape it, including the ideographic and the non-breaking space.
 _SPACE: Final = rb"(?: |\\[nrtf]|\\u(?:00(?:0[9a-dA-D]|20|[aA]0)|3000)|\xc2\xa0|\xe3\x80\x80)"
 _USUAL: Final = b'{"text":" '
-# What may go on with the space.
+# Bytes that may continue the white space.
 _MORE: Final = frozenset({b" ", b"\\", b"\xc2", b"\xe3"})
 _TEXT: Final = re.compile(rb'("text"\s*:\s*")' + _SPACE + rb"+")
 # vLLM's chunks have their text in "content", OpenAI's events in "delta".
@@ -22,13 +22,13 @@ _DELTA: Final = re.compile(rb'("(?:content|delta)"\s*:\s*")(' + _SPACE + rb'*)("
 
 
 def without_leading_space(body: bytes) -> bytes:
-    """Return a JSON answer with no white space at the beginning of any `text`.
+    """Return a JSON response without white space at the beginning of any `text`.
 
     Args:
-        body: The whole answer; bytes that are no JSON come back unharmed.
+        body: The complete response; bytes that are not JSON are returned unchanged.
     """
     if body.startswith(_USUAL) and body[10:11] not in _MORE and body.find(b'"text"', 10) < 0:
-        # vLLM's own, with one text: nearly every answer, at a quarter of the cost.
+        # vLLM's own, with one text: nearly every response, at a quarter of the cost.
         return b'{"text":"' + body[10:]
     if _TEXT.search(body) is None:
         return body
@@ -36,7 +36,7 @@ def without_leading_space(body: bytes) -> bytes:
 
 
 class StreamStart:
-    """Cuts the white space before the first word of a stream of events, and of its last text."""
+    """Removes the white space before the first word of an event stream, and of its last text."""
 
     __slots__ = ("_is_over",)
 
@@ -44,9 +44,9 @@ class StreamStart:
         self._is_over = False
 
     def edited(self, events: bytes) -> bytes:
-        """Return the next events, to be given whole, as they are to be sent on."""
+        """Return the next events, which must be complete, in edited form."""
         if b'"transcript.text.done"' in events:
-            # Of an engine that sends OpenAI's events itself: all the words again.
+            # From an engine that sends OpenAI's events itself: the complete text.
             events = without_leading_space(events)
         if self._is_over:
             return events
@@ -57,7 +57,7 @@ class StreamStart:
             out.append(events[at:before])
             at = found.end(2)
             if found[3] is None:
-                # A character follows that is no space: the first word.
+                # A non-space character follows: the first word.
                 self._is_over = True
                 break
         out.append(events[at:])

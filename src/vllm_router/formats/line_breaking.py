@@ -1,15 +1,15 @@
-"""Text -> blocks of few short lines, broken where a reader would break them.
+"""Breaks text into blocks of few short lines, where a reader would break them.
 
-Promises: no line is wider than asked, no block has more lines, nothing is lost but the white
-space at breaks; breaks fall after sentences rather than after clauses, after clauses rather than
-between words, and inside a word only when the word is wider than a line; lines and blocks are
-about equally full.
+Promises: no line exceeds the width, no block exceeds the line limit, and only the white space at
+breaks is lost. Breaks after sentences are preferred to breaks after clauses, these to breaks
+between words; a word is broken only if it is wider than a line. Lines and blocks are about equally
+full.
 
 Bounds: time grows with the text times the words of a block.
 
 Refuses to know: time, subtitle formats, and grammar beyond punctuation. Chinese and Japanese may
-break between any two characters, save where their punctuation forbids it; Thai, Lao, Khmer, Burmese
-and other scripts without spaces break between words (text_breaks.py).
+break between any two characters, unless their punctuation forbids it; Thai, Lao, Khmer, Burmese and
+other scripts without spaces break between words (text_breaks.py).
 """
 
 import unicodedata
@@ -20,7 +20,7 @@ from enum import IntEnum
 from vllm_router.formats.text_breaks import clusters, has_unspaced_script, line_parts
 
 # The order of preference, as costs. In a line they compete with squares of a line's distance from
-# the mean width: a break between words may be 7 characters off the middle to find a full stop.
+# the mean width: a break between words may be 7 characters off the middle to reach a full stop.
 _LINE_COST = (0.0, 30.0, 100.0)
 # Among blocks they compete with the cost of one more block and of one left nearly empty.
 _BLOCK_COST = (0.0, 3.0, 6.0)
@@ -35,7 +35,7 @@ _OPENING = frozenset("([{“‘«（［｛「『【〈《〔¿¡")
 _QUOTES = "'\"’”»)]}）］｝」』】〉》〕"
 _SENTENCE_ENDS = frozenset(".!?…。！？．｡؟۔।॥։።။។")
 _CLAUSE_ENDS = frozenset(",;:、，；：､—–،؛፣၊")
-# Stops that end no sentence. Single letters ("J. S. Bach") are found by their shape.
+# Periods that do not end a sentence. Single letters ("J. S. Bach") are recognized by their shape.
 _ABBREVIATIONS = frozenset(
     ("mr.", "mrs.", "ms.", "dr.", "prof.", "st.", "jr.", "vs.", "e.g.", "i.e.", "z.b.", "bzw.")
 )
@@ -43,7 +43,7 @@ _JOINERS = frozenset("\u200d\ufe0e\ufe0f")
 
 
 class Ending(IntEnum):
-    """What a piece of text ends: the lower, the better to break after."""
+    """What a text unit ends: the lower, the better to break after."""
 
     SENTENCE = 0
     CLAUSE = 1
@@ -52,12 +52,12 @@ class Ending(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Atom:
-    """A piece of text that is never broken.
+    """A unit of text that is never broken.
 
     Attributes:
         text: At least one character, no white space.
         width: Columns; East Asian wide characters take two, all others one.
-        has_space: Whether a space stands before it when both are on one line.
+        has_space: Whether a space precedes it if both are on one line.
         ending: What it ends.
     """
 
@@ -83,7 +83,7 @@ class Block:
 
 
 def atoms(text: str, max_width: int) -> list[Atom]:
-    """Cut text into what is never broken; nothing comes out wider than `max_width` columns.
+    """Cut text into units that are never broken; none is wider than `max_width` columns.
 
     Args:
         text: Any text; white space separates words.
@@ -96,7 +96,7 @@ def atoms(text: str, max_width: int) -> list[Atom]:
             for part in _chopped(unit, max_width):
                 out.append(Atom(part, _width(part), has_space, Ending.WORD))
                 has_space = False
-        # Inside a word there is no sentence end, except where every character is a word.
+        # There is no sentence end inside a word, unless every character is a word.
         out[-1] = _with_ending(out[-1], word)
     return [
         _with_ending(atom, atom.text)
@@ -207,7 +207,7 @@ class _Layout:
         return tuple(reversed(out))
 
     def _block_ends(self, begin: int, max_lines: int) -> Iterator[int]:
-        """Say where a block from here may end: filling each line is what needs fewest lines."""
+        """Yield possible ends of a block that starts here: filling each line minimizes lines."""
         line_count, line_begin = 1, begin
         for end in range(begin + 1, len(self._words) + 1):
             if self.width(line_begin, end) > self._max_width:
@@ -255,7 +255,7 @@ def _is_abbreviation(word: str) -> bool:
 
 
 def _units(word: str) -> Iterator[str]:
-    """Cut a word before each wide character, save where punctuation must stay with its word."""
+    """Cut a word before each wide character, unless punctuation must stay with its word."""
     if word.isascii():
         yield word
         return
@@ -271,7 +271,7 @@ def _units(word: str) -> Iterator[str]:
 
 
 def _unspaced_words(unit: str) -> Iterator[str]:
-    """Cut what is no wide character, and is perhaps several words of a script without spaces."""
+    """Cut a unit without wide characters, which may be several words of an unspaced script."""
     return line_parts(unit) if has_unspaced_script(unit) else iter((unit,))
 
 
@@ -290,7 +290,7 @@ def _chopped(unit: str, max_width: int) -> Iterator[str]:
         return
     part, part_width = "", 0
     for cluster in clusters(unit):
-        # A tower of marks may alone be wider than a line; then it falls apart.
+        # A tower of combining marks may alone be wider than a line; then it is split.
         for piece in [cluster] if _width(cluster) <= max_width else cluster:
             width = _width(piece)
             if part and part_width + width > max_width:
@@ -308,7 +308,7 @@ def _width(text: str) -> int:
 
 
 def _is_wide(text: str) -> bool:
-    """Say whether a text's last base character may be broken from its neighbours.
+    """Return whether a text may be broken before and after its last base character.
 
     Korean is wide, but written with spaces.
     """

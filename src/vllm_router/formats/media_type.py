@@ -6,10 +6,10 @@ _ENDS: Final = (b";", b" ", b"\t")
 
 
 def is_type(content_type: bytes, media_type: bytes) -> bool:
-    """Whether a Content-Type is of a media type, whatever its parameters.
+    """Return whether a Content-Type has a media type, ignoring its parameters.
 
     Args:
-        content_type: The header's value. Its case does not matter (RFC 9110, 8.3.1).
+        content_type: The header's value, in any case (RFC 9110, 8.3.1).
         media_type: Type and subtype in lower case.
     """
     if content_type == media_type:

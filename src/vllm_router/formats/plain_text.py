@@ -1,11 +1,11 @@
-"""The text of an engine's JSON answer, found without parsing the answer.
+"""Finds the text in an engine's JSON response without parsing it.
 
-Promises: the same text as `read_transcript` finds in vLLM's answers, but for repeated spaces, or
-none.
+Promises: for vLLM's responses, the same text as from `read_transcript`, except for repeated spaces;
+or none.
 
 Bounds: linear in the text.
 
-Refuses to know: whether the rest of the answer is JSON, and whether a second "text" follows.
+Refuses to know: whether the rest of the response is JSON, and whether a second "text" follows.
 """
 
 import re
@@ -15,10 +15,10 @@ _BEGINNING: Final = re.compile(rb'\{\s*"text"\s*:\s*"')
 
 
 def plain_text(answer: bytes) -> str | None:
-    """Return the text of a `json` answer; None: it takes a parser to tell.
+    """Return the text of a `json` response; None if a parser is needed.
 
     Args:
-        answer: The whole body.
+        answer: The complete body.
     """
     found = _BEGINNING.match(answer)
     if found is None:
@@ -26,5 +26,5 @@ def plain_text(answer: bytes) -> str | None:
     start = found.end()
     end = answer.find(b'"', start)
     text = answer[start:end].decode("utf-8", "replace")
-    # Escapes and Whisper's special tokens, which begin with "<", are a parser's business.
+    # Escapes, and Whisper's special tokens, which begin with "<", need a parser.
     return None if end < 0 or "\\" in text or "<" in text else text.strip()

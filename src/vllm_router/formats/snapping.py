@@ -1,13 +1,13 @@
-"""Times moved to where somebody speaks.
+"""Moves segment times to the edges of speech.
 
-Whisper lets the first sentence of a piece begin with the piece, and often lets a sentence last
-until the next one begins; a subtitle that does so stands over silence.
+Whisper starts the first sentence of a piece with the piece, and often extends a sentence until the
+next one begins; such a subtitle remains visible during silence.
 
-Promises: a time is moved only to the edge of a stretch of speech, and no segment past another.
+Promises: a time is moved only to the edge of a speech span, and no segment past another.
 
-Bounds: each segment costs a binary search and what lies within it.
+Bounds: each segment costs a binary search plus the spans within it.
 
-Refuses to know: samples. Where speech is says the cutter (split.py), or nobody.
+Refuses to know: samples. Speech spans come from the cutter (split.py), or are absent.
 """
 
 from bisect import bisect_right
@@ -17,7 +17,7 @@ from dataclasses import replace
 from vllm_router.audio.speech_spans import SpeechSpan, spans_within
 from vllm_router.formats.transcript import Segment, Transcript
 
-# How far Whisper's times are off where speech is: more is no error of measurement.
+# The error of Whisper's times within speech; a larger difference is not a measurement error.
 _REACH_S = 0.35
 
 
@@ -25,8 +25,8 @@ def snapped(transcript: Transcript, speech: Sequence[SpeechSpan]) -> Transcript:
     """Return the transcript with each segment's edges moved out of pauses.
 
     An edge in a pause moves to the speech inside the segment. An edge up to 0.35 s inside a
-    stretch of speech moves to that stretch's edge: before it where the stretch is the segment's,
-    behind it where it is a neighbour's. A segment without any speech stays as it is.
+    speech span moves to that span's edge: outward if the span is the segment's, inward if it is a
+    neighbor's. A segment without any speech stays unchanged.
 
     Args:
         transcript: With times on the same clock as the spans.
@@ -61,13 +61,13 @@ def _fitted(start_s: float, end_s: float, speech: Sequence[SpeechSpan]) -> Speec
 
 
 def _is_remnant(speech: Sequence[SpeechSpan], part: SpeechSpan) -> bool:
-    """Say whether a part is a neighbour's: little of a span that lies mostly outside."""
+    """Return whether a part is a neighbor's: a small part of a span that is mostly outside."""
     length_s = _length_s(part)
     return length_s < _REACH_S and length_s < _length_s(_around(speech, part)) / 2
 
 
 def _around(speech: Sequence[SpeechSpan], part: SpeechSpan) -> SpeechSpan:
-    """Return the whole span that a part was cut from."""
+    """Return the whole span that contains a part."""
     return speech[bisect_right(speech, part[0], key=_end)]
 
 

@@ -1,4 +1,4 @@
-"""How long a text takes to say, measured in English letters, for any script.
+"""The time that a text takes to say, measured in English letters, for any script.
 
 Promises: pure; punctuation counts nothing; the length of a text is the sum of its words' lengths
 plus one for each space.
@@ -22,7 +22,7 @@ _HANGUL: Final = 3.0
 _CONSONANTS_ONLY: Final = 1.4
 _ETHIOPIC: Final = 2.2
 _INDIC: Final = 1.25
-# "7" is said as "seven"; the four digits of "1961" as 18 letters.
+# "7" is spoken as "seven"; the four digits of "1961" as 18 letters.
 _DIGIT: Final = 4.5
 # "%", "€" and "+" are spoken as words.
 _SIGN: Final = 7.0

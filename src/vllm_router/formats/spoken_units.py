@@ -1,9 +1,9 @@
-"""Cuts a text into the units that speech is divided into, with the time each takes.
+"""Cuts a text into the units of speech, with the time that each takes.
 
-Promises: the units' texts add up to the text, except for white space; no unit contains the end of a
-sentence or clause unless it is at its end, or there are too many of them.
+Promises: the units' texts add up to the text, except for white space; sentences and clauses end
+only at the end of a unit, unless there are too many of them.
 
-Bounds: linear in the text; as many units as asked for.
+Bounds: linear in the text; returns at most the requested number of units.
 
 Refuses to know: time and speakers.
 """
@@ -31,7 +31,7 @@ class Unit:
 
     Attributes:
         text: At least one character.
-        has_space: Whether white space stands before it.
+        has_space: Whether white space precedes it.
         length: Spoken length, greater than 0.
         ending: What ends after it.
     """
@@ -47,7 +47,7 @@ def spoken_units(text: str, most: int) -> list[Unit]:
 
     Args:
         text: Any text.
-        most: The number of units to return at most; neighbours are merged in longer texts.
+        most: The maximum number of units; in longer texts, neighbors are merged.
     """
     return _grouped(list(_units(text)), most)
 
@@ -68,13 +68,13 @@ def _units(text: str) -> Iterator[Unit]:
             is_phrase = is_unspaced(atom.text[-1]) and is_unspaced(after.text[0])
             end = Ending.CLAUSE if is_phrase else Ending.WORD
         length = word_length(atom.text) + _ENDING_LENGTH[end]
-        # A character or word of an unspaced script is not marked off from its neighbours.
+        # A character or word of an unspaced script is not separated from its neighbors.
         length += _CHARACTER_LENGTH if is_unspaced(atom.text[0]) else _WORD_LENGTH
         yield Unit(atom.text, atom.has_space, length, end)
 
 
 def _grouped(units: list[Unit], most: int) -> list[Unit]:
-    """Merge neighbours until at most `most` units are left.
+    """Merge neighbors until at most `most` units are left.
 
     Ends of sentences and clauses stay ends of units as long as there are few of them.
     """

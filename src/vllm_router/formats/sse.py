@@ -1,13 +1,13 @@
-"""Server-sent events: read as they arrive, and written.
+"""Server-sent events: parsed as they arrive, and written.
 
-Promises: the reader follows the WHATWG event-stream rules (LF, CRLF and CR end lines, comments,
-data of several lines, one byte order mark, an unfinished last event is dropped) and gives the
+Promises: the parser follows the WHATWG event-stream rules (LF, CRLF and CR end lines, comments,
+data of several lines, one byte order mark, an unfinished last event is dropped) and returns the
 same events however the bytes are cut.
 
-Bounds: an event, comment or line may have `max_event_bytes`. Of the fields, `retry` is ignored.
+Bounds: an event, comment or line may have `max_event_bytes`. The `retry` field is ignored.
 
-Refuses to know: sockets, time (who wants keep-alives sends `comment()` when nothing comes), and
-what the events mean (stream_events.py).
+Refuses to know: sockets, time (callers that want keep-alives send `comment()` when idle), and the
+meaning of events (stream_events.py).
 """
 
 import re
@@ -16,7 +16,7 @@ from typing import Final
 
 from vllm_router.formats.json_text import JsonObject, write_object
 
-# vLLM's chunks have some 200 bytes. An event holding all the words of an hour has about 60 KB.
+# vLLM's chunks have about 200 bytes. An event with the transcript of an hour has about 60 KB.
 MAX_EVENT_BYTES = 1024 * 1024
 
 DONE: Final = b"data: [DONE]\n\n"
@@ -38,8 +38,8 @@ class Event:
 
     Attributes:
         data: The data lines, joined by newlines.
-        name: The `event` field, "message" when there was none.
-        last_id: The stream's last `id` so far, "" when there was none.
+        name: The `event` field; "message" if absent.
+        last_id: The stream's last `id` so far; "" if there was none.
     """
 
     data: str
@@ -48,7 +48,7 @@ class Event:
 
 
 class EventReader:
-    """Bytes in, events out."""
+    """A parser: bytes in, events out."""
 
     __slots__ = (
         "_data",
@@ -73,17 +73,17 @@ class EventReader:
 
     @property
     def is_mid_event(self) -> bool:
-        """Whether bytes of an event have come that no blank line has ended yet."""
+        """Whether an event has begun that no blank line has ended yet."""
         return bool(self._line or self._data)
 
     def feed(self, chunk: bytes) -> list[Event]:
-        """Take the next bytes and return the events they complete.
+        """Take the next bytes and return the events that they complete.
 
         Raises:
-            EventTooLarge: the event being read exceeds the bound; the reader is of no more use.
+            EventTooLarge: The event being parsed exceeds the bound; the parser is no longer usable.
         """
         if self._skips_newline and chunk:
-            # A CR ended the line already; it may have been the first half of CRLF.
+            # A CR has already ended the line; it may have been the first half of CRLF.
             self._skips_newline = False
             chunk = chunk.removeprefix(b"\n")
         *complete, rest = _LINE_END.split(chunk)
@@ -132,9 +132,9 @@ class EventReader:
 
 
 def complete_bytes(data: bytes) -> int:
-    """Return how many of the first bytes of a stream are events with the blank line that ends each.
+    """Return how many bytes of a stream's beginning are complete events with their blank lines.
 
-    For who passes events on as the bytes they are: behind those, an event of one's own can follow.
+    For callers that forward events as bytes: after these bytes, they may insert their own event.
     """
     return max((data.rfind(end) + len(end) for end in _BLANK_LINES if end in data), default=0)
 
@@ -143,7 +143,7 @@ def encode(data: JsonObject | str, name: str | None = None) -> bytes:
     """Write one event; a JSON object takes one line, text as many `data:` lines as it has.
 
     Raises:
-        ValueError: the name holds a line end, or a number is infinite or NaN.
+        ValueError: The name contains a line end, or a number is infinite or NaN.
     """
     if name is not None and _TEXT_LINE_END.search(name):
         raise ValueError("an event's name is one line")
@@ -155,5 +155,5 @@ def encode(data: JsonObject | str, name: str | None = None) -> bytes:
 
 
 def comment(text: str = "keep-alive") -> bytes:
-    """Write a comment, which readers skip: it keeps idle connections open."""
+    """Write a comment, which parsers skip: it keeps idle connections open."""
     return b"".join(b": " + line.encode() + b"\n" for line in _TEXT_LINE_END.split(text)) + b"\n"

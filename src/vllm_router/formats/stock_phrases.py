@@ -1,8 +1,8 @@
-"""Text that Whisper writes when nobody speaks: sound descriptions, credits, stock phrases.
+"""Text that Whisper writes for audio without speech: sound descriptions, credits, stock phrases.
 
 Whisper learned from subtitles. For noise, music and silence it writes what subtitles contain there.
 
-Promises: pure. Finding a phrase here does not mean that it was not said: "Thank you." is said, too.
+Promises: pure. A stock phrase may still have been spoken: people do say "Thank you."
 
 Bounds: linear in the text.
 
@@ -28,14 +28,14 @@ def _bare_ones(*texts: str) -> tuple[str, ...]:
 
 
 def is_stock(text: str) -> bool:
-    """Say whether a text consists only of phrases that Whisper writes when nobody speaks."""
+    """Return whether a text consists only of phrases that Whisper writes without speech."""
     return all(
         bare in _STOCK or is_credit(bare) for bare in map(_bare, _SENTENCE_END.split(text)) if bare
     )
 
 
 def is_credit(text: str) -> bool:
-    """Say whether a text contains a known subtitle credit."""
+    """Return whether a text contains a known subtitle credit."""
     bare = _bare(text)
     return any(name in bare for name in _CREDITS)
 
@@ -75,7 +75,7 @@ _CREDITS: Final = _bare_ones(
     "نانسي قنقر",
     "ghiền mì gõ",
 )
-# What Whisper writes for noise, music and silence.
+# Whisper's output for noise, music and silence.
 _STOCK: Final = frozenset(
     _bare_ones(
         "you",

@@ -1,13 +1,13 @@
-"""What an engine streams -> what OpenAI streams.
+"""Translates an engine's event stream to OpenAI's.
 
-Promises: the deltas of a stream, joined, are the text of its closing event, also where a second
-engine went on in the place of one that broke off; whether the stream was whole is said truly.
+Promises: the deltas of a stream, joined, are the text of its last event, even if a second engine
+replaced a failed one; whether the stream was complete is reported truthfully.
 
-Bounds: the engine's events are bounded by the reader (sse.py); the text of a stream is kept for
-its closing event.
+Bounds: the parser bounds the engine's events (sse.py); the text of a stream is kept for its last
+event.
 
-Refuses to know: bytes on the wire, time, and the causes of failures: it passes the engine's own
-words on.
+Refuses to know: bytes on the wire, time, and the causes of failures: it forwards the engine's own
+messages.
 """
 
 from collections.abc import Mapping
@@ -21,12 +21,12 @@ from vllm_router.formats.usage_seconds import usage_in
 
 
 def delta_event(delta: str) -> JsonObject:
-    """Return OpenAI's event for a little more text."""
+    """Return OpenAI's event for a text delta."""
     return {"type": "transcript.text.delta", "delta": delta}
 
 
 def done_event(text: str, usage: JsonObject | None = None) -> JsonObject:
-    """Return OpenAI's last event: all the text, and usage when known."""
+    """Return OpenAI's last event: the whole text, and usage if known."""
     event: dict[str, JsonValue] = {"type": "transcript.text.done", "text": text}
     if usage is not None:
         event["usage"] = usage
@@ -34,15 +34,15 @@ def done_event(text: str, usage: JsonObject | None = None) -> JsonObject:
 
 
 def with_warning(event: JsonObject, warning: str | None) -> JsonObject:
-    """Return a stream's last event with what is wrong with the audio file; None: nothing is known.
+    """Return a stream's last event with a warning about the audio file; None adds nothing.
 
-    A field that clients do not know: the official ones keep it, others leave it out.
+    Clients do not know this field: the official ones keep it, others ignore it.
     """
     return event if warning is None else {**event, "warning": warning}
 
 
 def segment_event(segment_id: int, start_s: float, end_s: float, text: str) -> JsonObject:
-    """Return OpenAI's event for a finished segment; its id is text there."""
+    """Return OpenAI's event for a finished segment; its id is a string."""
     return {
         "type": "transcript.text.segment",
         "id": str(segment_id),
@@ -71,12 +71,12 @@ def engine_chunk(
     task: str = "transcribe",
     finish_reason: str | None = None,
 ) -> JsonObject:
-    """Return vLLM's own event for a little more text, for clients that read that.
+    """Return vLLM's own event for a text delta, for clients that expect it.
 
     Args:
         delta: The text.
-        request_id: Without the task that vLLM puts in front.
-        model: As the client named it.
+        request_id: Without the task that vLLM prepends.
+        model: As named by the client.
         created: Seconds since 1970.
         task: "transcribe" or "translate".
         finish_reason: "stop" in the last chunk.
@@ -93,25 +93,25 @@ def engine_chunk(
     }
 
 
-_HEARD_OTHERWISE = "The engine broke off, and another one heard the beginning otherwise."
+_HEARD_OTHERWISE = "The engine failed mid-stream, and the replacement engine's transcript diverged."
 
 
 class StreamState(Enum):
-    """What is known of an engine's stream."""
+    """The known state of an engine's stream."""
 
     OPEN = "open"
-    """It goes on, or broke off: only who reads the bytes knows whether more will come."""
+    """In progress or broken off: only the caller knows whether more bytes will come."""
     COMPLETE = "complete"
-    """The engine said that it was done."""
+    """The engine reported the end."""
     FAILED = "failed"
-    """The engine sent an error, or something that is no event of its kind."""
+    """The engine sent an error or an invalid event."""
 
 
 class ChunkTranslator:
-    """vLLM's stream of `transcription.chunk` -> OpenAI's events.
+    """Translates vLLM's stream of `transcription.chunk` to OpenAI's events.
 
-    An engine that sends OpenAI's events itself has them passed through. Comments and objects of
-    another kind are dropped.
+    Events of an engine that sends OpenAI's events itself pass through. Comments and other objects
+    are dropped.
     """
 
     __slots__ = ("_audio_s", "_chunk_ended", "_parts", "_reader", "_state", "_told", "_usage")
@@ -125,11 +125,11 @@ class ChunkTranslator:
         """Start a stream.
 
         Args:
-            audio_s: The audio's length, for the usage in the closing event, unless the engine
-                counts tokens itself.
-            max_event_bytes: Bound on one event of the engine's.
-            told: What the client has been told already, of another engine's stream of the same
-                audio. It is not told again; an engine that hears it otherwise fails the stream.
+            audio_s: The audio's length, for the usage in the last event, unless the engine counts
+                tokens itself.
+            max_event_bytes: Maximum size of an engine's event.
+            told: Text that the client already has from another engine's stream of the same audio.
+                It is not sent again; if this engine's transcript differs, the stream fails.
         """
         self._told = told
         self._reader = EventReader(max_event_bytes)
@@ -141,7 +141,7 @@ class ChunkTranslator:
 
     @property
     def state(self) -> StreamState:
-        """How the stream stands."""
+        """The state of the stream."""
         return self._state
 
     @property
@@ -151,12 +151,12 @@ class ChunkTranslator:
 
     @property
     def told(self) -> str:
-        """What the client has been told by now, this stream's deltas included."""
+        """The text that the client has so far, including this stream's deltas."""
         text = self.text
         return text if len(text) > len(self._told) else self._told
 
     def feed(self, chunk: bytes) -> list[JsonObject]:
-        """Take the next bytes and return the events to send on; none after the last one."""
+        """Take the next bytes and return the events to send; none after the last one."""
         if self._state is not StreamState.OPEN:
             return []
         try:
@@ -173,11 +173,11 @@ class ChunkTranslator:
         return out
 
     def feed_whole(self, text: str, usage: JsonObject | None = None) -> list[JsonObject]:
-        """Take the whole text at once, of an engine that does not stream; return all events.
+        """Take the whole text at once, from an engine that does not stream; return all events.
 
         Args:
-            text: What it heard, without a space in front.
-            usage: As it says; None: by the audio's length.
+            text: The transcript, without a leading space.
+            usage: The engine's usage; None derives it from the audio's length.
         """
         self._usage = usage or self._usage
         delta = self._delta(text) if text else None
@@ -192,7 +192,7 @@ class ChunkTranslator:
         try:
             message = read_object(data)
         except BadJson:
-            return self._fail("The engine's stream holds an event that is not JSON.")
+            return self._fail("The engine's stream contains an event that is not JSON.")
         if message.get("error") or message.get("object") == "error":
             self._state = StreamState.FAILED
             return _as_error_event(message)
@@ -208,7 +208,7 @@ class ChunkTranslator:
         delta = message.get("delta")
         if kind == "transcript.text.delta" and isinstance(delta, str):
             event = self._delta(delta if self.text else delta.lstrip())
-            # With whatever else the engine says in it, unless a part of it is withheld.
+            # Including the engine's other fields, unless a part of the text is withheld.
             return message if event == delta_event(delta) else event
         if kind == "transcript.text.done":
             text = message.get("text")
@@ -219,14 +219,14 @@ class ChunkTranslator:
         return message
 
     def _complete(self, last: JsonObject) -> JsonObject:
-        """Return a stream's last event, unless the engine heard less than has been told."""
+        """Return a stream's last event, unless the engine has less text than the client."""
         if len(self.text) < len(self._told):
             return self._fail(_HEARD_OTHERWISE, "engine_failed")
         self._state = StreamState.COMPLETE
         return last
 
     def _delta(self, content: str) -> JsonObject | None:
-        """Take a little more text, and return the event for what of it has not been told yet."""
+        """Take a text delta, and return the event for its part that the client lacks."""
         at = len(self.text) if self._told else 0
         self._parts.append(content)
         known = self._told[at : at + len(content)]
@@ -237,13 +237,13 @@ class ChunkTranslator:
     def _next_delta(self, message: JsonObject) -> JsonObject | None:
         content, is_end = _choice(message)
         if not self._parts:
-            # Whisper's first token brings the space before the first word.
+            # Whisper's first token includes the space before the first word.
             content = content.lstrip()
         elif self._chunk_ended and content:
             content = separator(self._parts[-1], content) + content
         if content:
             self._chunk_ended = False
-        # The engine goes on after a finish_reason: one comes for each 30 s of audio.
+        # The engine continues after a finish_reason: one is sent for each 30 s of audio.
         self._chunk_ended = self._chunk_ended or is_end
         return self._delta(content) if content else None
 
@@ -279,7 +279,7 @@ def _token_usage(usage: JsonObject) -> JsonObject | None:
 
 
 def _as_error_event(message: JsonObject) -> JsonObject:
-    """Return the engine's error in OpenAI's shape; old releases send it without a wrapper."""
+    """Return the engine's error in OpenAI's format; old releases send it without a wrapper."""
     error = message.get("error", message)
     if not isinstance(error, Mapping):
         words = plain_sentence(error) if isinstance(error, str) else None

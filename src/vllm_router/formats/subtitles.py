@@ -1,8 +1,8 @@
-"""Segments -> cues: what a player shows, and when.
+"""Converts segments to cues: the text that a player shows, and when.
 
-Promises: cues are numbered by whoever writes them, in order, never overlapping, never empty,
-never shorter than one frame of film, never wider or higher than the style allows; made segment by
-segment, so that they can be sent while the rest is still being heard.
+Promises: cues are in order, never overlap, are never empty, never shorter than one frame of film,
+and never exceed the style's size. They are made segment by segment, so that they can be sent while
+the rest is being transcribed. The caller numbers them.
 
 Bounds: those of line_breaking.py.
 
@@ -20,33 +20,34 @@ from vllm_router.audio.speech_spans import SpeechSpan, spans_within
 from vllm_router.formats.line_breaking import Atom, atoms, blocks, sentences, width_of
 from vllm_router.formats.transcript import Segment
 
-# At 24 frames a second a player paints nothing shorter than this.
+# At 24 frames a second, players cannot show anything shorter.
 _SHORTEST_CUE_MS = 42
-# A sentence's end is looked for in pauses not further off than this share of the segment, from
-# where its length in characters says that it is: people do not speak evenly.
+# The end of a sentence is searched in pauses within this share of the segment around the position
+# estimated from its length in characters, because people do not speak evenly.
 _PAUSE_SEARCH_SHARE = 0.2
-# And people pause longer between sentences than within: a second more makes up for this share.
+# Pauses between sentences are longer than within: one more second compensates for this share.
 _SHARE_PER_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 1.0
-# A cut inside a sentence is a guess by length; a pause this near is a better one.
+# A cut inside a sentence is estimated by length; a pause this near is a better one.
 _NEAR_PAUSE_S = 0.25
-# Controls, and signs that break lines in some players; str.split takes the rest of white space.
+# Control characters, and characters that break lines in some players; str.split handles other white
+# space.
 _CONTROLS = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\ufeff\ufff9-\ufffb\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
 class SubtitleStyle:
-    """How large a cue may be.
+    """Size limits of a cue.
 
-    The defaults are what broadcasters' style guides agree on for Latin script. East Asian wide
-    characters count as two, which gives them the 21 columns of the same width.
+    The defaults follow broadcasters' style guides for Latin script. East Asian wide characters
+    count as two, which gives them 21 columns of the same width.
 
     Attributes:
         max_line_chars: Columns of a line, 10 to 1000.
         max_lines: Lines of a cue, 1 to 10.
 
     Raises:
-        ValueError: a number is out of its range.
+        ValueError: A number is out of range.
     """
 
     max_line_chars: int = 42
@@ -61,10 +62,10 @@ class SubtitleStyle:
 
 @dataclass(frozen=True, slots=True)
 class Cue:
-    """Lines of plain text, and when they are shown.
+    """Lines of plain text and their display time.
 
     Attributes:
-        start_ms: From the start of the audio; not before the end of the cue before.
+        start_ms: From the start of the audio; not before the end of the previous cue.
         end_ms: Later than `start_ms`.
         lines: At least one, none of them blank.
     """
@@ -75,7 +76,7 @@ class Cue:
 
 
 class CueMaker:
-    """Makes the cues of one audio, segment after segment."""
+    """Creates the cues of one audio, segment by segment."""
 
     __slots__ = ("_last_end_ms", "_style")
 
@@ -84,16 +85,15 @@ class CueMaker:
         self._last_end_ms = 0
 
     def cues(self, segment: Segment, speech: Sequence[SpeechSpan] | None = None) -> list[Cue]:
-        """Return the cues of the next segment; none when it has nothing to show.
+        """Return the cues of the next segment; none if it has no visible text.
 
-        A segment too long for one cue is cut, if possible after sentences, and shares its time
-        by length of text.
+        A segment that is too long for one cue is cut, if possible after sentences, and its time is
+        divided by length of text.
 
         Args:
-            segment: Best with edges moved to speech already (`speech.snapped`).
-            speech: Where somebody speaks, on the segment's clock: a cut between sentences is
-                then looked for in the pauses, no cue lasts through one found, and pauses count
-                for no text.
+            segment: Preferably with edges already moved to speech (`snapping.snapped`).
+            speech: Speech spans on the segment's clock. If given, a cut between sentences is
+                searched in the pauses, no cue spans such a pause, and pauses count for no text.
         """
         shown = filter(_is_visible, _CONTROLS.sub("", segment.text).split())
         words = atoms(" ".join(shown), self._style.max_line_chars)
@@ -127,14 +127,14 @@ class CueMaker:
 
 
 class _SpeechClock:
-    """Time that runs only while somebody speaks, from 0 to 1 over a segment."""
+    """A clock that runs only during speech, from 0 to 1 over a segment."""
 
     __slots__ = ("_spans", "_total_s")
 
     def __init__(self, start_s: float, end_s: float, speech: Sequence[SpeechSpan]) -> None:
         inside = [span for span in spans_within(speech, start_s, end_s) if span[0] < span[1]]
         if inside:
-            # The segment's own edges stand: who wants them moved has moved them.
+            # Keep the segment's own edges: the caller has moved them if wanted.
             inside[0] = SpeechSpan(start_s, inside[0][1])
             inside[-1] = SpeechSpan(inside[-1][0], end_s)
         self._spans = inside or [SpeechSpan(start_s, end_s)]
@@ -162,7 +162,7 @@ class _SpeechClock:
     def cut_at(self, share: float) -> tuple[float, float]:
         """Return when the text before this share of it ends, and when the text after begins.
 
-        One time, or the edges of a pause that is near.
+        Both are the same, or the edges of a nearby pause.
         """
         spans = self._spans
         if share <= 0.0:
@@ -184,7 +184,7 @@ class _SpeechClock:
 def _groups(
     words: Sequence[Atom], clock: _SpeechClock
 ) -> list[tuple[Sequence[Atom], _SpeechClock]]:
-    """Cut a segment's sentences apart at the pauses between them, where those are found."""
+    """Divide a segment's sentences at the pauses between them, if such pauses are found."""
     pauses, parts = clock.pauses, sentences(words)
     if not pauses or len(parts) == 1:
         return [(words, clock)]
@@ -204,7 +204,7 @@ def _groups(
 
 
 def _best_pause(pauses: Sequence[tuple[float, float]], first: int, share: float) -> int | None:
-    """Return which pause from the first on is the one at a share of the speech, if any is."""
+    """Return which pause from the first on is at a share of the speech, if any."""
     found: int | None = None
     least = math.inf
     for at in range(first, len(pauses)):
@@ -216,7 +216,7 @@ def _best_pause(pauses: Sequence[tuple[float, float]], first: int, share: float)
 
 
 def _is_visible(text: str) -> bool:
-    """Say whether a text is more than marks and signs of no width."""
+    """Return whether a text has more than marks and zero-width characters."""
     return any(unicodedata.category(character)[0] not in "CZM" for character in text)
 
 

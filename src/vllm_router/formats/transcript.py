@@ -1,12 +1,12 @@
-"""What an engine heard: read from its JSON, moved in time, and put together from pieces.
+"""An engine's transcript: parsed from JSON, shifted in time, and joined from pieces.
 
-Promises: after reading, segments keep their order and their words, and their times are in order,
-inside the audio and never overlap, whatever the engine wrote. Fields that this module does not
-know stay with their segment or transcript.
+Promises: after parsing, segments keep their order and their words, and their times are in order,
+within the audio and without overlap, whatever the engine wrote. Unknown fields stay with their
+segment or transcript.
 
-Bounds: none of its own; the caller has bounded the answer's bytes.
+Bounds: none of its own; the caller bounds the response's bytes.
 
-Refuses to know: how a transcript is shown (formats.py) and where the audio's pauses are.
+Refuses to know: how a transcript is formatted (formats.py) and where the audio's pauses are.
 """
 
 import math
@@ -19,9 +19,9 @@ from dataclasses import dataclass, field, replace
 from vllm_router.formats.json_text import BadJson, JsonObject, JsonValue, read_object
 from vllm_router.formats.usage_seconds import usage_in, whole_seconds
 
-# What Whisper's tokenizer writes between words when an engine decodes its special tokens as well.
+# Whisper's special tokens, which appear between words if an engine decodes them too.
 _SPECIAL_TOKEN = re.compile(r"<\|(?:[0-9]+\.[0-9]{2}|[a-z]+)\|>")
-# Segments begin with a space, and vLLM puts another between them in the text.
+# Segments begin with a space, and vLLM adds another between them in the text.
 _SPACES = re.compile(" {2,}")
 _SEGMENT_FIELDS = frozenset({"id", "start", "end", "text"})
 _WORD_FIELDS = frozenset({"word", "start", "end"})
@@ -31,12 +31,12 @@ _NOTHING: JsonObject = {}
 
 
 class BadTranscript(ValueError):
-    """The engine's answer holds no transcript."""
+    """The engine's response has no transcript."""
 
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """One word and its time, from an engine that gives them."""
+    """One word and its time, from an engine that provides them."""
 
     start_s: float
     end_s: float
@@ -46,15 +46,15 @@ class Word:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A sentence or so, and its time in seconds from the start of the audio.
+    """About a sentence, and its time in seconds from the start of the audio.
 
     Attributes:
-        start_s: Not before the end of the segment before it.
+        start_s: Not before the end of the previous segment.
         end_s: Not before `start_s`.
-        text: As the engine wrote it, often with a space in front.
+        text: As the engine wrote it, often with a leading space.
         extra: The engine's other fields, in its order (`seek`, `tokens`, `avg_logprob`, …).
-        channel: In which it was said, from 0; None: channels are not told apart. What is said in
-            two channels may overlap.
+        channel: Its channel, from 0; None if channels are not separated. Segments of different
+            channels may overlap.
     """
 
     start_s: float
@@ -69,11 +69,11 @@ class Transcript:
     """All the words of one audio, or of one piece of it.
 
     Attributes:
-        text: All the words, without space around them.
+        text: All the words, without surrounding space.
         language: As the engine names it ("en").
         duration_s: The audio's length.
-        segments: In the order of the words; empty when the engine was not asked for them.
-        words: None when the engine gives none.
+        segments: In the order of the words; empty if they were not requested from the engine.
+        words: None if the engine provides none.
         usage: OpenAI's usage object.
         extra: The engine's other fields.
     """
@@ -87,14 +87,14 @@ class Transcript:
     extra: JsonObject = field(default_factory=dict)
 
     def shifted(self, offset_s: float) -> "Transcript":
-        """Return the transcript as it stands in an audio that it begins `offset_s` into.
+        """Return the transcript shifted by the piece's offset in the audio.
 
-        Times are kept to the millisecond. `duration_s` stays the piece's own.
+        Times are rounded to the millisecond. `duration_s` stays the piece's own.
         """
         return self.on_clock(lambda time_s: time_s + offset_s)
 
     def on_clock(self, clock: Callable[[float], float]) -> "Transcript":
-        """Return the transcript with each time, in seconds, as another clock has it."""
+        """Return the transcript with each time, in seconds, converted to another clock."""
 
         def moved(time_s: float) -> float:
             return round(clock(time_s), _MILLISECONDS)
@@ -115,18 +115,18 @@ class Transcript:
 
 
 def read_transcript(body: bytes, duration_s: float | None = None) -> Transcript:
-    """Read an engine's `json` or `verbose_json` answer.
+    """Parse an engine's `json` or `verbose_json` response.
 
-    The duration may be a number or, in older releases, text; usage, where the engine gives none,
-    is the duration's; ids and `task` are made anew when the transcript is written. Segments
-    without words are left out.
+    The duration may be a number or, in older releases, a string. If the engine reports no usage, it
+    is derived from the duration; ids and `task` are created when the transcript is written.
+    Segments without words are omitted.
 
     Args:
-        body: The answer.
-        duration_s: The audio's length as the router knows it, which goes before the engine's word.
+        body: The response.
+        duration_s: The audio's length as known to the router, which overrides the engine's.
 
     Raises:
-        BadTranscript: no JSON object, or one without a `text`.
+        BadTranscript: Not a JSON object, or one without a `text`.
     """
     try:
         answer = read_object(body)
@@ -150,15 +150,15 @@ def read_transcript(body: bytes, duration_s: float | None = None) -> Transcript:
 
 
 def joined(parts: Iterable[Transcript], duration_s: float | None = None) -> Transcript:
-    """Put the pieces of one audio together, each `shifted` to its place, in order.
+    """Join the pieces of one audio, each `shifted` to its place, in order.
 
     Args:
         parts: The pieces.
-        duration_s: The whole audio's length; None sums the pieces', where all are known.
+        duration_s: The whole audio's length; None adds up the pieces', if all are known.
 
     Returns:
-        One text; the segments of all, none reaching back into the piece before; the first
-        language found; usage as the duration in whole seconds, rounded up.
+        One text; the segments of all, none overlapping the previous piece; the first language
+        found; usage as the duration in whole seconds, rounded up.
     """
     pieces = tuple(parts)
     if duration_s is None and pieces:
@@ -177,14 +177,14 @@ def joined(parts: Iterable[Transcript], duration_s: float | None = None) -> Tran
 
 
 def duration_usage(duration_s: float | None) -> JsonObject | None:
-    """Return OpenAI's usage for audio counted by its length: whole seconds, rounded up."""
+    """Return OpenAI's usage for audio billed by duration: whole seconds, rounded up."""
     if duration_s is None:
         return None
     return {"type": "duration", "seconds": whole_seconds(duration_s)}
 
 
 def join_texts(texts: Iterable[str]) -> str:
-    """Put texts one after the other, with a space between words that need one."""
+    """Join texts, with a space between words that need one."""
     parts: list[str] = []
     for text in texts:
         stripped = text.strip()
@@ -196,9 +196,9 @@ def join_texts(texts: Iterable[str]) -> str:
 
 
 def separator(before: str, after: str) -> str:
-    """Return what belongs between two texts that follow each other: a space, or nothing.
+    """Return the separator of two consecutive texts: a space, or nothing.
 
-    Nothing where a space is already, and between letters of scripts written without spaces.
+    Nothing if there is already a space, and between letters of scripts written without spaces.
     """
     if not before or not after or before[-1].isspace() or after[0].isspace():
         return ""
@@ -206,7 +206,7 @@ def separator(before: str, after: str) -> str:
 
 
 def is_unspaced(character: str) -> bool:
-    """Say whether a character's script is written without spaces between words.
+    """Return whether a character's script is written without spaces between words.
 
     Chinese and Japanese, by the width that Unicode gives them, without Korean; and Thai, Lao,
     Burmese and Khmer.
@@ -226,7 +226,7 @@ def _others(fields: JsonObject, known: frozenset[str]) -> JsonObject:
 
 
 def _seconds(value: JsonValue) -> float | None:
-    """Return a time to the millisecond; None for what is no finite time from 0 on."""
+    """Return a time to the millisecond; None if it is not a finite number from 0 on."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     try:
@@ -269,9 +269,9 @@ def _ordered(
 ) -> list[tuple[float, float]]:
     """Return times in order, inside the audio, without overlap.
 
-    A start that disagrees with most of the others is not believed: one that says 29.98 in the
-    middle would otherwise push all the rest to the end. Believed are the most starts that are in
-    order already. What is not believed or absent takes the end before it.
+    Starts that contradict most others are discarded: a single 29.98 in the middle would otherwise
+    push all later times to the end. The longest sequence of starts in order is kept. A discarded or
+    missing start becomes the previous end.
     """
     last_s = math.inf if length_s is None else length_s
 
@@ -281,7 +281,7 @@ def _ordered(
 
     starts = _in_order([inside(start) for start, _ in raw])
     ends = [inside(end) for _, end in raw]
-    # The next believed start bounds each segment from behind.
+    # The next kept start limits the end of each segment.
     bounds: list[float] = []
     bound = last_s
     for start in reversed(starts):
@@ -303,7 +303,7 @@ def _ordered(
 
 
 def _in_order(values: list[float | None]) -> list[float | None]:
-    """Keep the longest run of values that never falls, and put None for the others."""
+    """Keep the longest run of values that never decreases, and replace the others by None."""
     tails: list[float] = []
     tail_at: list[int] = []
     previous: list[int] = [-1] * len(values)

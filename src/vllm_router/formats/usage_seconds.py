@@ -1,6 +1,6 @@
 """The seconds in an engine's usage, as OpenAI counts them: whole, rounded up.
 
-Promises: nothing else changes in an answer. Refuses to know: how long an audio is.
+Promises: nothing else in a response changes. Refuses to know: the audio's length.
 """
 
 import math
@@ -17,18 +17,17 @@ _MILLISECONDS: Final = 3
 
 
 def whole_seconds(seconds: float) -> int:
-    """Return seconds rounded up; to the millisecond first, for 3.0000000001 s are no fourth."""
+    """Return seconds rounded up; to the millisecond first, so that 3.0000000001 s become 3."""
     return math.ceil(round(seconds, _MILLISECONDS))
 
 
 def with_whole_seconds(body: bytes, length_s: float | None) -> bytes:
-    """Return a JSON answer with whole seconds in its usage.
+    """Return a JSON response with whole seconds in its usage.
 
     Args:
-        body: The whole answer; the usage stands at its end. Bytes that are no JSON come back
-            unharmed.
-        length_s: The audio's length, which goes before the engine's word; None: the engine's is
-            rounded up.
+        body: The complete response, with the usage at its end. Bytes that are not JSON are returned
+            unchanged.
+        length_s: The audio's length, which overrides the engine's; None rounds the engine's up.
     """
     at = body.rfind(_NAME)
     if at < 0:
@@ -38,7 +37,7 @@ def with_whole_seconds(body: bytes, length_s: float | None) -> bytes:
             return body
         return body[:at] + _SECONDS.sub(_rounded, body[at:], count=1)
     seconds = b"%d" % whole_seconds(length_s)
-    # Nearly every answer is right already, with a space behind the colon or without.
+    # Nearly every response is already right, with or without a space after the colon.
     value = at + len(_NAME) + 1
     if body.startswith(b" ", value):
         value += 1
@@ -65,6 +64,6 @@ def rounded_usage(usage: JsonObject) -> JsonObject:
 
 
 def usage_in(fields: JsonObject) -> JsonObject | None:
-    """Return the usage of an answer or event, its seconds rounded up; None: it has none."""
+    """Return the usage of a response or event, its seconds rounded up; None if it has none."""
     usage = fields.get("usage")
     return rounded_usage(usage) if isinstance(usage, Mapping) else None

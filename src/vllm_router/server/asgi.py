@@ -1,7 +1,7 @@
-"""A bridge from one exchange to an ASGI application, for every route that carries no upload.
+"""An ASGI bridge for every route that carries no upload.
 
-Bodies are small and whole before the application is called, so `receive` has one message and then
-waits for the client to leave. Source: the ASGI HTTP specification, version 2.4.
+Bodies are small and complete before the application is called, so `receive` returns one message and
+then waits for the client to disconnect. Source: the ASGI HTTP specification, version 2.4.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ ASGIApp = Callable[
     Awaitable[None],
 ]
 
-#: The exchange frames the answer itself.
+#: The exchange frames the response itself.
 _FRAMING = frozenset({b"content-length", b"transfer-encoding", b"connection"})
-#: A head alone is asked for: the application makes the whole answer, so that its headers are the
-#: same, and the exchange sends no body.
+#: The application builds the whole response, so that HEAD gets the same headers as GET. The
+#: exchange omits the body.
 _ASKED = {"HEAD": "GET"}
 
 
 async def serve_asgi(app: ASGIApp, exchange: Exchange, body: bytes, root_path: str = "") -> None:
-    """Let an ASGI application answer one exchange.
+    """Serve one exchange with an ASGI application.
 
-    It sees HEAD as GET, and no slash at a path's end: both are the same route to it.
+    The application sees HEAD as GET, and paths without a trailing slash: both are the same route.
 
     Args:
         app: The application.
-        exchange: What to answer; left unanswered if the application raises before its first
-        message.
-        body: The request's whole body.
-        root_path: Where a proxy in front has mounted us, for the links the application makes.
+        exchange: The exchange to answer. It stays unanswered if the application raises before its
+            first message.
+        body: The complete request body.
+        root_path: Path prefix added by a reverse proxy, for links that the application builds.
     """
     head = exchange.head
     path, raw_path = head.path, head.raw_path
@@ -67,8 +67,8 @@ async def serve_asgi(app: ASGIApp, exchange: Exchange, body: bytes, root_path: s
     async def receive() -> Message:
         if messages:
             return messages.pop()
-        # The connection cancels this task when the client leaves; until then there is nothing to
-        # say.
+        # The connection cancels this task when the client disconnects. Until then there is no
+        # event.
         message: Message = await asyncio.get_running_loop().create_future()
         return message
 

@@ -1,7 +1,7 @@
 """Incremental decoding of HTTP/1.1's chunked transfer coding (RFC 9112, section 7.1).
 
-Says where content lies in the bytes it is fed and copies none of it. Strict: anything that two
-implementations might read differently is refused, since that is what request smuggling lives from.
+Locates content in the bytes that it is fed and copies none of it. Strict: rejects anything that two
+implementations might parse differently, because request smuggling relies on such differences.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import re
 from enum import Enum, auto
 from typing import Final
 
-#: A chunk's size line with its extensions: nobody sends any; h11 and nginx have similar bounds.
+#: A chunk's size line with its extensions, which no client sends. h11 and nginx have similar
+#: bounds.
 MAX_LINE_BYTES: Final = 1024
 #: All trailer lines together.
 MAX_TRAILER_BYTES: Final = 8 * 1024
@@ -22,7 +23,7 @@ _FIELD: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff
 
 
 class BadChunk(ValueError):
-    """The body breaks the rules of the chunked coding."""
+    """The body violates the chunked coding."""
 
 
 class _State(Enum):
@@ -34,7 +35,7 @@ class _State(Enum):
 
 
 class ChunkedReader:
-    """Finds the content in a chunked body fed in pieces."""
+    """Locates content in a chunked body that arrives in parts."""
 
     __slots__ = ("_left", "_line", "_state", "_trailer_bytes")
 
@@ -52,14 +53,14 @@ class ChunkedReader:
     def feed(
         self, data: bytes | bytearray, start: int, end: int
     ) -> tuple[list[tuple[int, int]], int]:
-        """Read `data[start:end]`.
+        """Parse `data[start:end]`.
 
         Returns:
-            The places in `data` that hold content, in order, and the offset where reading stopped:
-            `end`, or just past the body's last byte when it ended in here.
+            The ranges of `data` that hold content, in order, and the offset where parsing stopped:
+            `end`, or the offset after the body's last byte if the body ends here.
 
         Raises:
-            BadChunk: A rule or bound is broken.
+            BadChunk: A rule or bound is violated.
         """
         spans: list[tuple[int, int]] = []
         at = start
@@ -73,7 +74,8 @@ class ChunkedReader:
                     self._state = _State.DATA_END
                 continue
             if self._state is _State.SIZE and not self._line:
-                # A chunk that lies here whole takes one step: a flood of tiny ones is to be cheap.
+                # A chunk that is complete here takes one step, so that a flood of tiny chunks stays
+                # cheap.
                 plain = _PLAIN.match(data, at, end)
                 if plain is not None:
                     first = plain.end()
@@ -108,7 +110,7 @@ class ChunkedReader:
         elif self._state is _State.SIZE:
             match = _SIZE.fullmatch(line)
             if not match:
-                raise BadChunk("a chunk has no readable size")
+                raise BadChunk("a chunk has no valid size")
             self._left = int(match[1], 16)
             self._state = _State.DATA if self._left else _State.TRAILER
         elif not line:
@@ -118,4 +120,4 @@ class ChunkedReader:
             if self._trailer_bytes > MAX_TRAILER_BYTES:
                 raise BadChunk("the trailer is too long")
             if not _FIELD.fullmatch(line):
-                raise BadChunk("the trailer has a line that is no field")
+                raise BadChunk("the trailer has a line that is not a field")

@@ -1,9 +1,9 @@
-"""One client's connection: HTTP/1.1 requests in, one after the other, uploads read in place.
+"""One client connection: consecutive HTTP/1.1 requests, with uploads received in place.
 
-An upload's bytes are received straight into the memory that will be sent to an engine; everything
-else is small and goes through one scratch buffer shared by all connections, so that an idle
-connection costs nothing. What a request means is the `Service`'s business. Bounds: the head's size
-and time, the patience with a silent client, and what is read ahead while an answer is under way.
+An upload's bytes are received directly into the memory from which they are sent to an engine.
+Everything else is small and passes through one scratch buffer shared by all connections, so that an
+idle connection costs nothing. The `Service` interprets requests. Bounds: the size and time of the
+head, the timeout of a silent client, and the bytes read ahead while a response is in progress.
 """
 
 from __future__ import annotations
@@ -24,16 +24,17 @@ from vllm_router.server.head import MAX_HEAD_BYTES, BadHead, RequestHead, read_h
 if TYPE_CHECKING:
     from vllm_router.server.listener import Intake, Listener
 
-#: What a client may send ahead of its turn before it is left to wait.
+#: Bytes that a client may pipeline before the connection stops reading.
 MAX_AHEAD_BYTES: Final = 64 * 1024
-#: The body of any route that takes no upload.
+#: Body limit of every route that takes no upload.
 MAX_SMALL_BODY_BYTES: Final = 1024 * 1024
-#: More chunks than this in one read are joined: handing each on costs more than copying its bytes.
+#: If one read holds more chunks than this, they are joined: passing each on costs more than a copy.
 MANY_CHUNKS: Final = 16
-#: Fewer first bytes of a body than this are copied: they shall not take a whole block.
+#: If fewer body bytes than this follow the head, they are copied instead of occupying a whole
+#: block.
 WORTH_ADOPTING_BYTES: Final = 16 * 1024
-#: How long an answered client may go on sending before it is cut off: closing at once would reset
-#: the connection and could take the answer with it (RFC 9112, 9.6).
+#: How long a client may continue to send after its response, before the connection is closed.
+#: Closing at once would reset the connection and could lose the response (RFC 9112, 9.6).
 LINGER_S: Final = 10.0
 
 
@@ -45,7 +46,7 @@ class _State(Enum):
     CLOSED = auto()
 
 
-# Looking a member up in its class is slow before Python 3.12, and this is done at every step.
+# Enum member lookup is slow before Python 3.12, and every step needs these.
 _HEAD: Final[_State] = _State.HEAD
 _BODY: Final[_State] = _State.BODY
 _ANSWER: Final[_State] = _State.ANSWER
@@ -54,7 +55,7 @@ _CLOSED: Final[_State] = _State.CLOSED
 
 
 class Connection(asyncio.BufferedProtocol):
-    """One client's connection."""
+    """One client connection."""
 
     __slots__ = (
         "_ahead",
@@ -98,7 +99,7 @@ class Connection(asyncio.BufferedProtocol):
         self._has_dropped = False
         self._direct: memoryview | None = None
         self._is_paused = False
-        # Kept, since asking for the running loop is a system call (getpid) before Python 3.12.
+        # Stored, because get_running_loop makes a system call (getpid) before Python 3.12.
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[None] | None = None
         self._unsent = 0
@@ -110,7 +111,7 @@ class Connection(asyncio.BufferedProtocol):
     def __repr__(self) -> str:
         return f"<Connection {self.client} {self._state.name} {self._exchange!r}>"
 
-    # --- what the loop calls
+    # --- called by the event loop
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102
         self._transport = cast(asyncio.Transport, transport)
@@ -123,16 +124,16 @@ class Connection(asyncio.BufferedProtocol):
             self.abort()
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: D102
-        # A loop may ask for a buffer and then have nothing to put in it.
+        # The event loop may request a buffer and then have no data for it.
         self._direct = None
         if self._state is _BODY and self._intake is not None and self._chunks is None:
             try:
                 block, used = self._intake.block()
             except RouterError as error:
-                # The bytes must go somewhere; the request is refused and they are dropped.
+                # The bytes need some destination. The request is rejected and they are dropped.
                 self._refuse(error)
             else:
-                # A byte longer than what is to come: what has been filled is read from again.
+                # Offer one extra byte so that a full buffer is noticed.
                 self._direct = view = memoryview(block)[used : used + self._left + 1]
                 return view
         return self.listener.scratch_view
@@ -156,8 +157,8 @@ class Connection(asyncio.BufferedProtocol):
             self.will_close = True
             self._refuse(BadRequest("the body ended before its declared length"))
             return False
-        # A client may close its sending side and still wait for a small answer; of an upload's
-        # client that is the only sign of leaving, and the engine must be freed at once.
+        # A client may close its sending side and still wait for a small response. For an upload,
+        # this is the only sign that the client left, and the engine must be released at once.
         self.will_close = True
         return self._state is _ANSWER and self._intake is None
 
@@ -170,7 +171,7 @@ class Connection(asyncio.BufferedProtocol):
                 self._exchange.has_left = not self._exchange.is_complete
             self._task.cancel()
             if state is _ANSWER and not self._is_answering:
-                # Cancelled before its first step, a task never runs at all.
+                # A task that is cancelled before its first step never runs.
                 self._task = None
                 self._finish()
         elif state is _BODY:
@@ -196,14 +197,14 @@ class Connection(asyncio.BufferedProtocol):
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
-    # --- what the exchange calls
+    # --- called by the exchange
 
     def write(self, data: bytes) -> None:
         """Send bytes to the client."""
         self._transport.write(data)
 
     def may_keep_alive(self, exchange: Exchange) -> bool:
-        """Return whether another request may follow this one's answer."""
+        """Return whether another request may follow this response."""
         return (
             exchange.head.is_keep_alive
             and self._state is _ANSWER
@@ -212,35 +213,35 @@ class Connection(asyncio.BufferedProtocol):
         )
 
     def abort(self) -> None:
-        """Cut the connection at once."""
+        """Abort the connection."""
         self._transport.abort()
 
     # --- time
 
     def expire(self) -> None:
-        """Act on a deadline that has passed."""
+        """Handle an expired deadline."""
         if self._state is _BODY:
-            self._refuse(TooSlow("the body stopped coming; send it without long pauses"))
+            self._refuse(TooSlow("the body stopped arriving; send it without long pauses"))
         elif self._state is _HEAD and self._head:
-            self._refuse_early(TooSlow("the request's head took too long to come"))
+            self._refuse_early(TooSlow("the request's head took too long to arrive"))
         elif self._is_taking():
             self.deadline = self.now() + self.listener.patience.body_s
         else:
             self.abort()
 
     def _is_taking(self) -> bool:
-        """Return whether the client has taken some of what is unsent since this was last asked."""
+        """Return whether the client has received unsent bytes since the last call."""
         before, self._unsent = self._unsent, self._unsent_bytes()
         return 0 < self._unsent < (before or self._unsent + 1)
 
     def _unsent_bytes(self) -> int:
-        # The kernel holds some megabytes and asks for more only when a third of them is gone.
+        # The kernel buffers some megabytes and requests more only when a third of them is sent.
         handle = self._transport.get_extra_info("socket").fileno()
         queued = int.from_bytes(fcntl.ioctl(handle, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
         return queued + self._transport.get_write_buffer_size()
 
     def drain(self) -> None:
-        """Close now if no request is under way, else after it."""
+        """Close now if no request is in progress, else after it."""
         self.will_close = True
         if self._state is _HEAD and not self._head:
             self._transport.close()
@@ -259,8 +260,8 @@ class Connection(asyncio.BufferedProtocol):
                 return
             self._ahead += view[at:end]
             if len(self._ahead) > MAX_AHEAD_BYTES:
-                # To leave it waiting would hide its leaving: what it sent ahead is dropped, and it
-                # is told by the connection's end to send that again (RFC 9112, 9.3.2).
+                # Pausing reads would hide a disconnect. Drop the pipelined bytes instead; the
+                # closed connection tells the client to send them again (RFC 9112, 9.3.2).
                 self._ahead.clear()
                 self._has_dropped = True
                 self.will_close = True
@@ -309,7 +310,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._intake is None:
             self._small = bytearray()
             if self._left > MAX_SMALL_BODY_BYTES:
-                self._refuse(TooLarge("this route takes no large body"))
+                self._refuse(TooLarge("this route does not accept a large body"))
                 return
         if head.content_length or head.is_chunked:
             if at == end and head.http_version == "1.1":
@@ -335,7 +336,7 @@ class Connection(asyncio.BufferedProtocol):
             ):
                 block = self._intake.adopt(data, at)
                 if block is not None:
-                    # The bytes stay where they are: the buffer is the upload's now.
+                    # The bytes stay in place: the upload now owns this buffer.
                     listener.scratch, listener.scratch_view = block, memoryview(block)
                     self._take_body(None, count)
                     return
@@ -362,7 +363,7 @@ class Connection(asyncio.BufferedProtocol):
             self._body_complete()
 
     def _take_body(self, data: memoryview | None, count: int) -> None:
-        """Hand `count` body bytes on; `data` None means that they already lie in the intake."""
+        """Pass on `count` body bytes. If `data` is None, the intake already holds them."""
         exchange, intake = self._exchange, self._intake
         assert exchange is not None
         exchange.received_bytes += count
@@ -372,7 +373,7 @@ class Connection(asyncio.BufferedProtocol):
                 assert self._small is not None
                 self._small += data
                 if len(self._small) > MAX_SMALL_BODY_BYTES:
-                    raise TooLarge("this route takes no large body")
+                    raise TooLarge("this route does not accept a large body")
             elif data is None:
                 intake.wrote(count)
             else:
@@ -395,7 +396,7 @@ class Connection(asyncio.BufferedProtocol):
         if not task.cancelled() and (error := task.exception()) is not None:
             self._refuse(self._shown(error))
             return
-        # The client was silent because it had to be.
+        # The client was silent because reading was paused.
         self.deadline = self.now() + self.listener.patience.body_s
         self._resume()
 
@@ -403,7 +404,7 @@ class Connection(asyncio.BufferedProtocol):
         exchange = self._exchange
         assert exchange is not None
         if self._task is not None:
-            # The last bytes came with a flush under way, which a chunked body may do: wait for it.
+            # The last bytes of a chunked body may arrive during a flush. Wait for it.
             self._task.remove_done_callback(self._flushed)
             self._task.add_done_callback(lambda task: self._complete_after(task))
             return
@@ -418,8 +419,8 @@ class Connection(asyncio.BufferedProtocol):
             self._body_complete()
 
     async def _answer(self, exchange: Exchange) -> None:
-        # What follows an answer is done in the same step, not in a callback: a quick client's next
-        # request would come in between, to be set aside and read again.
+        # The work after a response happens in the same step, not in a callback. Otherwise a fast
+        # client's next request would arrive in between, be buffered, and be read again.
         self._is_answering = True
         try:
             if self._intake is not None:
@@ -449,13 +450,13 @@ class Connection(asyncio.BufferedProtocol):
 
     def _next(self) -> None:
         if self.will_close:
-            # Who sent so much ahead is probably still sending.
+            # A client that has sent so much ahead is probably still sending.
             self._linger(LINGER_S if self._has_dropped else 0)
             return
         self._state = _HEAD
         self.deadline = self.now() + self.listener.patience.idle_s
         if self.write_waiter is not None:
-            # A client that asks and asks and takes no answer would fill the memory.
+            # A client that pipelines requests and reads no responses would fill the memory.
             self._pause()
         elif self._is_paused or self._ahead:
             self._read_ahead()
@@ -469,11 +470,11 @@ class Connection(asyncio.BufferedProtocol):
     # --- ending
 
     def _refuse(self, error: RouterError) -> None:
-        """Answer an error while the body is still coming."""
+        """Send an error response while the body is still arriving."""
         exchange = self._exchange
         assert exchange is not None
         is_flushing = self._task is not None
-        # Whatever follows, the body's rest or another request, is not to be read as a request.
+        # Bytes that follow, such as the rest of the body, must not be parsed as a request.
         self.will_close = True
         self._state = _ANSWER
         exchange.refuse(error)
@@ -482,7 +483,7 @@ class Connection(asyncio.BufferedProtocol):
         self._linger(LINGER_S)
 
     def _refuse_early(self, error: RouterError) -> None:
-        """Answer an error to what cannot even be called a request."""
+        """Send an error response to bytes that are not a valid request."""
         head = RequestHead("GET", "", b"", b"", [], None, False, False, "1.1", {})
         self._exchange = Exchange(self, head, self.now())
         self._exchange.extra = list(self.listener.early_headers)
@@ -492,7 +493,7 @@ class Connection(asyncio.BufferedProtocol):
         self._linger(LINGER_S)
 
     def _linger(self, seconds: float) -> None:
-        """Close, giving a client that is still sending the time to read its answer first."""
+        """Close the connection, but let a client that is still sending read its response first."""
         self._state = _LINGER
         self._unsent = 0
         self.deadline = self.now() + (seconds or self.listener.patience.body_s)
@@ -504,10 +505,10 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.write_eof()
 
     def _finish(self) -> None:
-        """Release what the request held and have it noted, once."""
+        """Release the request's resources and report its end, once."""
         exchange, self._exchange = self._exchange, None
         intake, self._intake = self._intake, None
-        # A view of a buffer that nothing was read into would keep it from being used again.
+        # A remaining view of an unused buffer would prevent the buffer's reuse.
         self._small = self._chunks = self._direct = None
         self._left = 0
         if intake is not None:

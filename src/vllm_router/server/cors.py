@@ -1,8 +1,8 @@
-"""What lets pages of other origins use the router: the CORS protocol (fetch.spec.whatwg.org).
+"""Access for pages of other origins: the CORS protocol (fetch.spec.whatwg.org).
 
-A request carries its key in a header and never a cookie, so a page can do nothing with the router
-that it could not do from elsewhere: every origin is allowed unless the operator lists some. Knows
-nothing of routes.
+Requests carry their key in a header and never in a cookie, so a page gains no access to the router
+that it would not have elsewhere. Every origin is therefore allowed unless the operator lists some.
+Knows nothing of routes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from vllm_router.server.exchange import Headers
 from vllm_router.server.head import RequestHead
 
 ANY: Final = b"*"
-#: Chromium keeps a preflight's answer for two hours at most.
+#: Chromium caches a preflight response for at most two hours.
 MAX_AGE_S: Final = 7200
 _ALLOW_ORIGIN: Final = b"access-control-allow-origin"
 _EXPOSED: Final = (
@@ -24,11 +24,12 @@ _EXPOSED: Final = (
 )
 _METHODS: Final = (b"access-control-allow-methods", b"GET, HEAD, POST, OPTIONS")
 _AGE: Final = (b"access-control-max-age", b"%d" % MAX_AGE_S)
-#: A page names the headers that it wants to send; a usual one names ten short names.
+#: A page lists the headers that it wants to send, usually about ten short names.
 _TOKEN: Final = rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+"
 _ASKED: Final = re.compile(_TOKEN + rb"(?:[ \t]*,[ \t]*" + _TOKEN + rb")*")
 _MAX_ASKED_BYTES: Final = 1024
-#: Where it names none, or too many: what OpenAI's SDK sends, and what the router reads.
+#: Used if the page lists none or too many: the headers that OpenAI's SDK sends and the router
+#: reads.
 _USUAL: Final = b", ".join(
     [
         b"Authorization",
@@ -54,11 +55,11 @@ _USUAL: Final = b", ".join(
 
 
 class Cors:
-    """Which origins' pages may read answers.
+    """The origins whose pages may read responses.
 
     Args:
-        origins: "*", or origins as browsers write them, such as https://app.example; none: pages of
-            other origins are refused.
+        origins: "*", or origins as browsers write them, such as https://app.example. If empty,
+            pages of other origins are rejected.
     """
 
     __slots__ = ("_allowed", "_any", "_varied", "is_on")
@@ -66,9 +67,9 @@ class Cors:
     def __init__(self, origins: Iterable[str]) -> None:
         self._allowed = frozenset(origin.encode() for origin in origins)
         self.is_on = bool(self._allowed)
-        #: The headers for whichever origin asks; None: they depend on the origin.
+        #: The headers for every origin; None if they depend on the origin.
         self._any: Headers | None = None
-        #: Where they do, a cache must not give one origin's answer to another.
+        #: If they do, a cache must not serve one origin's response to another.
         self._varied: Headers = []
         if ANY in self._allowed:
             self._any = [(_ALLOW_ORIGIN, ANY), _EXPOSED]
@@ -77,17 +78,17 @@ class Cors:
 
     @property
     def early_headers(self) -> Headers:
-        """The headers of an error that answers what cannot be read as a request."""
+        """The headers of an error response to bytes that are not a valid request."""
         return self._any or []
 
     def headers(self, origin: bytes | None) -> Headers:
-        """Return the headers of any answer.
+        """Return the headers of any response.
 
         Args:
-            origin: The request's Origin; None: it has none, so it comes from no page.
+            origin: The request's Origin; None if it has none and thus comes from no page.
 
         Returns:
-            A list for reading only.
+            A list that the caller must not modify.
         """
         if origin is None:
             return self._varied
@@ -98,11 +99,11 @@ class Cors:
         return self._varied
 
     def allows(self, origin: bytes) -> bool:
-        """Return whether an origin's pages may read answers."""
+        """Return whether pages of this origin may read responses."""
         return self._any is not None or origin in self._allowed
 
     def is_preflight(self, head: RequestHead) -> bool:
-        """Return whether a browser asks beforehand if a page may send a request."""
+        """Return whether this is a preflight request."""
         return (
             self.is_on
             and head.method == "OPTIONS"
@@ -111,7 +112,7 @@ class Cors:
         )
 
     def preflight_headers(self, head: RequestHead) -> Headers:
-        """Return the headers that answer a preflight, besides those of any answer."""
+        """Return the headers of a preflight response, in addition to those of any response."""
         asked = head.header(b"access-control-request-headers") or b""
         if len(asked) > _MAX_ASKED_BYTES or not _ASKED.fullmatch(asked):
             asked = _USUAL

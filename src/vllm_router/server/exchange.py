@@ -1,8 +1,8 @@
-"""One request and its answer, as the code that answers sees it.
+"""One request and its response, as the code that responds sees them.
 
-An `Exchange` writes exactly one response: whole by `respond`, or its head by `begin`, which returns
-the only object that can write the body. It knows the rules of HTTP/1.1's answers (lengths, chunks,
-keeping the connection) and nothing of routes or engines.
+An `Exchange` writes exactly one response: whole with `respond`, or only its head with `begin`,
+which returns the only object that can write the body. It knows how HTTP/1.1 frames responses
+(lengths, chunks, persistent connections) and nothing of routes or engines.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ _NO_BODY: Final = frozenset({204, 304})
 
 
 class Exchange:
-    """A request's head, and the way to answer it.
+    """A request's head and the means to respond.
 
     Attributes:
         head: The request's head.
         client: The client's address, for the log.
-        started_at: Monotonic seconds at the head's end.
-        first_byte_at: When the answer's first byte was written, what only keeps a stream alive
-            apart; None before.
-        status: The status answered; None while nothing was.
-        sent_bytes: Body bytes of the answer so far.
-        is_complete: Whether the answer was written to its end.
-        has_left: Whether the client is gone.
-        extra: Headers for whichever answer it will be.
-        refusal: The code of the error that was answered; None: none was.
-        story: What the service wants to remember of it; inbound never looks inside.
+        started_at: Monotonic seconds at the end of the head.
+        first_byte_at: Time of the response's first byte, excluding keep-alive comments; None
+            before.
+        status: The response's status; None before the response.
+        sent_bytes: Body bytes of the response so far.
+        is_complete: Whether the response was written completely.
+        has_left: Whether the client has disconnected.
+        extra: Headers for any response.
+        refusal: The code of the error response; None if there was none.
+        story: Data that the service keeps for this request; this package never reads it.
     """
 
     __slots__ = (
@@ -76,7 +76,7 @@ class Exchange:
         return f"<Exchange {self.head.method} {self.head.path} -> {self.status}>"
 
     def respond(self, status: int, headers: Headers, body: bytes = b"") -> None:
-        """Answer at once and whole; a Content-Length is added."""
+        """Send a whole response at once; a Content-Length is added."""
         head = self._head(status, headers, len(body))
         if self.head.method == "HEAD" or status in _NO_BODY:
             body = b""
@@ -85,24 +85,24 @@ class Exchange:
         self.is_complete = True
 
     def refuse(self, error: RouterError) -> None:
-        """Answer with an error in OpenAI's shape."""
+        """Send an error response in OpenAI's format."""
         self.refusal = error.code
         headers: Headers = [(b"content-type", b"application/json"), *error.headers()]
         self.respond(error.status, headers, error.body())
 
     def begin(self, status: int, headers: Headers, length: int | None = None) -> AnswerBody:
-        """Send the head only.
+        """Send only the head.
 
         Args:
             status: HTTP status.
-            headers: Without framing headers, which are added here.
-            length: The body's bytes if known; None sends chunks.
+            headers: Headers without framing, which is added here.
+            length: Body length in bytes; None sends chunks.
 
         Returns:
             The body's only writer.
 
         Raises:
-            RuntimeError: The exchange has an answer already.
+            RuntimeError: The exchange already has a response.
         """
         if status in _NO_BODY:
             length = 0
@@ -115,7 +115,7 @@ class Exchange:
         self, status: int, headers: Headers, length: int | None, is_chunked: bool = False
     ) -> bytes:
         if self.status is not None:
-            raise RuntimeError("an exchange has one answer")
+            raise RuntimeError("the exchange already has a response")
         self.status = status
         self.first_byte_at = now = self._connection.now()
         keep_alive = self._connection.may_keep_alive(self)
@@ -126,32 +126,32 @@ class Exchange:
         elif is_chunked:
             rest += b"transfer-encoding: chunked\r\n"
         else:
-            # HTTP/1.0 knows no chunks: the end of the connection is the end of the body.
+            # HTTP/1.0 has no chunks: the end of the connection ends the body.
             keep_alive = False
         if not keep_alive:
             self._connection.will_close = True
             rest += b"connection: close\r\n"
         elif self.head.http_version == "1.0":
             rest += b"connection: keep-alive\r\n"
-        # An engine may answer with a status nobody has named.
+        # An engine may respond with a status that has no standard phrase.
         first = _STATUS_LINES.get(status) or b"HTTP/1.1 %d " % status
         lines = map(b": ".join, headers + self.extra)
         return b"\r\n".join((first, *lines, rest + b"\r\n"))
 
     def speak(self) -> None:
-        """Note that the answer begins now: what went before only kept the stream alive."""
+        """Record that the response begins now: everything before was keep-alive."""
         self.first_byte_at = self._connection.now()
 
     def abort(self) -> None:
-        """Cut the connection: the only honest end for a body that cannot be completed."""
+        """Abort the connection: the only correct end of a body that cannot be completed."""
         self._connection.abort()
 
 
 class AnswerBody:
-    """The body of an answer whose head has been sent; nothing else can write to its connection.
+    """The body of a response whose head has been sent; nothing else can write to the connection.
 
-    It keeps the body to the declared Content-Length, because a client takes whatever goes beyond
-    it for the next answer.
+    It enforces the declared Content-Length, because a client parses excess bytes as the next
+    response.
     """
 
     __slots__ = ("_connection", "_exchange", "_is_chunked", "_is_silent", "_left")
@@ -174,19 +174,19 @@ class AnswerBody:
         """Send body bytes at once.
 
         Raises:
-            RuntimeError: The body has ended, or would be longer than declared; the connection is
-                then cut. Nothing of `data` is sent.
+            RuntimeError: The body has ended, or would exceed its declared length. In the latter
+                case the connection is aborted. None of `data` is sent.
         """
         if not data or self._is_silent:
             return
         exchange, left = self._exchange, self._left
         if exchange.is_complete:
-            raise RuntimeError("the answer has ended")
+            raise RuntimeError("the response has ended")
         size = len(data)
         if left is not None:
             if size > left:
                 self._connection.abort()
-                raise RuntimeError(f"the answer is {size - left} bytes longer than declared")
+                raise RuntimeError(f"the response is {size - left} bytes longer than declared")
             self._left = left - size
         exchange.sent_bytes += size
         if self._is_chunked:
@@ -194,10 +194,10 @@ class AnswerBody:
         self._connection.write(data)
 
     async def drain(self) -> None:
-        """Wait until the client has taken most of what was written.
+        """Wait until the client has received most of the written bytes.
 
-        A client that takes nothing for the connection's patience is cut off, which ends this by
-        cancellation.
+        If the client receives nothing within the connection's timeout, the connection is aborted,
+        which cancels this wait.
         """
         waiter = self._connection.write_waiter
         if waiter is not None:
@@ -207,16 +207,16 @@ class AnswerBody:
         """End the body.
 
         Raises:
-            RuntimeError: The body has ended before, or is shorter than declared; in that case the
-                connection is cut.
+            RuntimeError: The body has already ended, or is shorter than declared. In the latter
+                case the connection is aborted.
         """
         exchange = self._exchange
         if exchange.is_complete:
-            raise RuntimeError("the answer has ended")
+            raise RuntimeError("the response has ended")
         if not self._is_silent:
             if self._left:
                 self._connection.abort()
-                raise RuntimeError(f"the answer is {self._left} bytes shorter than declared")
+                raise RuntimeError(f"the response is {self._left} bytes shorter than declared")
             if self._is_chunked:
                 self._connection.write(b"0\r\n\r\n")
         exchange.is_complete = True

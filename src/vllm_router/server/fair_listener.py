@@ -1,17 +1,17 @@
-"""Several processes on one port: a connection goes to whichever has the fewest.
+"""Balances connections between processes that share a port: the one with the fewest gets the next.
 
-The kernel deals connections out by a hash of their addresses. Of few connections, as a proxy in
-front keeps them, all may so fall to one worker, whose core and whose part of the engines' limits is
-then all there is. A worker that accepts one while another has fewer passes it on.
+The kernel distributes connections by a hash of their addresses. If there are few, as with a reverse
+proxy, one worker may get all of them. Then only its core and its share of the engines' limits are
+used. A worker that accepts a connection while another has fewer passes it on.
 
-Each worker keeps at most its part of all connections, so that together they never hold more than
-allowed. A worker that is full passes a connection to one that is not; where none seems to have room
-it asks once more a moment later, for the others' counts may be old, and then refuses. The part of a
-worker that hangs is lost as long as it hangs.
+Each worker holds at most its share of all connections, so that together they never exceed the
+limit. A full worker passes a connection to one with room. If none seems to have room, it checks
+once more a moment later, because the counts may be stale, and then rejects the connection. While a
+worker hangs, its share is unavailable.
 
-Counts are hints on a page that all workers see: each writes its own, and one more for whom it
-passes a connection to. Whoever has not written for a while is passed nothing, and what cannot be
-passed is kept if there is room.
+Counts are hints on a memory page shared by all workers. Each worker writes its own count, and
+increments the count of a worker to which it passes a connection. A worker that has not written for
+a while gets no connections. A connection that cannot be passed on is kept if there is room.
 """
 
 from __future__ import annotations
@@ -30,33 +30,33 @@ from pathlib import Path
 
 log = logging.getLogger("vllm_router")
 
-#: Waiting connections the kernel holds; a burst of a fleet's clients comes at once.
+#: Pending connections in the kernel. All clients of a fleet may connect at once.
 BACKLOG = 4096
-#: How often a worker writes that it lives, and how many connections it has.
+#: How often a worker writes its heartbeat and its number of connections.
 BEAT_S = 0.25
-#: A worker that has been silent for so long is stopped or busy, and takes nothing.
+#: A worker without a heartbeat for this long is stopped or busy, and gets no connections.
 SILENT_S = 2.0
-#: Accepted in one step; others want their turn too.
+#: Connections accepted in one step. Other work needs its turn too.
 AT_ONCE = 64
-#: So often a connection is passed on, since a worker may have filled up while it was on its way.
+#: How often one connection may be passed on: a worker may have filled up in the meantime.
 MOST_HOPS = 3
-#: A full worker asks again whether there is room elsewhere when each has written once more.
+#: A full worker checks for room again after each worker has written once more.
 ASK_AGAIN_S = 1.2 * BEAT_S
-#: Connections that a full worker holds meanwhile; further ones are refused at once.
+#: Connections that a full worker holds meanwhile; further ones are rejected at once.
 MOST_HELD = 64
-#: Out of files, say: until some are closed, accepting is of no use.
+#: For example if file descriptors are exhausted: until some are closed, accepting is futile.
 PAUSE_S = 1.0
 
 _SLOT = struct.Struct("=dq")
 
 
 class ConnectionBoard:
-    """How many connections each worker has, for all of them to see.
+    """Each worker's number of connections, visible to all workers.
 
     Args:
-        folder: Where only the workers may look.
+        folder: A directory that only the workers can access.
         index: This worker's number, from 0.
-        count: How many there are.
+        count: Number of workers.
         now: Monotonic seconds, the same in all processes.
     """
 
@@ -75,42 +75,42 @@ class ConnectionBoard:
             os.close(handle)
 
     def write(self, connections: int) -> None:
-        """Say how many this worker has."""
+        """Publish this worker's number of connections."""
         _SLOT.pack_into(self._page, self._index * _SLOT.size, self._now(), connections)
 
     def leave(self) -> None:
-        """Say that this worker takes no more."""
+        """Publish that this worker accepts no more connections."""
         _SLOT.pack_into(self._page, self._index * _SLOT.size, 0.0, 0)
 
     def fewer(self, connections: int) -> int | None:
-        """Return the worker that has the fewest, if fewer than these, and count one more there."""
+        """Return the worker with the fewest connections, if fewer than these; count one there."""
         found, fewest, wrote_at = None, connections, 0.0
         for index in range(self._count):
             at, has = _SLOT.unpack_from(self._page, index * _SLOT.size)
             if index != self._index and has < fewest and self._now() - at < SILENT_S:
                 found, fewest, wrote_at = index, has, at
         if found is not None:
-            # Its own count is right again with its next word.
+            # The worker's next write corrects the count.
             _SLOT.pack_into(self._page, found * _SLOT.size, wrote_at, fewest + 1)
         return found
 
     def close(self) -> None:
-        """Let the page go."""
+        """Unmap the page."""
         self._page.close()
 
 
 class FairListener:
-    """Accepts connections for one of several workers, and passes on what others should have.
+    """Accepts connections for one of several workers, and passes on those that belong elsewhere.
 
     Args:
         listening: A bound socket.
-        new_protocol: Makes the protocol of a connection.
-        connections: Returns how many connections this worker has.
-        board: Everybody's counts.
-        folder: Where the workers' sockets are.
+        new_protocol: Creates a connection's protocol.
+        connections: Returns the number of this worker's connections.
+        board: All workers' counts.
+        folder: The directory of the workers' sockets.
         index: This worker's number.
-        most: Connections that this worker may have, the same for each.
-        failed: Told of a fault of our own; returns the seconds to wait before going on.
+        most: Connections that each worker may have.
+        failed: Called with an internal error; returns the seconds to wait before continuing.
     """
 
     def __init__(
@@ -135,15 +135,15 @@ class FairListener:
         self._handed = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._handed.setblocking(False)
         self._loop = asyncio.get_running_loop()
-        # Accepted, and not yet anybody's connection.
+        # Accepted, but without a protocol yet.
         self._coming: set[asyncio.Task[None]] = set()
-        # Held until room has been asked for once more.
+        # Held until room has been checked for once more.
         self._held: dict[socket.socket, asyncio.TimerHandle] = {}
         self._beat: asyncio.TimerHandle | None = None
         self._pauses: dict[int, asyncio.TimerHandle] = {}
 
     def _socket_of(self, index: int) -> Path:
-        # No longer than `siblings` has it: the kernel takes some hundred bytes with the folder.
+        # No longer than assumed in `siblings`: the kernel limits a path to about a hundred bytes.
         return self._folder / f"worker-{index}.conn"
 
     def start(self) -> None:
@@ -156,7 +156,7 @@ class FairListener:
         self._write()
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         if self._beat is not None:
             self._beat.cancel()
         for timer in (*self._pauses.values(), *self._held.values()):
@@ -176,7 +176,7 @@ class FairListener:
         return self._connections() + len(self._coming)
 
     def _write(self) -> None:
-        # First, so that nothing can end it.
+        # First, so that no exception can stop the heartbeat.
         self._beat = self._loop.call_later(BEAT_S, self._write)
         try:
             self._board.write(self._has())
@@ -187,7 +187,7 @@ class FairListener:
         try:
             self._accept_some()
         except OSError as e:
-            log.error("connections cannot be accepted: %s", e)
+            log.error("cannot accept connections: %s", e)
             self._rest(self._listening, self._accept, PAUSE_S)
         except Exception as e:
             self._rest(self._listening, self._accept, self._failed(e))
@@ -208,12 +208,12 @@ class FairListener:
             del self._pauses[number]
             self._loop.add_reader(number, read)
 
-        # What waits there would call us again at once.
+        # The pending connections would call this again at once.
         self._loop.remove_reader(number)
         self._pauses[number] = self._loop.call_later(seconds, go_on)
 
     def _place(self, connection: socket.socket, hops: int, *, is_last: bool = False) -> None:
-        """Pass a connection on, keep it, hold it for a moment or refuse it."""
+        """Pass a connection on, keep it, hold it for a moment, or reject it."""
         try:
             self._decide(connection, hops, is_last=is_last)
         except BaseException:
@@ -236,13 +236,13 @@ class FairListener:
 
     def _again(self, connection: socket.socket) -> None:
         del self._held[connection]
-        # Whoever gets it now keeps it or passes it on once, and holds it no more.
+        # The next worker keeps it or passes it on once, and does not hold it again.
         self._place(connection, MOST_HOPS - 1, is_last=True)
 
     def _pass_on(self, connection: socket.socket, index: int, hops: int) -> bool:
         handle = array("i", [connection.fileno()])
         try:
-            # Not `send_fds`: it forgets the address.
+            # Not `send_fds`, which ignores the address.
             self._handed.sendmsg(
                 [bytes((hops,))],
                 [(socket.SOL_SOCKET, socket.SCM_RIGHTS, handle)],
@@ -250,7 +250,7 @@ class FairListener:
                 str(self._socket_of(index)),
             )
         except OSError:
-            # It has died, or has more to take than it can.
+            # The worker has died or its queue is full.
             return False
         connection.close()
         return True
@@ -272,7 +272,7 @@ class FairListener:
                 try:
                     connection = socket.socket(fileno=handle)
                 except OSError:
-                    # It is no socket, which none of us sends.
+                    # Not a socket. No worker sends these.
                     os.close(handle)
                 else:
                     self._place(connection, hops, is_last=hops >= MOST_HOPS)
@@ -288,7 +288,7 @@ class FairListener:
         try:
             await self._loop.connect_accepted_socket(self._new_protocol, connection)
         except OSError:
-            # It is gone already.
+            # The client has already disconnected.
             with contextlib.suppress(OSError):
                 connection.close()
         except Exception as e:

@@ -1,8 +1,7 @@
-"""A request's head: bytes in, values out, by httptools (llhttp), which refuses what is ambiguous.
+"""A request's head: bytes in, values out, validated by httptools (llhttp).
 
-Knows nothing of sockets. What two parsers might read differently (both Content-Length and chunked,
-two lengths, a length that is no number) is refused here, since that is what request smuggling lives
-from.
+Knows nothing of sockets. Rejects heads that two parsers might read differently (both Content-Length
+and chunked, two lengths, a non-numeric length), because request smuggling relies on them.
 """
 
 from __future__ import annotations
@@ -13,34 +12,34 @@ from urllib.parse import unquote_to_bytes
 
 import httptools
 
-#: 16 KiB is what uvicorn's h11 side and nginx's large header buffers take twice over.
+#: Twice the 16 KiB that uvicorn's h11 and nginx's large header buffers accept.
 MAX_HEAD_BYTES: Final = 32 * 1024
-#: Apache's default; no client of an audio API comes near.
+#: Apache's default. Clients of an audio API send far fewer.
 MAX_HEADERS: Final = 100
 
-#: llhttp also reads HTTP/0.9, HTTP/2.0, RTSP and ICE, none of which is spoken here.
+#: llhttp also parses HTTP/0.9, HTTP/2.0, RTSP and ICE, which are not supported here.
 _VERSIONS: Final = {b"HTTP/1.1": "1.1", b"HTTP/1.0": "1.0"}
-#: For a parser that only judges: a callback for each header costs more than splitting the head.
+#: For a parser that only validates: a callback per header costs more than splitting the head.
 _NO_CALLBACKS: Final = object()
 
 
 class BadHead(ValueError):
-    """The head breaks HTTP's rules; the message says how."""
+    """The head violates HTTP; the message says how."""
 
 
 @dataclass(slots=True)
 class RequestHead:
-    """What a request's head says.
+    """The contents of a request's head.
 
     Attributes:
         method: Upper case, as sent.
         path: Percent-decoded path, without the query.
         raw_path: The path as sent.
-        query: What stands behind the question mark, undecoded.
+        query: The part after the question mark, not decoded.
         headers: Lower-case names and values, in the order sent.
-        content_length: Declared length of the body in bytes, None when not declared.
-        is_chunked: Whether the body comes in chunks.
-        is_keep_alive: Whether the client wants the connection kept.
+        content_length: Declared length of the body in bytes; None if not declared.
+        is_chunked: Whether the body is chunked.
+        is_keep_alive: Whether the client wants a persistent connection.
         http_version: "1.0" or "1.1".
         fields: The first value of each name.
     """
@@ -62,23 +61,23 @@ class RequestHead:
 
 
 def read_head(data: bytes) -> RequestHead:
-    """Read one request head, from its first byte to the empty line's last.
+    """Parse one request head, from its first byte to the end of the empty line.
 
     Raises:
-        BadHead: It is not a request, or one that may be read in two ways.
+        BadHead: It is not a request, or is ambiguous.
     """
     parser = httptools.HttpRequestParser(_NO_CALLBACKS)
     try:
         parser.feed_data(data)
     except httptools.HttpParserUpgrade as e:
-        # We speak nothing else: an offer to upgrade is ignored, as RFC 9110 (7.8) allows. Bytes
-        # left behind the head are not that.
+        # No other protocol is supported: an upgrade offer is ignored, as RFC 9110 (7.8) allows.
+        # Bytes after the head are an error instead.
         if e.args[0] != len(data):
-            raise BadHead("the request asks for a protocol that is not spoken here") from e
+            raise BadHead("the request asks for an unsupported protocol") from e
     except httptools.HttpParserError as e:
         raise BadHead(f"the request is not valid HTTP/1.1: {e}") from e
-    # llhttp has found each line to end with CRLF, each name to be a token before a colon, and no
-    # line to go on in the next one. So splitting at CRLFs and first colons finds what it found.
+    # llhttp has verified that each line ends with CRLF, that each name is a token before a colon,
+    # and that no line is folded. So splitting at CRLFs and first colons gives the same result.
     first, *lines = data.split(b"\r\n")
     words = first.split(b" ")
     if len(words) != 3:
@@ -86,8 +85,8 @@ def read_head(data: bytes) -> RequestHead:
     method, target, said_version = words
     version = _VERSIONS.get(said_version)
     if version is None:
-        raise BadHead("only HTTP/1.1 and HTTP/1.0 are spoken here")
-    # Behind the last line there is the empty one, and then nothing.
+        raise BadHead("only HTTP/1.1 and HTTP/1.0 are supported")
+    # The last line is followed by an empty line, and then by nothing.
     if len(lines) < 2 or lines.pop() or lines.pop() or b"" in lines:
         raise BadHead("the request's head is incomplete")
     if len(lines) > MAX_HEADERS:
@@ -96,7 +95,7 @@ def read_head(data: bytes) -> RequestHead:
     for line in lines:
         name, _, value = line.partition(b":")
         headers.append((name.lower(), value.lstrip(b" \t")))
-    # Of each name the last one read stays.
+    # The first value of each name wins, because it is inserted last.
     fields = dict(reversed(headers))
     length, is_chunked = _framing(headers, fields, version)
     raw_path, _, query = target.partition(b"?")
@@ -126,38 +125,39 @@ def _framing(
     headers: list[tuple[bytes, bytes]], fields: dict[bytes, bytes], version: str
 ) -> tuple[int | None, bool]:
     """Return the body's declared length, and whether it is chunked."""
-    # Only what was sent twice is not among the fields.
+    # Only repeated headers are missing from the fields.
     names = list(fields) if len(fields) == len(headers) else [name for name, _ in headers]
     hosts = names.count(b"host")
     if hosts > 1 or (not hosts and version == "1.1"):
-        raise BadHead("the request must have one Host")
+        raise BadHead("the request must have exactly one Host header")
     length = fields.get(b"content-length")
     encoding = fields.get(b"transfer-encoding")
     if length is not None and (
         names.count(b"content-length") > 1 or not length.isdigit() or len(length) > 18
     ):
-        raise BadHead("the request's Content-Length is not one plain number")
+        raise BadHead("the request's Content-Length is not a single plain number")
     if encoding is None:
         return None if length is None else int(length), False
     if names.count(b"transfer-encoding") > 1 or encoding.strip().lower() != b"chunked":
-        raise BadHead("the only Transfer-Encoding taken is chunked")
+        raise BadHead("the only supported Transfer-Encoding is chunked")
     if length is not None:
         raise BadHead("the request has both a Content-Length and a Transfer-Encoding")
     if version == "1.0":
-        # HTTP/1.0 knows no chunks: who stands in front may have read another end (RFC 9112, 6.1).
+        # HTTP/1.0 has no chunks: a proxy in front may see a different end (RFC 9112, 6.1).
         raise BadHead("an HTTP/1.0 request cannot be chunked")
     return None, True
 
 
 def _is_keep_alive(headers: list[tuple[bytes, bytes]], version: str) -> bool:
-    # llhttp forgets what Connection said once a request without a body has ended.
+    # llhttp forgets the Connection header once a request without a body has ended.
     said = b",".join(value for name, value in headers if name == b"connection")
     options = [option.strip() for option in said.lower().split(b",")]
     return b"close" not in options and (version == "1.1" or b"keep-alive" in options)
 
 
 def _path_of_absolute(url: bytes) -> bytes:
-    # "POST http://router/v1/... HTTP/1.1", as a client that takes us for a forward proxy sends.
+    # "POST http://router/v1/... HTTP/1.1", sent by a client that uses the router as a forward
+    # proxy.
     scheme, separator, rest = url.partition(b"://")
     if separator and scheme.lower() in (b"http", b"https"):
         _, slash, path = rest.partition(b"/")

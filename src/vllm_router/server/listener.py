@@ -1,4 +1,4 @@
-"""What all connections of a process share: whom they serve, their patience, buffer and end."""
+"""State shared by all connections of a process: service, timeouts, scratch buffer, shutdown."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from vllm_router.server.exchange import Exchange, Headers
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long a client may take, in seconds.
+    """Client timeouts, in seconds.
 
     Attributes:
-        head_s: From a request's first byte to its head's end.
+        head_s: From a request's first byte to the end of its head.
         idle_s: Between requests.
-        body_s: Between two arrivals of a body's bytes, and between two of taking the answer's.
+        body_s: Between two receipts of body bytes, and between two sends of response bytes.
     """
 
     head_s: float = 15.0
@@ -29,27 +29,28 @@ class Patience:
 
 
 class Intake(Protocol):
-    """Takes an upload's bytes. Methods may raise RouterError, which is answered at once."""
+    """Receives an upload's bytes. Methods may raise RouterError, which is sent to the client."""
 
     def block(self) -> tuple[bytearray, int]:
         """Return the memory for the next bytes and the offset in it."""
 
     def adopt(self, block: bytearray, at: int) -> bytearray | None:
-        """Take over memory in which the first bytes lie from `at` on; `wrote` then says how many.
+        """Take over memory that holds the first bytes from `at` on; `wrote` then gives their
+        number.
 
         Returns:
-            Memory of the same size in exchange; None if it was not taken.
+            Memory of the same size in exchange; None if it was not taken over.
         """
 
     def wrote(self, count: int) -> None:
-        """Say that bytes were put there."""
+        """Report that bytes were written there."""
 
     def append(self, data: memoryview) -> None:
-        """Take bytes that arrived elsewhere."""
+        """Copy bytes that arrived elsewhere."""
 
     @property
     def must_flush(self) -> bool:
-        """Whether `flush` must be awaited before more bytes come."""
+        """Whether `flush` must be awaited before more bytes arrive."""
 
     async def flush(self) -> None:
         """Make room."""
@@ -59,41 +60,41 @@ class Intake(Protocol):
 
 
 class Service(Protocol):
-    """What the connection serves."""
+    """The application behind the connections."""
 
     def now(self) -> float:
         """Return monotonic seconds."""
 
     def open_intake(self, exchange: Exchange) -> Intake | None:
-        """Return where a request's upload goes; None if its route takes none.
+        """Return the intake for a request's upload; None if its route takes none.
 
         Raises:
-            RouterError: The request is refused before its body is read.
+            RouterError: The request is rejected before its body is read.
         """
 
     async def answer_upload(self, exchange: Exchange, intake: Any) -> None:
-        """Answer a request whose upload has come whole. The intake is closed by the caller."""
+        """Answer a request whose upload is complete. The caller closes the intake."""
 
     async def answer(self, exchange: Exchange, body: bytes) -> None:
         """Answer any other request."""
 
     def failed(self, exchange: Exchange, error: Exception) -> RouterError:
-        """Log a fault of our own and return what the client is told."""
+        """Log an internal error and return the error for the client."""
 
     def finished(self, exchange: Exchange) -> None:
-        """Take note that a request has ended, whichever way."""
+        """Record that a request has ended, successfully or not."""
 
 
 class Listener:
-    """What all connections of one process share.
+    """State shared by all connections of one process.
 
     Args:
         service: Answers the requests.
-        patience: Time limits.
-        max_connections: Further connections are refused.
-        scratch_bytes: Size of the buffer for all that is not read in place; an intake may take it
-            over if it is the size of its own memory.
-        early_headers: Headers of the errors that answer what cannot be read as a request.
+        patience: Timeouts.
+        max_connections: Further connections are rejected.
+        scratch_bytes: Size of the buffer for all bytes that are not received in place. An intake
+            may take it over if its own memory has the same size.
+        early_headers: Headers of error responses to bytes that are not a valid request.
         wall_clock: Unix seconds, for Date.
     """
 
@@ -119,7 +120,7 @@ class Listener:
         self._date_until = float("-inf")
 
     def date_line(self, now: float) -> bytes:
-        """Return the Date header as a line, made anew once a second.
+        """Return the Date header line, updated once a second.
 
         Args:
             now: The service's clock.
@@ -131,22 +132,22 @@ class Listener:
         return self._date_line
 
     def __call__(self) -> Connection:
-        """Return the protocol for a new connection, as `create_server` asks for it."""
+        """Return the protocol of a new connection, for `create_server`."""
         return Connection(self)
 
     def sweep(self) -> None:
-        """Close the connections whose patience has run out; to be called every second or so."""
+        """Close connections whose timeout has expired. Call this about once a second."""
         now = self.service.now()
         for connection in [c for c in self.connections if c.deadline < now]:
             connection.expire()
 
     def drain(self) -> None:
-        """Close idle connections now and the others after their answer."""
+        """Close idle connections now and the others after their response."""
         self.is_draining = True
         for connection in list(self.connections):
             connection.drain()
 
     def abort(self) -> None:
-        """Cut every connection."""
+        """Abort every connection."""
         for connection in list(self.connections):
             connection.abort()

@@ -1,15 +1,15 @@
-"""How much of its memory a process gives to uploads by default."""
+"""The default share of a process's memory for uploads."""
 
 from typing import Final
 
 MIB: Final = 2**20
-#: Uploads get this part of the memory: enough for what a few GPUs have in flight, and little beside
-#: what the rest of a machine needs.
+#: The uploads' share of memory: enough for the requests in flight of a few GPUs, and little
+#: compared with the needs of the rest of the machine.
 _SHARE: Final = 1 / 32
-#: Of very little memory the router itself needs most.
+#: If there is very little memory, the router itself needs most of it.
 _MOST_SHARE: Final = 1 / 8
 _LEAST_MIB: Final = 64.0
-#: A thousand uploads of 30 s. What is beyond goes to disk.
+#: A thousand uploads of 30 s. The rest goes to disk.
 _MOST_MIB: Final = 1024.0
 
 

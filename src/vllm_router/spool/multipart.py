@@ -1,9 +1,9 @@
-"""Incremental reading of `multipart/form-data`, and editing it without touching the rest.
+"""An incremental `multipart/form-data` parser, and edits that leave other parts unchanged.
 
-The reader is fed the body as it arrives and never copies or keeps the file: it remembers where each
-part begins and ends. An upload can so be passed on as the bytes it was, with a few fields replaced
-by `Edit`s. Small fields are kept whole, within bounds. Rules from RFC 7578 and RFC 2046; the limits
-are argued where they stand.
+The parser is fed the body as it arrives. It never copies or keeps the file, but records the offsets
+of each part. So an upload can be forwarded as the original bytes, with a few fields replaced by
+`Edit`s. Small fields are kept whole, within bounds. Rules: RFC 7578 and RFC 2046. Each limit has
+its reason beside it.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from enum import Enum, auto
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-#: A part's headers: browsers and SDKs send about 150 bytes; python-multipart stops at 8 KiB too.
+#: A part's headers. Browsers and SDKs send about 150 bytes; python-multipart's limit is 8 KiB too.
 MAX_PART_HEAD_BYTES: Final = 8 * 1024
-#: vLLM knows 30 fields; a list may repeat one a few times.
+#: vLLM has 30 fields; a list may repeat one a few times.
 MAX_PARTS: Final = 256
-#: All fields but the file together. A prompt is a few hundred words; context lists may be longer.
+#: All fields except the file. A prompt has a few hundred words; context lists may be longer.
 MAX_FIELD_BYTES: Final = 1024 * 1024
-#: RFC 2046 allows 70; some clients are longer.
+#: RFC 2046 allows 70; some clients send longer ones.
 MAX_BOUNDARY_BYTES: Final = 256
 
 _PARAMETER: Final = re.compile(
     rb';\s*([!#$%&\'*+\-.^_`|~0-9A-Za-z]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;"]*))'
 )
-#: The Content-Type that everybody sends, up to its boundary; any other is taken apart.
+#: The Content-Type that nearly all clients send, up to its boundary; any other is fully parsed.
 _USUAL_CONTENT_TYPE: Final = b"multipart/form-data; boundary="
-#: What curl, browsers and SDKs write, read in one step; everything else is read line by line.
+#: The part header of curl, browsers and SDKs, parsed in one step; any other is parsed by line.
 _USUAL_PART_HEAD: Final = re.compile(
     rb'\r\nContent-Disposition: form-data; name="([^"\\\r\n]*)"(?:; filename="([^"\\\r\n]*)")?'
     rb"(?:\r\nContent-Type: ([^\r\n]*))?",
@@ -41,14 +41,14 @@ class BadForm(ValueError):
 
 
 class FormPart(NamedTuple):
-    """One part of a form, by its place in the body.
+    """One part of a form, located by offsets in the body.
 
     Attributes:
         name: Field name.
-        filename: The file name given, None for a plain field.
-        content_type: The part's own content type, None when not given.
-        start: Offset of its first content byte in the body.
-        end: Offset just past its last content byte.
+        filename: The file name; None for a plain field.
+        content_type: The part's own content type; None if absent.
+        start: Offset of the first content byte in the body.
+        end: Offset after the last content byte.
         value: The content of a plain field; None for the file, which is never kept here.
     """
 
@@ -62,14 +62,14 @@ class FormPart(NamedTuple):
 
 @dataclass(slots=True)
 class Form:
-    """A form that has been read to its end.
+    """A completely parsed form.
 
     Attributes:
         parts: In the order sent.
-        close_at: Offset of the CRLF before the closing boundary: where a new part may be inserted.
+        close_at: Offset of the CRLF before the closing boundary, where a new part may be inserted.
         boundary: The boundary, without its dashes.
-        fields: The plain fields' bytes; of a name sent twice the last, as in Starlette, which vLLM
-            uses.
+        fields: The plain fields' bytes. If a name is repeated, the last one counts, as in
+            Starlette, which vLLM uses.
     """
 
     parts: tuple[FormPart, ...]
@@ -100,21 +100,21 @@ class Form:
         return found
 
     def changed(self, name: str, value: bytes) -> list[Edit]:
-        """Return the edits that give every field of that name a new value; none if it is absent."""
+        """Return the edits that set every field of that name to a new value; none if absent."""
         return [Edit(p.start, p.end, value) for p in self.parts if p.name == name]
 
     def replaced(self, name: str, value: bytes) -> list[Edit]:
-        """Return the edits that give every field of that name a new value, or add it if absent."""
+        """Return the edits that set every field of that name to a new value, or add it."""
         return self.changed(name, value) or [self.added(name, value)]
 
     def removed(self, *names: str) -> list[Edit]:
-        """Return the edits that leave every field of these names out; none if all are absent.
+        """Return the edits that remove every field of these names; none if all are absent.
 
-        To be made together: edits for one name each may leave a line end before the first boundary.
+        Remove all names in one call: separate edits may leave a line end before the first boundary.
         """
         edits: list[Edit] = []
-        # The first part goes with the line end behind it, so that the next boundary begins the
-        # body; any other with the boundary before it.
+        # For the first part, remove the line end after it, so that the next boundary begins the
+        # body. For any other part, remove the boundary before it.
         start, line_end = 0, 2
         for part in self.parts:
             if part.name in names:
@@ -125,14 +125,14 @@ class Form:
         return edits
 
     def added(self, name: str, value: bytes) -> Edit:
-        """Return the edit that adds one plain field at the end."""
+        """Return the edit that appends one plain field."""
         head = b'\r\n--%b\r\nContent-Disposition: form-data; name="%b"\r\n\r\n'
         return Edit(self.close_at, self.close_at, head % (self.boundary, name.encode()) + value)
 
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """Put `data` in the place of the body's bytes from `start` to `end`."""
+    """Replaces the body's bytes from `start` to `end` by `data`."""
 
     start: int
     end: int
@@ -140,14 +140,14 @@ class Edit:
 
 
 def boundary_of(content_type: bytes) -> bytes | None:
-    """Return the boundary named by a Content-Type, or None if it is not multipart/form-data.
+    """Return a Content-Type's boundary, or None if it is not multipart/form-data.
 
     Raises:
-        BadForm: It is multipart/form-data with a missing or impossible boundary.
+        BadForm: It is multipart/form-data with a missing or invalid boundary.
     """
     if content_type.startswith(_USUAL_CONTENT_TYPE):
         usual = content_type[len(_USUAL_CONTENT_TYPE) :]
-        # Letters, digits and dashes, as clients make them.
+        # Letters, digits and dashes, as generated by clients.
         if len(usual) <= MAX_BOUNDARY_BYTES and usual.replace(b"-", b"").isalnum():
             return usual
     kind, _, _ = content_type.partition(b";")
@@ -168,12 +168,12 @@ def boundary_of(content_type: bytes) -> bytes | None:
 
 class _State(Enum):
     CONTENT = auto()  # inside a part, or in the preamble before the first
-    BOUNDARY = auto()  # just behind a boundary: "--" ends the form, CRLF starts a part
+    BOUNDARY = auto()  # directly after a boundary: "--" ends the form, CRLF starts a part
     HEAD = auto()  # in a part's headers
-    END = auto()  # behind the closing boundary; an epilogue is ignored
+    END = auto()  # after the closing boundary; an epilogue is ignored
 
 
-# Looking a member up in its class is slow before Python 3.12, and this is done for every piece.
+# Enum member lookup is slow before Python 3.12, and each chunk of the body needs these.
 _CONTENT: Final[_State] = _State.CONTENT
 _BOUNDARY: Final[_State] = _State.BOUNDARY
 _HEAD: Final[_State] = _State.HEAD
@@ -181,10 +181,10 @@ _END: Final[_State] = _State.END
 
 
 class FormReader:
-    """Reads one form from consecutive pieces of its body.
+    """Parses one form from consecutive chunks of its body.
 
     Args:
-        boundary: As `boundary_of` returns it.
+        boundary: As returned by `boundary_of`.
     """
 
     __slots__ = (
@@ -205,7 +205,7 @@ class FormReader:
     def __init__(self, boundary: bytes) -> None:
         self._boundary = boundary
         self._delimiter = b"\r\n--" + boundary
-        # The first boundary may stand at the very beginning: read on as if a CRLF had come before.
+        # The first boundary may be at the very beginning: parse as if a CRLF preceded it.
         self._carry = b"\r\n"
         self._state = _CONTENT
         self._offset = 0
@@ -223,10 +223,10 @@ class FormReader:
         return self._parts
 
     def feed(self, data: bytes | bytearray, start: int, end: int) -> None:
-        """Read `data[start:end]`, the body's next bytes.
+        """Parse `data[start:end]`, the body's next bytes.
 
         Raises:
-            BadForm: The body breaks the rules or a bound.
+            BadForm: The body violates the rules or a bound.
         """
         self._shift = self._offset - start
         self._offset += end - start
@@ -243,23 +243,23 @@ class FormReader:
                 at = end
 
     def finish(self) -> Form:
-        """Return the form once the body has ended.
+        """Return the form after the body has ended.
 
         Raises:
-            BadForm: The closing boundary has not come.
+            BadForm: The closing boundary is missing.
         """
         if self._state is not _END:
             raise BadForm("the form ends before its closing boundary")
         return Form(tuple(self._parts), self._close_at, self._boundary)
 
-    # Each of these reads on from `at` and returns how far it has come.
+    # Each of these methods parses from `at` and returns the offset that it reached.
 
     def _content(self, data: bytes | bytearray, at: int, end: int) -> int:
         delimiter = self._delimiter
         while at < end and self._state is _CONTENT:
             carry = self._carry
             if carry:
-                # A boundary may lie across two pieces: look where they meet.
+                # A boundary may span two chunks: search where they meet.
                 reach = len(delimiter) - 1
                 window = carry + data[at : min(end, at + reach)]
                 seam = window.find(delimiter)
@@ -273,7 +273,7 @@ class FormReader:
                     return end
             found = data.find(delimiter, at, end)
             if found < 0:
-                # What may be the beginning of a boundary is looked at again with what follows.
+                # A possible beginning of a boundary is examined again with the next chunk.
                 tail = bytes(data[max(at, end - len(delimiter) + 1) : end])
                 start = tail.find(b"\r")
                 self._carry = tail[start:] if start >= 0 else b""
@@ -291,24 +291,24 @@ class FormReader:
         self._kept += data[at:end]
 
     def _take_boundary(self, data: bytes | bytearray, at: int, found: int, end: int) -> int:
-        """Close the part whose content from `at` on ends at a boundary; begin the next one.
+        """End the part whose content starts at `at` and ends at a boundary, and begin the next one.
 
         Args:
-            found: Where the boundary begins, before `data` if it began in the piece before.
+            found: Offset of the boundary; before `data` if it began in the previous chunk.
 
         Returns:
-            Where to read on: behind the next part's head if that lies whole in this piece, as
-            nearly all do; else behind the boundary.
+            Where to continue parsing: after the next part's headers if this chunk holds all of
+            them, as is usual; else after the boundary.
         """
         kept = self._kept
         if kept is not None:
             self._keep(data, at, max(at, found))
         self._carry = b""
-        # A closing boundary ends the form just before its own CRLF.
+        # The form's content ends before the CRLF of the closing boundary.
         self._close_at = stop = self._shift + found
         if self._part is not None:
             name, filename, content_type, start = self._part
-            # A boundary across two pieces leaves its first bytes kept.
+            # If a boundary spans two chunks, its first bytes were kept with the value.
             value = None if kept is None else bytes(kept[: stop - start])
             self._parts.append(FormPart(name, filename, content_type, start, stop, value))
             self._part = self._kept = None
@@ -329,12 +329,12 @@ class FormReader:
 
     def _behind_boundary(self, data: bytes | bytearray, at: int, end: int) -> int:
         head = self._head
-        # Blanks before the line end (RFC 2046's transport padding) are refused: nobody sends them,
-        # and what vLLM reads then is another form.
+        # Blanks before the line end (RFC 2046's transport padding) are rejected: clients do not
+        # send them, and vLLM would parse a different form.
         behind = min(end, at + 2 - len(head))
         head += data[at:behind]
         if head == b"\r\n":
-            # It stays, as part of the head: a part without headers has only the empty line.
+            # Keep it as part of the headers: a part without headers has only the empty line.
             self._state = _HEAD
             return self._part_head(data, behind, end)
         if head == b"--":
@@ -348,7 +348,7 @@ class FormReader:
         head = self._head
         before = len(head)
         near = data.find(b"\r\n\r\n", at, min(end, at + MAX_PART_HEAD_BYTES))
-        # What is behind the head is the file, not to be copied.
+        # The bytes after the headers belong to the file and must not be copied.
         reached = near + 4 if near >= 0 else min(end, at + MAX_PART_HEAD_BYTES)
         head += data[at:reached]
         stop = head.find(b"\r\n\r\n", max(0, before - 3))
@@ -368,10 +368,10 @@ class FormReader:
         self._state = _CONTENT
 
 
-# Clients write the same few heads again and again; each is as short as MAX_PART_HEAD_BYTES says.
+# Clients send the same few headers repeatedly. MAX_PART_HEAD_BYTES bounds each entry.
 @lru_cache(maxsize=256)
 def _read_part_head(head: bytes) -> tuple[str, str | None, bytes | None]:
-    """Return what a head says, from the line end behind the boundary to before the empty line."""
+    """Parse a part's headers, from the line end after the boundary to before the empty line."""
     usual = _USUAL_PART_HEAD.fullmatch(head)
     if usual is not None:
         name, filename, content_type = usual.groups()

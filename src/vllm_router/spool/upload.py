@@ -1,10 +1,10 @@
-"""A client's upload as the bytes it was: in pooled memory first, in an unlinked file past a bound.
+"""An upload's unchanged bytes: in pooled memory, or in an unlinked file if they exceed a bound.
 
 Memory is bounded for the whole process, not per request: blocks are taken from a `BlockPool` and
-given back. What does not fit, or is known to be too large, goes to a file without a name, written
-by worker threads so that a slow disk never stops the event loop. An `Upload` can be read any number
-of times, by several engines one after the other or at once, and closed at any moment: `block_pool`
-says when its memory is used again. Nothing here knows of HTTP or forms.
+returned. Uploads that do not fit, or are known to be too large, go to an unnamed file. Worker
+threads write it, so that a slow disk never blocks the event loop. An `Upload` can be read any
+number of times, by several engines in turn or concurrently, and closed at any time; `block_pool`
+explains when its memory is reused. Knows nothing of HTTP or forms.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from typing import Final, TypeVar
 from vllm_router.spool.block_pool import BLOCK_BYTES, BlockPool, is_viewed
 from vllm_router.spool.multipart import Edit
 
-#: What may wait for the disk per upload: one block being written while the next fills.
+#: Blocks per upload that may wait for the disk: one is written while the next fills.
 STAGED_BLOCKS: Final = 2
 #: One upload may fill this part of the pool before it goes to disk, so that one large file does not
-#: push the short clips of everybody else there.
+#: displace other clients' short clips.
 UPLOAD_SHARE: Final = 8
 
 
-#: A range (start, end) of an upload, or bytes that stand in its place.
+#: A range (start, end) of an upload, or bytes that replace one.
 BodySpan = tuple[int, int] | bytes
 
 _T = TypeVar("_T")
 
 
 class SpoolFailed(Exception):
-    """The disk under the spool refused; the message says which folder and why."""
+    """The disk under the spool failed; the message gives the directory and the reason."""
 
 
 class Spool:
-    """Makes uploads and owns what they share: the pool, the folder and the disk's threads.
+    """Creates uploads and owns their shared resources: the pool, the directory, the disk threads.
 
     Args:
-        folder: Where files without names are made; None for the system's temporary folder.
-        memory_bytes: What all uploads together may hold in memory.
+        folder: Directory for unnamed files; None for the system's temporary directory.
+        memory_bytes: Memory that all uploads together may hold.
     """
 
     def __init__(self, folder: Path | None, memory_bytes: int) -> None:
@@ -57,22 +57,22 @@ class Spool:
         """Return a new, empty upload; the caller closes it.
 
         Args:
-            expected_bytes: Its size if it is known; more or less may come.
+            expected_bytes: Its size, if known. The actual size may differ.
         """
         return Upload(self, self._threads, expected_bytes)
 
     def open_file(self) -> int:
-        """Return a descriptor of a new file, mode 0600, that has no name and vanishes when closed.
+        """Return a descriptor of a new unnamed file, mode 0600, that is deleted when it is closed.
 
         Raises:
-            SpoolFailed: The folder does not take files.
+            SpoolFailed: No file can be created in the directory.
         """
         try:
             return os.open(self.folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
         except FileNotFoundError as e:
-            raise SpoolFailed(f"the spool folder {self.folder} is not there") from e
+            raise SpoolFailed(f"the spool directory {self.folder} does not exist") from e
         except OSError:
-            # Some file systems (overlay on old kernels, NFS) know no O_TMPFILE.
+            # Some file systems (overlay on old kernels, NFS) do not support O_TMPFILE.
             return self._open_unlinked()
 
     def _open_unlinked(self) -> int:
@@ -80,20 +80,22 @@ class Spool:
             fd, name = tempfile.mkstemp(prefix="upload-", dir=self.folder)
             os.unlink(name)
         except OSError as e:
-            raise SpoolFailed(f"the spool folder {self.folder} refuses: {e.strerror}") from e
+            raise SpoolFailed(
+                f"cannot create a file in the spool directory {self.folder}: {e.strerror}"
+            ) from e
         return fd
 
     def close(self) -> None:
-        """Stop the threads; uploads must have been closed before."""
+        """Stop the threads. All uploads must have been closed before."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 class Upload:
-    """The bytes of one upload. Written once from the front, then read as often as needed.
+    """The bytes of one upload. Written once, sequentially, then read as often as needed.
 
-    They lie either all in memory or, once that is too much, all in one file. The writer asks
-    `block()` where the next bytes go, puts them there, and says how many with `wrote()`. When
-    `is_staged_full`, it must wait for `flush()` before going on.
+    The bytes are either all in memory or, past a bound, all in one file. The writer gets the
+    destination of the next bytes from `block()`, puts them there, and reports their number with
+    `wrote()`. If `is_staged_full`, it must wait for `flush()` before it continues.
     """
 
     __slots__ = (
@@ -121,7 +123,7 @@ class Upload:
         self._staged_bytes = 0
         self._block: bytearray | None = None
         self._used = BLOCK_BYTES
-        # Where in the first block the upload begins; what lies before it is not the upload's.
+        # Offset of the upload in its first block. Bytes before it belong to something else.
         self._base = 0
         self._fd: int | None = None
         self._disk_bytes = 0
@@ -135,14 +137,14 @@ class Upload:
 
     @property
     def is_on_disk(self) -> bool:
-        """Whether it went past the memory bound."""
+        """Whether it exceeded the memory bound."""
         return self._fd is not None
 
     def block(self) -> tuple[bytearray, int]:
-        """Return the block that takes the next bytes, and where in it they go.
+        """Return the block for the next bytes, and their offset in it.
 
         Raises:
-            SpoolFailed: The disk was needed and could not be had.
+            SpoolFailed: The disk was needed but failed.
         """
         if self._used == BLOCK_BYTES:
             self._block = self._next_block()
@@ -168,14 +170,14 @@ class Upload:
         )
 
     def adopt(self, block: bytearray, at: int) -> bytearray | None:
-        """Take over a block in which the first bytes lie already, so that they need not be copied.
+        """Take over a block that already holds the first bytes, so that they need not be copied.
 
         Args:
-            block: Memory of the caller's; the upload's and then the pool's from now on.
-            at: Where in it the upload begins: the place that `block()` returns next.
+            block: The caller's memory. From now on it belongs to the upload, and later to the pool.
+            at: Offset of the upload in it, which `block()` returns next.
 
         Returns:
-            A block in exchange for it; None if it was not taken.
+            A block in exchange; None if it was not taken over.
         """
         if self.size_bytes or len(block) != BLOCK_BYTES or not self._fits_in_memory():
             return None
@@ -185,7 +187,7 @@ class Upload:
         return self._spool.pool.take()
 
     def wrote(self, count: int) -> tuple[bytearray, int]:
-        """Say that `count` bytes were put where `block()` said; return the block and their end."""
+        """Report that `count` bytes were written to `block()`; return the block and their end."""
         assert self._block is not None
         self._used += count
         self.size_bytes += count
@@ -194,7 +196,7 @@ class Upload:
         return self._block, self._used
 
     def append(self, data: bytes | memoryview) -> Iterator[tuple[bytearray, int, int]]:
-        """Copy bytes in, yielding each place (block, start, end) where they went."""
+        """Copy bytes in, and yield each destination (block, start, end)."""
         at = 0
         while at < len(data):
             block, used = self.block()
@@ -207,11 +209,11 @@ class Upload:
 
     @property
     def is_staged_full(self) -> bool:
-        """Whether the writer must let the disk catch up."""
+        """Whether the writer must wait for the disk."""
         return len(self._staged) >= STAGED_BLOCKS and self._used == BLOCK_BYTES
 
     async def flush(self) -> None:
-        """Bring everything staged to the disk.
+        """Write everything that is staged to disk.
 
         Raises:
             SpoolFailed: The disk is full or broken.
@@ -229,15 +231,18 @@ class Upload:
         try:
             await self._on_copy(lambda fd: _write(fd, views, offset))
         except OSError as e:
-            raise SpoolFailed(f"the spool folder {self._spool.folder} refuses: {e.strerror}") from e
+            raise SpoolFailed(
+                f"cannot write to the spool directory {self._spool.folder}: {e.strerror}"
+            ) from e
         finally:
-            # If the client left, the thread may still be writing these; it has views of them.
+            # If the client left, the thread may still be writing these blocks; it has views of
+            # them.
             self._spool.pool.give(blocks)
 
     def read(self, start: int, count: int) -> bytes:
-        """Return bytes that are in memory or, past that, read from the disk, fewer at the end.
+        """Return bytes from memory or disk; fewer at the end.
 
-        Blocks for the disk: for a form's head and tail, which are small and just written.
+        Blocks for the disk: for a form's first and last bytes, which are few and recently written.
         """
         end = min(self.size_bytes, start + count)
         if end <= start:
@@ -251,14 +256,14 @@ class Upload:
         return bytes(memoryview(block)[at : at + end - start])
 
     def views(self, start: int, end: int) -> list[memoryview]:
-        """Return a range's bytes where they lie in memory."""
+        """Return views of a range in memory."""
         return _views(self._blocks, start + self._base, end + self._base)
 
     def file(self) -> int:
-        """Return the descriptor of a file that holds it all, for reading by position.
+        """Return the descriptor of a file with the whole upload, for positional reads.
 
-        It is the caller's to close and lives on after the upload. An upload in memory is copied
-        into a file in memory.
+        The caller closes it; it remains valid after the upload is closed. An upload in memory is
+        copied into a file in memory.
         """
         if self._fd is not None:
             return os.dup(self._fd)
@@ -266,7 +271,7 @@ class Upload:
         try:
             for view in self.views(0, self.size_bytes):
                 while view:
-                    # Not within the slice: mypyc evaluates that twice.
+                    # Not inside the slice: mypyc evaluates that twice.
                     written = os.write(fd, view)
                     view = view[written:]
         except BaseException:
@@ -275,7 +280,7 @@ class Upload:
         return fd
 
     def spans(self, edits: list[Edit]) -> list[BodySpan]:
-        """Return the upload with the edits made, as ranges of itself and new bytes, in order."""
+        """Return the edited upload as ranges of the original and new bytes, in order."""
         if not edits:
             return [(0, self.size_bytes)] if self.size_bytes else []
         out: list[BodySpan] = []
@@ -303,13 +308,14 @@ class Upload:
         return out
 
     def pieces(self, spans: list[BodySpan]) -> Pieces:
-        """Return the spans' bytes in pieces fit for writing one after the other."""
+        """Return the spans' bytes in chunks that are suitable for consecutive writes."""
         return Pieces(self, self._spool.pool, spans)
 
     async def read_into(self, offset: int, into: memoryview) -> None:
         """Fill memory with bytes from the disk.
 
-        If this is cancelled, a thread may go on filling it, and has a view of it until it is done.
+        If this is cancelled, a thread may continue to fill the memory. It has a view of it until
+        then.
 
         Raises:
             SpoolFailed: The disk could not be read.
@@ -319,26 +325,27 @@ class Upload:
             count = await self._on_copy(lambda fd: _read(fd, view, offset))
         except OSError as e:
             raise SpoolFailed(
-                f"the spool in {self._spool.folder} is unreadable: {e.strerror}"
+                f"cannot read from the spool directory {self._spool.folder}: {e.strerror}"
             ) from e
         if count != len(into):
-            raise SpoolFailed(f"the spool in {self._spool.folder} has lost bytes")
+            raise SpoolFailed(f"a file in the spool directory {self._spool.folder} is truncated")
 
     async def _on_copy(self, work: Callable[[int], _T]) -> _T:
-        """Let a thread work on its own copy of the descriptor: the upload may be closed meanwhile.
+        """Run work in a thread with its own copy of the descriptor: the upload may be closed
+        meanwhile.
 
         Raises:
-            OSError: The disk's, or too many files are open.
+            OSError: From the disk, or because too many files are open.
         """
         assert self._fd is not None
         fd = os.dup(self._fd)
         job = self._threads.submit(work, fd)
-        # Also if it is cancelled before a thread has taken it up.
+        # Also if it is cancelled before a thread starts it.
         job.add_done_callback(lambda _: os.close(fd))
         return await asyncio.wrap_future(job)
 
     def close(self) -> None:
-        """Give everything back. May be called twice."""
+        """Release all resources. May be called twice."""
         if self.is_closed:
             return
         self.is_closed = True
@@ -353,10 +360,10 @@ class Upload:
 
 
 class Pieces:
-    """An upload's bytes in pieces, to be iterated over once and closed.
+    """An upload's bytes in chunks: an iterator that must be closed.
 
-    A piece does not change as long as somebody has a view of it. Release each before asking for the
-    next, so that one block serves them all. Raises SpoolFailed when the disk cannot be read.
+    A chunk does not change while a view of it exists. Release each before you request the next, so
+    that one block serves all. Raises SpoolFailed if the disk cannot be read.
     """
 
     __slots__ = ("_at", "_block", "_end", "_pool", "_spans", "_upload")
@@ -403,12 +410,12 @@ class Pieces:
             self._pool.give([block])
 
     async def aclose(self) -> None:
-        """Give the memory back. May be called twice."""
+        """Return the memory. May be called twice."""
         self._give_back()
 
 
 def _views(blocks: list[bytearray], start: int, end: int) -> list[memoryview]:
-    """Return the views that cover a range of blocks that lie one after the other."""
+    """Return the views that cover a range of consecutive blocks."""
     out: list[memoryview] = []
     while start < end:
         # Not by divmod: that is a call, also when compiled.
@@ -419,7 +426,7 @@ def _views(blocks: list[bytearray], start: int, end: int) -> list[memoryview]:
     return out
 
 
-# Threads release their views: a thread may still refer to a job whose result is already known.
+# Threads release their views explicitly: a thread may still refer to a job whose result is known.
 
 
 def _read(fd: int, into: memoryview, offset: int) -> int:

@@ -276,7 +276,7 @@ def test_a_bomb_is_refused_however_it_is_packed(tmp_path: Path) -> None:
     assert len(samples_of(write(tmp_path, lying), notes=notes)) == 2 * 255 * 1920
     assert "impossible" in notes[0]
     hours = start + sound * 300
-    assert "attack" in refusal(write(tmp_path, hours))
+    assert "decompression bomb" in refusal(write(tmp_path, hours))
 
 
 def test_a_few_damaged_packets_are_passed_over(audio_folder: Path, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
-"""One file per audio container: how many seconds its first and last bytes tell of.
+"""One file per audio container: the duration that its first and last bytes state.
 
-Each `*_seconds(head, size_bytes, tail)` answers None when the container does not say. It may run
-off the end of what it was given: `struct.error` and `IndexError` mean the same, and
-`audio.duration`, their only caller, treats them so. Every loop has a bound, so that hostile bytes
-cost no more than honest ones.
+Each `*_seconds(head, size_bytes, tail)` returns None if the container does not state it. It may
+read past the end of its input: `struct.error` and `IndexError` mean the same, and `audio.duration`,
+the only caller, treats them so. Every loop is bounded, so that hostile bytes cost no more than
+honest ones.
 """

@@ -1,4 +1,4 @@
-"""FLAC: the stream's own count of samples (RFC 9639, section 8.2)."""
+"""FLAC: the stream's own sample count (RFC 9639, section 8.2)."""
 
 from typing import Final
 
@@ -12,7 +12,7 @@ _STREAMINFO_BYTES: Final = 34
 
 
 def flac_total(head: bytes, at: int) -> tuple[int, int] | None:
-    """Return (samples, rate_hz) of the stream that starts at `at`; samples 0 means not said."""
+    """Return (samples, rate_hz) of the stream that starts at `at`; 0 samples means not stated."""
     info = head[at + 8 : at + 8 + _STREAMINFO_BYTES]
     if head[at : at + 4] != MAGIC or head[at + 4] & 0x7F != 0 or len(info) < _STREAMINFO_BYTES:
         return None
@@ -22,25 +22,25 @@ def flac_total(head: bytes, at: int) -> tuple[int, int] | None:
 
 
 def flac_seconds(head: bytes, at: int) -> float | None:
-    """Return the length that STREAMINFO states; None if the writer could not seek back."""
+    """Return the duration that STREAMINFO states; None if the writer could not seek back."""
     total = flac_total(head, at)
     return total[0] / total[1] if total and total[0] else None
 
 
 def flac_doubt(head: bytes, at: int, size_bytes: int, tail: bytes) -> str | None:
-    """Return why STREAMINFO's length is doubtful; None: the last frame is where it should be.
+    """Return why STREAMINFO's duration is unreliable; None if it matches the last frame.
 
     Args:
         head: The file's first bytes.
-        at: Where the stream starts in it.
-        size_bytes: The whole file's size.
+        at: Offset of the stream in it.
+        size_bytes: Size of the whole file.
         tail: The file's last bytes.
     """
     total = flac_total(head, at)
     if total is None or not total[0]:
         return "its header counts no samples"
     if head.find(MAGIC, at + 1) >= 0 or (size_bytes > len(head) and tail.find(MAGIC) >= 0):
-        return "several streams follow on each other"
+        return "it holds several consecutive streams"
     last = _end_of_last_frame(tail, head, at)
     if last is None:
         return "its last frame is not found"
@@ -48,7 +48,7 @@ def flac_doubt(head: bytes, at: int, size_bytes: int, tail: bytes) -> str | None
 
 
 def _end_of_last_frame(tail: bytes, head: bytes, at: int) -> int | None:
-    """Return the sample at which the last frame that can be found ends."""
+    """Return the sample at which the last detectable frame ends."""
     fixed = int.from_bytes(head[at + 8 : at + 10], "big")
     place = len(tail)
     for _ in range(_MAX_TRIES):
@@ -62,7 +62,7 @@ def _end_of_last_frame(tail: bytes, head: bytes, at: int) -> int | None:
 
 
 def _frame_end(frame: bytes, fixed: int) -> int | None:
-    """Return the sample at which a frame ends, by its header (RFC 9639, section 9.1)."""
+    """Return the sample at which a frame ends, from its header (RFC 9639, section 9.1)."""
     if len(frame) < 16 or frame[1] not in (0xF8, 0xF9) or frame[3] & 1:
         return None
     code = frame[2] >> 4
@@ -83,7 +83,7 @@ def _frame_end(frame: bytes, fixed: int) -> int | None:
 
 
 def _coded_number(data: bytes) -> tuple[int, int]:
-    """Return a number coded as in UTF-8, of up to 36 bits, and its bytes; (0, 0) for none."""
+    """Return a number in UTF-8 coding, of up to 36 bits, and its size; (0, 0) if invalid."""
     first = data[0]
     if first < 0x80:
         return first, 1

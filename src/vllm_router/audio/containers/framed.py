@@ -1,6 +1,6 @@
-"""Bare frame after frame, without any header for the whole: ADTS AAC and AMR.
+"""Consecutive frames without a file header: ADTS AAC and AMR.
 
-Their length is the bytes over the mean size of the first frames, as ffprobe reckons it too.
+Their duration is estimated from the mean size of the first frames, as in ffprobe.
 """
 
 from typing import Final
@@ -12,7 +12,7 @@ _ADTS_RATES: Final = (
 _ADTS_SAMPLES: Final = 1024
 AMR_MAGIC: Final = b"#!AMR\n"
 AMR_WB_MAGIC: Final = b"#!AMR-WB\n"
-# Bytes of a frame by its type, the type byte included (RFC 4867, section 5.3).
+# Bytes of a frame by its type, including the type byte (RFC 4867, section 5.3).
 _AMR_BYTES: Final = (13, 14, 16, 18, 20, 21, 27, 32, 6, 1, 1, 1, 1, 1, 1, 1)
 _AMR_WB_BYTES: Final = (18, 24, 33, 37, 41, 47, 51, 59, 61, 6, 1, 1, 1, 1, 1, 1)
 _AMR_FRAME_S: Final = 0.02
@@ -31,7 +31,7 @@ def adts_frame_bytes(data: bytes, at: int) -> int:
 
 
 def adts_seconds(head: bytes, start: int, size_bytes: int) -> float | None:
-    """Return the length of an ADTS stream from `start`, by the mean size of its first frames."""
+    """Return the duration of an ADTS stream from `start`, by the mean size of its first frames."""
     rate_hz = _ADTS_RATES[head[start + 2] >> 2 & 15]
     at, frames = start, 0
     while frames < _FRAMES_AVERAGED and (size := adts_frame_bytes(head, at)):
@@ -43,7 +43,7 @@ def adts_seconds(head: bytes, start: int, size_bytes: int) -> float | None:
 
 
 def amr_seconds(head: bytes, size_bytes: int) -> float | None:
-    """Return the length of an AMR file, by the mean size of its first frames."""
+    """Return the duration of an AMR file, by the mean size of its first frames."""
     is_wide = head.startswith(AMR_WB_MAGIC)
     sizes = _AMR_WB_BYTES if is_wide else _AMR_BYTES
     start = len(AMR_WB_MAGIC if is_wide else AMR_MAGIC)

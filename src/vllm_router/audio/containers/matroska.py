@@ -1,6 +1,6 @@
 """WebM and Matroska: the Duration in Info, else the time of the last cluster (RFC 9559).
 
-Browsers' recorders leave Duration out, because they cannot seek back to fill it in.
+Browser recorders omit Duration because they cannot seek back to write it.
 """
 
 import struct
@@ -14,7 +14,7 @@ _TRACKS: Final = 0x1654AE6B
 _TRACK_ENTRY: Final = 0xAE
 _TRACK_TYPE: Final = 0x83
 _SOUND: Final = 2
-# Durations count the last frame, positions do not; and what is heard ends before the picture does.
+# Durations include the last frame, positions do not; and audio ends before the picture does.
 _TOLERANCE_S: Final = 1.0
 _CLUSTER: Final = 0x1F43B675
 _CLUSTER_BYTES: Final = b"\x1f\x43\xb6\x75"
@@ -31,7 +31,7 @@ _MAX_BLOCKS: Final = 256
 _I16 = struct.Struct(">h")
 
 Element = tuple[int, int, int | None]
-"""Identifier, where its content starts, where it ends (None: the writer left it open)."""
+"""Identifier, start of content, end of content (None: the writer left it open)."""
 
 
 def elements(data: bytes, at: int, limit: int) -> Iterator[Element]:
@@ -68,7 +68,7 @@ def segment(head: bytes) -> Element | None:
 
 
 def matroska_seconds(head: bytes, tail: bytes) -> float | None:
-    """Return Duration, or what lies between the first and the last cluster."""
+    """Return Duration, or the time between the first and the last cluster."""
     whole = segment(head)
     if whole is None:
         return None
@@ -92,13 +92,13 @@ def matroska_seconds(head: bytes, tail: bytes) -> float | None:
 
 
 def matroska_doubt(head: bytes, size_bytes: int, tail: bytes, seconds: float) -> str | None:
-    """Return why Duration is doubtful; None: the last cluster ends there.
+    """Return why Duration is unreliable; None if the last cluster ends there.
 
     Args:
         head: The file's first bytes.
-        size_bytes: The whole file's size.
+        size_bytes: Size of the whole file.
         tail: Its last bytes.
-        seconds: As Duration tells.
+        seconds: The stated Duration.
     """
     whole = segment(head)
     if whole is None:
@@ -119,7 +119,7 @@ def matroska_doubt(head: bytes, size_bytes: int, tail: bytes, seconds: float) ->
             elif identifier == _TRACKS and name == _TRACK_ENTRY and end is not None:
                 sounds += _is_sound(head[:end], at)
     if not has_duration:
-        return "its header tells no duration"
+        return "its header states no duration"
     if sounds != 1:
         return "it holds several sound tracks" if sounds else "its sound track is not found"
     last = _last_block(tail)
@@ -144,7 +144,7 @@ def _float(raw: bytes) -> float | None:
 
 
 def _unsigned(data: bytes, at: int, stop: int | None) -> int:
-    """Return the integer there; eight bytes at most, as the format allows."""
+    """Return the integer at an offset; eight bytes at most, as the format allows."""
     return int.from_bytes(data[at : min(at + 8, at if stop is None else stop)], "big")
 
 

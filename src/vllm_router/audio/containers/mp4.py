@@ -1,6 +1,6 @@
-"""MP4, M4A, MOV and 3GP: the audio track's own length, else the movie's (ISO 14496-12).
+"""MP4, M4A, MOV and 3GP: the audio track's own duration, else the movie's (ISO 14496-12).
 
-The index (`moov`) may stand before or after the samples; fragmented files state their length in
+The index (`moov`) may precede or follow the samples. Fragmented files state their duration in
 `mehd`, in a `sidx` that covers the file, or only in the last fragment.
 """
 
@@ -14,19 +14,19 @@ _U32 = struct.Struct(">I")
 _U64 = struct.Struct(">Q")
 _PAIR = struct.Struct(">II")
 _REFERENCE = struct.Struct(">III")
-#: Its length in the movie's units, where it begins in the track, and its speed.
+#: Duration in the movie's time scale, start in the track, and speed.
 _EDIT = struct.Struct(">IiI")
 _LONG_EDIT = struct.Struct(">QqI")
 _NOTHING_SHOWN: Final = -1
 _MAX_EDITS: Final = 64
 _MAX_BOXES: Final = 64
-# The last frame is shortened by some writers, and by some in one of the two places alone.
+# Some writers shorten the last frame, and some in only one of the two places.
 _TOLERANCE_S: Final = 0.5
 _MAX_REFERENCES: Final = 512
 _UNKNOWN: Final = (0, 0xFFFF_FFFF, 0xFFFF_FFFF_FFFF_FFFF)
 
 Box = tuple[bytes, int, int]
-"""Type, where its content starts, where it ends by its own length (which may be past the data)."""
+"""Type, start of content, and end of content by its own length (which may exceed the data)."""
 
 
 def boxes(data: bytes, at: int, end: int) -> Iterator[Box]:
@@ -49,7 +49,7 @@ def boxes(data: bytes, at: int, end: int) -> Iterator[Box]:
 
 
 def mp4_seconds(head: bytes, size_bytes: int, tail: bytes) -> float | None:
-    """Return the audio track's length, wherever in `head` or `tail` the index stands."""
+    """Return the audio track's duration, wherever in `head` or `tail` the index is."""
     sidx: Box | None = None
     moov: tuple[bytes, Box] | None = None
     for box in boxes(head, 0, size_bytes):
@@ -72,13 +72,13 @@ def mp4_seconds(head: bytes, size_bytes: int, tail: bytes) -> float | None:
 
 
 def mp4_doubt(head: bytes, size_bytes: int, tail: bytes, seconds: float) -> str | None:
-    """Return why the audio track's length is doubtful; None: its table of samples agrees.
+    """Return why the audio track's duration is unreliable; None if its sample table agrees.
 
     Args:
         head: The file's first bytes.
-        size_bytes: The whole file's size.
+        size_bytes: Size of the whole file.
         tail: From `index_offset` on, or the file's last bytes.
-        seconds: As the track's header tells.
+        seconds: As stated by the track's header.
     """
     found: tuple[bytes, Box] | None = None
     kinds = []
@@ -89,7 +89,7 @@ def mp4_doubt(head: bytes, size_bytes: int, tail: bytes, seconds: float) -> str 
     if b"moof" in kinds or b"sidx" in kinds:
         return "fragments follow its header"
     if kinds.count(b"ftyp") > 1 or kinds.count(b"moov") > 1:
-        return "several files follow on each other"
+        return "it holds several consecutive files"
     if found is None:
         at = tail.find(b"moov")
         if at < 4:
@@ -97,7 +97,7 @@ def mp4_doubt(head: bytes, size_bytes: int, tail: bytes, seconds: float) -> str 
         found = tail, next(boxes(tail, at - 4, len(tail)), (b"", 0, 0))
     data, (_, body, stop) = found
     if stop > len(data):
-        return "its index is not seen whole"
+        return "its index is only partly visible"
     sounds: list[float | None] = []
     movie_scale = 0
     pause_s = 0.0
@@ -118,7 +118,7 @@ def mp4_doubt(head: bytes, size_bytes: int, tail: bytes, seconds: float) -> str 
 
 
 def _counted_seconds(data: bytes, body: int, end: int) -> float | None:
-    """Return a track's length by its table of samples; None if there is none."""
+    """Return a track's duration from its sample table; None if there is none."""
     media = _inner(data, body, end, b"mdia")
     if media is None:
         return None
@@ -138,7 +138,7 @@ def _counted_seconds(data: bytes, body: int, end: int) -> float | None:
 
 
 def _pause_s(data: bytes, body: int, end: int, movie_scale: int) -> float:
-    """Return how long the edits of a track show nothing: before late sound, as a rule."""
+    """Return the duration of a track's empty edits, which usually delay late audio."""
     edits = _inner(data, body, end, b"edts")
     entries = None if edits is None else _inner(data, edits[1], edits[2], b"elst")
     if entries is None or not movie_scale:
@@ -159,7 +159,7 @@ def _inner(data: bytes, body: int, end: int, kind: bytes) -> "Box | None":
 
 
 def index_offset(head: bytes, size_bytes: int) -> int | None:
-    """Return where the index must start when it comes after the samples; None if it does not."""
+    """Return the offset of the index if it follows the samples, else None."""
     stop = 0
     for kind, _, end in boxes(head, 0, size_bytes):
         if kind in (b"moov", b"moof"):
@@ -169,7 +169,7 @@ def index_offset(head: bytes, size_bytes: int) -> int | None:
 
 
 class _Movie:
-    """What `moov` says: the length in seconds, or what a fragment needs to tell it."""
+    """The contents of `moov`: the duration in seconds, or what a fragment needs to derive it."""
 
     __slots__ = ("seconds", "timescale", "track_id")
 
@@ -232,13 +232,13 @@ def _fragments_seconds(head: bytes, size_bytes: int, tail: bytes, movie: "_Movie
     last = _last_fragment(tail, len(tail), movie.track_id)
     if last is not None:
         return last[0] / scale
-    # Fragments too large for the tail: those in the head show the pace.
+    # The fragments are too large for the tail: estimate from those in the head.
     last = _last_fragment(head, size_bytes, movie.track_id)
     return last[0] / scale * size_bytes / last[1] if last else None
 
 
 def _last_fragment(data: bytes, end: int, track_id: int) -> tuple[int, int] | None:
-    """Return (time at its end, where its samples end) of the last fragment of the track."""
+    """Return (time at its end, offset where its samples end) of the track's last fragment."""
     at = len(data)
     for _ in range(_MAX_BOXES):
         at = data.rfind(b"moof", 0, at)
@@ -272,7 +272,7 @@ def _fragment_end(data: bytes, body: int, end: int, track_id: int) -> int:
             (samples,) = _U32.unpack_from(data, at + 4)
             first = at + 8 + (4 if flags & 1 else 0) + (4 if flags & 4 else 0)
             if flags & 0x100 and samples:
-                # Lengths of their own: audio frames are equally long but for the last.
+                # Individual durations: all audio frames but the last have the same one.
                 (each,) = _U32.unpack_from(data, first)
             count += samples
     return start + each * count
@@ -290,7 +290,7 @@ def _sidx_seconds(head: bytes, sidx: Box, size_bytes: int) -> float | None:
         size, duration, _ = _REFERENCE.unpack_from(head, count_at + 2 + 12 * i)
         covered += size & 0x7FFF_FFFF
         units += duration
-    # One sidx a fragment is common too: only one that spans the file tells its length.
+    # One sidx per fragment is common too: only one that spans the file states its duration.
     if not read or not scale or covered * count / read < 0.9 * (size_bytes - len(head)):
         return None
     return units * count / (read * int(scale))

@@ -19,7 +19,7 @@ _BITRATES: Final = {
 }
 _RATES: Final = (44_100, 48_000, 32_000)
 _MAX_SYNC_TRIES: Final = 64
-# Enough frames to tell constant from variable, and to average a variable rate that has no header.
+# Enough frames to distinguish constant from variable bit rates, and to average the latter.
 _FRAMES_AVERAGED: Final = 48
 _MAX_TAGS: Final = 4
 _U32 = struct.Struct(">I")
@@ -29,7 +29,7 @@ LONGEST_FRAME: Final = 2881
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One frame's header: its layout (`key`), samples, size and where a Xing header would be."""
+    """One frame's header: layout (`key`), samples, size, and the offset of a Xing header."""
 
     key: tuple[int, int]
     rate_hz: int
@@ -39,7 +39,7 @@ class Frame:
 
 
 def frame_at(data: bytes, at: int) -> Frame | None:
-    """Read the frame header at `at`; None if there is none, or one of a free bit rate."""
+    """Parse the frame header at `at`; None if there is none, or if its bit rate is free."""
     word = int.from_bytes(data[at : at + 4], "big")
     if len(data) < at + 4 or word >> 21 != 0x7FF:
         return None
@@ -63,7 +63,7 @@ def frame_at(data: bytes, at: int) -> Frame | None:
 
 
 def id3_end(head: bytes) -> int:
-    """Return where the ID3v2 tags at the start end; it may lie past `head`."""
+    """Return where the ID3v2 tags at the start end; this may exceed `head`."""
     at = 0
     for _ in range(_MAX_TAGS):
         if head[at : at + 3] != b"ID3" or len(head) < at + 10:
@@ -75,7 +75,7 @@ def id3_end(head: bytes) -> int:
 
 
 def first_frame(data: bytes, at: int) -> tuple[int, Frame] | None:
-    """Find the first frame from `at` that another of its kind follows."""
+    """Find the first frame from `at` that is followed by another of its kind."""
     for _ in range(_MAX_SYNC_TRIES):
         at = data.find(b"\xff", at)
         if at < 0:
@@ -90,11 +90,11 @@ def first_frame(data: bytes, at: int) -> tuple[int, Frame] | None:
 
 
 def mpeg_seconds(head: bytes, size_bytes: int, tail: bytes) -> float | None:
-    """Return the length by a Xing, Info or VBRI header, else by the bit rate of the frames."""
+    """Return the duration from a Xing, Info or VBRI header, else from the frames' bit rate."""
     start = id3_end(head)
     sound_bytes = size_bytes - start - _trailing_tags(tail)
     if start >= len(head):
-        # A picture in the tag fills the whole head: the last frames tell the bit rate as well.
+        # A picture in the tag fills the whole head: the last frames have the same bit rate.
         found = first_frame(tail, 0)
         return _by_bitrate(tail, *found, sound_bytes) if found else None
     found = first_frame(head, start)
@@ -108,11 +108,11 @@ def mpeg_seconds(head: bytes, size_bytes: int, tail: bytes) -> float | None:
 
 
 def mpeg_doubt(head: bytes, size_bytes: int, tail: bytes) -> str | None:
-    """Return why the stated length is doubtful; None: a header counts the frames and the bytes.
+    """Return why the stated duration is unreliable; None if a header counts frames and bytes.
 
     Args:
         head: The file's first bytes.
-        size_bytes: The whole file's size.
+        size_bytes: Size of the whole file.
         tail: Its last bytes.
     """
     found = first_frame(head, id3_end(head))
@@ -124,7 +124,7 @@ def mpeg_doubt(head: bytes, size_bytes: int, tail: bytes) -> str | None:
     if stated is None:
         return "no header counts its bytes"
     held = size_bytes - found[0] - _trailing_tags(tail)
-    # Some writers leave the header's own frame out.
+    # Some writers exclude the header's own frame.
     return None if abs(stated - held) <= 2 * LONGEST_FRAME else "its header contradicts its size"
 
 
@@ -141,7 +141,7 @@ def counted_frames(head: bytes, at: int, frame: Frame) -> int | None:
 
 
 def counted_bytes(head: bytes, at: int, frame: Frame) -> int | None:
-    """Return the bytes from the first frame to the last that the header in it states."""
+    """Return the number of bytes, from the first frame to the last, that the header states."""
     xing = at + 4 + frame.side_info_bytes
     if head[xing : xing + 4] in (b"Xing", b"Info") and head[xing + 7] & 2:
         has_frames = head[xing + 7] & 1

@@ -1,6 +1,6 @@
-"""Ogg with Opus, Vorbis, FLAC or Speex: the position stamped on the last page (RFC 3533).
+"""Ogg with Opus, Vorbis, FLAC or Speex: the granule position of the last page (RFC 3533).
 
-A file of several streams one after the other (chained) says nothing of the whole: None.
+A file of several consecutive streams (chained) does not state a total duration: None.
 """
 
 import struct
@@ -13,8 +13,8 @@ _OPUS_RATE_HZ: Final = 48_000
 _BEGINS_STREAM: Final = 2
 _MAX_STREAMS: Final = 8
 _MAX_LAST_PAGES: Final = 64
-# A page holds at most 255 packets of 120 ms. A first position beyond that was cut out of a
-# running broadcast, whose clock did not start at zero.
+# A page holds at most 255 packets of 120 ms. A larger first position means a recording from the
+# middle of a live stream, whose clock did not start at zero.
 _LONGEST_PAGE_S: Final = 31.0
 
 
@@ -26,7 +26,7 @@ class _Stream:
 
 
 def ogg_seconds(head: bytes, tail: bytes) -> float | None:
-    """Return the length of the first audio stream, from its last page's position."""
+    """Return the duration of the first audio stream, from its last page's position."""
     stream, at = _audio_stream(head)
     if stream is None:
         return None
@@ -38,11 +38,11 @@ def ogg_seconds(head: bytes, tail: bytes) -> float | None:
 
 
 def ogg_doubt(head: bytes, size_bytes: int, tail: bytes) -> str | None:
-    """Return why the last page's position is doubtful; None: one stream runs without a gap.
+    """Return why the last page's position is unreliable; None if one stream has no gaps.
 
     Args:
         head: The file's first bytes.
-        size_bytes: The whole file's size.
+        size_bytes: Size of the whole file.
         tail: Its last bytes.
     """
     streams, at = _streams(head)
@@ -57,7 +57,7 @@ def ogg_doubt(head: bytes, size_bytes: int, tail: bytes) -> str | None:
         magic, _, flags, here, serial, number, _, _ = _PAGE.unpack_from(head, place)
         end = page_end(head, place)
         if magic != MAGIC:
-            return "its pages do not follow on each other"
+            return "its pages are not consecutive"
         if serial not in streams or (flags & _BEGINS_STREAM and place >= at):
             return "another stream follows"
         if number != numbers.get(serial, -1) + 1:
@@ -76,7 +76,7 @@ def ogg_doubt(head: bytes, size_bytes: int, tail: bytes) -> str | None:
 def _unseen_doubt(
     head: bytes, size_bytes: int, tail: bytes, sound: "_Stream", position: int
 ) -> str | None:
-    """Return why the part between head and tail is doubtful: another stream may begin there."""
+    """Return why the part between head and tail is unreliable: another stream may begin there."""
     last = _last_position(tail, sound.serial)
     if last is None or not position:
         return "its last page is not found"
@@ -85,7 +85,7 @@ def _unseen_doubt(
 
 
 def _streams(head: bytes) -> "tuple[dict[int, _Stream | None], int]":
-    """Return the streams that begin at the start by serial, None for what is no sound."""
+    """Return the streams at the file's start by serial number; None for those without audio."""
     at = 0
     found: dict[int, _Stream | None] = {}
     for _ in range(_MAX_STREAMS):
@@ -98,10 +98,10 @@ def _streams(head: bytes) -> "tuple[dict[int, _Stream | None], int]":
 
 
 def page_end(data: bytes, at: int) -> int:
-    """Return where the page at `at` ends by its own lengths; past `data` if it is cut short.
+    """Return where the page at `at` ends by its own lengths; past `data` if it is truncated.
 
     Raises:
-        struct.error: Its header is cut short.
+        struct.error: Its header is truncated.
     """
     count = int(_PAGE.unpack_from(data, at)[7])
     lengths = data[at + _PAGE.size : at + _PAGE.size + count]

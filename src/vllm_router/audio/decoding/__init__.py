@@ -1,1 +1,1 @@
-"""Decoder processes: any container to samples, speech detection, pieces."""
+"""Decoder processes: any container to samples, voice activity detection, pieces."""

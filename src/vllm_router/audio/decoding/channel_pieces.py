@@ -1,8 +1,8 @@
-"""The channels of an audio side by side: read, freed of copies, and each cut into pieces.
+"""The channels of an audio in parallel: decoded, freed of copies, and each cut into pieces.
 
-Each channel is decoded by a pass of its own over the file, all in step, so that whatever holds of
-one decoder's sound (its length, its gaps) holds of each channel's. A file of one channel is read as
-ever. Refuses to know: sockets, and how one channel is decoded or cut.
+A separate pass over the file decodes each channel, all in step, so that each channel has the same
+properties (length, gaps) as the output of a single decoder. A file with one channel is decoded as
+usual. Refuses to know: sockets, and how one channel is decoded or cut.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,10 +19,10 @@ from vllm_router.audio.piece import Piece
 from vllm_router.audio.split import Cutter
 
 MAX_LAG_S: Final = 120.0
-"""How long the words of somebody who says little wait for more, where channels are told apart: what
-the others say later is held back until then. Decoding this much takes about a second."""
+"""If channels are separate, the longest time that few words wait for more in their channel. Later
+words of other channels are held back until then. Decoding this much takes about a second."""
 
-#: -60 dBFS: the hiss of a line that nobody speaks on.
+#: -60 dBFS: the noise of a line without speech.
 _AUDIBLE: Final = 33
 
 
@@ -32,16 +32,16 @@ def channel_blocks(
     channels: Channels,
     note: Callable[[str], None] = lambda _: None,
 ) -> Iterator[list[bytes]]:
-    """Yield the sound of the wanted channels as `read_samples` does, a block of each at a time.
+    """Yield the samples of the selected channels like `read_samples`, one block of each at a time.
 
     Args:
         file: The upload.
-        max_audio_s: Longer audio is refused, in seconds.
-        channels: Which ones.
-        note: Told, in a sentence each, how the file is damaged; of several channels by each.
+        max_audio_s: Longer audio is rejected, in seconds.
+        channels: The channels to select.
+        note: Called with a sentence about each kind of damage; by every channel's decoder.
 
     Raises:
-        NotAudio: As `read_samples`; or there are too many channels to tell apart.
+        NotAudio: As in `read_samples`; or there are too many channels to separate.
     """
     count = 1 if channels is Channels.MIX else channel_count(file)
     if count > 1 and channels is Channels.EACH:
@@ -59,8 +59,7 @@ def _each(
 ) -> Iterator[list[bytes]]:
     if count > MAX_CHANNELS:
         raise NotAudio(
-            f"The audio has {count} channels; at most {MAX_CHANNELS} can be transcribed each for "
-            "itself."
+            f"The audio has {count} channels; at most {MAX_CHANNELS} can be transcribed separately."
         )
     copies = CopyFilter(count)
     passes = [
@@ -88,12 +87,12 @@ class ChannelCutter:
 
     @property
     def length_s(self) -> float:
-        """How much audio was fed so far, in seconds."""
+        """Seconds of audio fed so far."""
         return max(cutter.length_s for cutter in self._cutters)
 
     @property
     def speech_s(self) -> float:
-        """How much speech was found so far in all channels, in seconds."""
+        """Seconds of speech found so far in all channels."""
         return sum(cutter.speech_s for cutter in self._cutters)
 
     def feed(self, blocks: list[bytes]) -> list[Piece]:
@@ -103,7 +102,7 @@ class ChannelCutter:
         )
 
     def flush(self) -> list[Piece]:
-        """Return what is left, when the audio has ended."""
+        """Return the remaining pieces after the audio has ended."""
         return self._in_order([cutter.flush() for cutter in self._cutters])
 
     def _in_order(self, found: list[list[Piece]]) -> list[Piece]:
@@ -111,7 +110,8 @@ class ChannelCutter:
             replace(piece, channel=channel if len(found) > 1 else None)
             for channel, its in enumerate(found)
             for piece in its
-            # Where silence is kept too, a side on which nobody ever speaks would cost as much.
+            # If silence is kept, a channel without any speech would cost as much as one with
+            # speech.
             if len(found) == 1 or not _is_inaudible(piece.pcm)
         ]
         pieces.sort(key=_start)

@@ -1,9 +1,9 @@
-"""Long audio in pieces, decoded by worker processes while the event loop goes on.
+"""Long audio in pieces, decoded by worker processes without blocking the event loop.
 
-Promises: memory that does not depend on the audio's length, for a piece is decoded only when the
-one before has been taken; at most `max_workers` processes, started when first needed and used
-again; a stream that is left kills its worker at once. Broken files are `UnreadableAudio`, whatever
-they did to the decoder. Refuses to know: engines, requests, formats of answers.
+Promises: memory use does not depend on the audio's length, because a piece is decoded only after
+the previous one has been taken; at most `max_workers` processes, started when first needed and
+reused; an abandoned stream kills its worker at once. Broken files raise `UnreadableAudio`, whatever
+they did to the decoder. Refuses to know: engines, requests, response formats.
 """
 
 import asyncio
@@ -39,34 +39,34 @@ __all__ = ["AudioDecoder", "DecoderUnavailable", "Piece", "PieceStream", "memory
 MEMORY_LIMIT_BYTES: Final = 2 * 1024**3
 """Address space of a worker: its libraries map 0.5 GB, an honest file needs 0.05 GB more."""
 MOST_ANSWER_BYTES: Final = 16 * 1024**2
-"""Samples or JSON in one message: a piece of 30 s is 0.96 MB. Whatever a file made of a decoder,
-it must not have the router wait for gigabytes."""
+"""Samples or JSON in one message: a piece of 30 s is 0.96 MB. Even if a file compromises a decoder,
+the router must not wait for gigabytes."""
 START_TIMEOUT_S: Final = 60.0
 _TOO_SLOW: Final = "The audio takes too long to decode."
 _OUT_OF_CPU: Final = -signal.SIGXCPU
 _CONSTANT_ENVIRONMENT: Final = {
-    # Threads for linear algebra that nobody does would cost memory each.
+    # Each unused thread of the linear algebra library would cost memory.
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
 }
-#: Two, so that a long file does not keep a short one waiting.
+#: Two, so that a long file does not delay a short one.
 _FEWEST_WORKERS: Final = 2
 #: Each takes about 100 MB.
 _MOST_WORKERS: Final = 16
 
 
 class DecoderUnavailable(RouterError):
-    """No worker process could be started: the machine is out of processes or memory."""
+    """No worker process could be started: the machine lacks processes or memory."""
 
     status = 503
     code = "decoder_unavailable"
 
 
 def default_workers(cpus: float) -> int:
-    """Return how many processes may decode by default.
+    """Return the default number of decoder processes.
 
-    Decoding an hour and finding the speech in it takes 8 s of CPU, so a core keeps 450 times real
-    time: about a fifth of what an H200 transcribes. Half of the CPUs are left to the rest.
+    Decoding an hour and detecting its speech takes 8 s of CPU, so a core processes audio 450 times
+    faster than real time: about a fifth of an H200's rate. Half of the CPUs are left to other work.
 
     Args:
         cpus: CPUs that may be used.
@@ -75,23 +75,24 @@ def default_workers(cpus: float) -> int:
 
 
 class AudioDecoder:
-    """Owner of the worker processes that decode and cut audio.
+    """Owns the worker processes that decode and cut audio.
 
-    Used as a context: leaving it ends every process. A stream of pieces holds one process until
-    it ends or is closed; further streams wait their turn, first come first served.
+    Use it as a context manager: its exit ends every process. A stream of pieces holds one process
+    until it ends or is closed; further streams wait in order of arrival.
 
     Args:
-        max_workers: Processes at most; each decodes one audio, on one core, in about 100 MB.
-        max_audio_s: Longer audio is refused, in seconds.
-        piece_timeout_s: Decoding that takes longer than this for one piece, or for ten minutes in
-            which nobody speaks, is given up.
-        memory_bytes: Address space a worker may take.
-        cpu_s: CPU seconds that a worker may take for one piece, or for ten minutes in which nobody
-            speaks; the kernel ends one that takes more, even if the router has been killed.
-        keeps_one_ready: Whether a process is started ahead of need, which spares an audio the
-            second or so that a start takes on a busy machine.
-        vad: What tells speech from other sound: "silero", a neural network; "level", loudness
-            alone; "off", nothing: all sound is in the pieces.
+        max_workers: Maximum number of processes; each decodes one audio, on one core, in about
+            100 MB.
+        max_audio_s: Longer audio is rejected, in seconds.
+        piece_timeout_s: Decoding is aborted if it takes longer than this for one piece, or for ten
+            minutes without speech.
+        memory_bytes: Maximum address space of a worker.
+        cpu_s: CPU seconds that a worker may use for one piece, or for ten minutes without speech;
+            the kernel kills one that exceeds them, even if the router has been killed.
+        keeps_one_ready: Whether a process is started ahead of need, which saves the second or so
+            that its start takes on a busy machine.
+        vad: How speech is detected: "silero", by a neural network; "level", by loudness alone;
+            "off", not at all: the pieces contain all audio.
     """
 
     def __init__(
@@ -152,18 +153,19 @@ class AudioDecoder:
         only_length: bool = False,
         channels: Channels = Channels.MIX,
     ) -> "PieceStream":
-        """Return the pieces of an audio, decoded as they are asked for.
+        """Return the pieces of an audio, decoded on demand.
 
         Args:
-            source: A path, or the descriptor of an open regular file (unlinked or in memory is
-                fine); it stays the caller's and must stay open until the stream has ended.
-            offset: Where the audio starts in the file.
-            size_bytes: How long it is there; up to the file's end by default.
-            max_piece_s: Longest piece, in seconds.
-            first_s: Longest first, second, … piece, where these should be shorter.
-            keeps_silence: Whether what is no speech stays in the pieces.
-            only_length: Whether there are no pieces at all, but the length at the end.
-            channels: Which are cut; of each, pieces come in the order in which they are decided.
+            source: A path, or the descriptor of an open regular file (which may be unlinked or in
+                memory); the caller keeps it open until the stream has ended, and closes it.
+            offset: Start of the audio in the file.
+            size_bytes: Size of the audio; by default, up to the file's end.
+            max_piece_s: Maximum length of a piece, in seconds.
+            first_s: Maximum lengths of the first, second, … piece, if these should be shorter.
+            keeps_silence: Whether audio without speech stays in the pieces.
+            only_length: Whether to return no pieces, but only the length at the end.
+            channels: The channels to cut; pieces of all channels come in the order in which they
+                are decided.
         """
 
         def job(file_bytes: int) -> Job:
@@ -199,13 +201,13 @@ class AudioDecoder:
             self._preparing = asyncio.get_running_loop().create_task(self._start_ahead())
 
     async def _start_ahead(self) -> None:
-        # Whoever needs a process will be told why there is none.
+        # A caller that needs a process gets the error.
         with contextlib.suppress(DecoderUnavailable, TimeoutError):
             await self.warm()
 
     async def _take(self) -> "_Worker":
         if self._preparing is not None and not self._preparing.done():
-            # It is there sooner than one that would be started now.
+            # It will be ready sooner than one that is started now.
             await asyncio.wait([self._preparing])
         await self._slots.acquire()
         try:
@@ -221,7 +223,7 @@ class AudioDecoder:
             raise
 
     def _give_back(self, worker: "_Worker") -> None:
-        # One is kept for the next audio; a burst's others would hold memory for nothing.
+        # One is kept for the next audio; the others of a burst would only occupy memory.
         if self._idle or not worker.is_alive:
             worker.kill()
         else:
@@ -256,7 +258,7 @@ class AudioDecoder:
         except OSError as error:
             ours.close()
             raise DecoderUnavailable(
-                f"No process to decode audio could be started: {error.strerror}."
+                f"The audio decoder process could not be started: {error.strerror}."
             ) from error
         except BaseException:
             ours.close()
@@ -269,7 +271,7 @@ class AudioDecoder:
                 await worker.answer()  # READY: it is up and within its bounds
         except (OSError, EOFError) as error:
             worker.kill()
-            raise DecoderUnavailable("The process to decode audio did not start.") from error
+            raise DecoderUnavailable("The audio decoder process did not start.") from error
         except BaseException:
             worker.kill()
             raise
@@ -279,19 +281,18 @@ class AudioDecoder:
 class PieceStream:
     """The pieces of one audio, as an asynchronous iterator.
 
-    Close it, or use it as a context, however it ends: an iterator left half-way holds its
+    Close it, or use it as a context manager, however it ends: an unfinished iterator holds its
     process. Closing twice is harmless.
 
     Attributes:
-        length_s: The length of the audio, as it was decoded; None before the last piece has been
-            taken.
-        speech_s: How long somebody speaks in it; None before that.
-        damage: How the file is damaged, in sentences; empty before that.
+        length_s: The decoded length of the audio; None before the last piece has been taken.
+        speech_s: Seconds of speech in it; None before that.
+        damage: Sentences about the file's damage; empty before that.
 
     Raises, from iterating:
         UnreadableAudio: The file cannot be decoded, is too long or too slow to decode; perhaps
             after some pieces.
-        UnknownAudioFormat: None of the formats that are decoded here; before any piece.
+        UnknownAudioFormat: No supported format; before any piece.
         DecoderUnavailable: No process could be started.
         OSError: The path could not be opened.
     """
@@ -347,7 +348,7 @@ class PieceStream:
             if self._killed is not None and await self._killed.process.wait() == _OUT_OF_CPU:
                 raise UnreadableAudio(_TOO_SLOW, param="file") from error
             raise UnreadableAudio(
-                "The audio file is damaged: the decoder broke on it.", param="file"
+                "The audio file is damaged: the decoder failed on it.", param="file"
             ) from error
         except BaseException:
             self._leave()
@@ -377,7 +378,7 @@ class PieceStream:
         raise StopAsyncIteration
 
     async def aclose(self) -> None:
-        """Stop decoding at once, and wait until the process has gone."""
+        """Stop decoding at once, and wait until the process has ended."""
         self._leave()
         killed, self._killed = self._killed, None
         if killed is not None:
@@ -414,14 +415,14 @@ class _Worker:
             self.process.kill()
 
     def send(self, message: bytes, fd: int) -> None:
-        # A few hundred bytes into an empty socket: it takes them whole, without waiting.
+        # A few hundred bytes fit into an empty socket buffer, so this does not block.
         socket.send_fds(self._socket, [message], [fd])
 
     async def answer(self) -> tuple[bytes, bytes, bytes]:
         """Return (kind, JSON, samples).
 
         Raises:
-            EOFError: The process has ended, or sends what no decoder of ours does.
+            EOFError: The process has ended, or has sent an invalid message.
         """
         kind, meta_bytes, pcm_bytes = ANSWER.unpack(await self._exactly(ANSWER.size))
         if max(meta_bytes, pcm_bytes) > MOST_ANSWER_BYTES:
@@ -467,7 +468,7 @@ def _opened(source: int | Path) -> Iterator[int]:
 
 
 def _environment() -> dict[str, str]:
-    """Return what a worker is told: where the code is, and none of the router's secrets."""
+    """Return a worker's environment: where the code is, and none of the router's secrets."""
     source = str(Path(vllm_router.__file__).parents[1])
     path = os.pathsep.join(p for p in (source, os.environ.get("PYTHONPATH", "")) if p)
     kept = {name: os.environ[name] for name in ("LANG", "LD_LIBRARY_PATH") if name in os.environ}

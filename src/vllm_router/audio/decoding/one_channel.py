@@ -1,8 +1,8 @@
-"""One channel of decoded sound, for a worker process.
+"""Extracts one channel of decoded audio, for a worker process.
 
-Promises: any sample format and layout; a moment with fewer channels than others, as in broadcasts
-that change between mono and stereo, has its last channel in the place of those that are missing.
-Refuses to know: files and what channels mean.
+Promises: any sample format and layout. If a frame has fewer channels than others, as in broadcasts
+that change between mono and stereo, its last channel replaces the missing ones.
+Refuses to know: files and the meaning of channels.
 """
 
 from typing import Any, Final
@@ -11,7 +11,7 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-# What PyAV makes frames of; anything else is converted first.
+# The formats from which PyAV creates frames; others are converted first.
 _FORMATS: Final = frozenset({"u8", "s16", "s32", "flt", "dbl"})
 _USUAL: Final = "flt"
 _PLANES: Final = 7
@@ -19,7 +19,7 @@ _PLANES: Final = 7
 
 
 class OneChannel:
-    """Takes one channel out of each frame of a stream.
+    """Extracts one channel of each frame of a stream.
 
     Args:
         channel: From 0, in the order of the file.
@@ -37,7 +37,7 @@ class OneChannel:
         """Return a mono frame of the channel's samples.
 
         Args:
-            frame: As decoded, an `av.AudioFrame`.
+            frame: A decoded `av.AudioFrame`.
         """
         count = frame.layout.nb_channels
         if count < 2:
@@ -60,7 +60,7 @@ class OneChannel:
     def _interleaved(self, frame: Any) -> npt.NDArray[Any]:
         shape = (frame.format.name, frame.layout.name, frame.sample_rate)
         if shape != self._shape:
-            # At one rate it holds nothing back, so that nothing is lost with the old one.
+            # At an unchanged rate it buffers nothing, so replacing it loses nothing.
             self._interleaver = av.AudioResampler(_kind(frame), frame.layout, frame.sample_rate)
             self._shape = shape
         pts, time_base = frame.pts, frame.time_base
@@ -81,8 +81,8 @@ def one_of_interleaved(samples: npt.NDArray[Any], count: int, channel: int) -> n
     """Return one channel of interleaved samples.
 
     Args:
-        samples: All channels' in turns.
-        count: How many channels there are.
+        samples: Samples of all channels, interleaved.
+        count: Number of channels.
         channel: From 0; the last one if there are fewer.
     """
     return np.ascontiguousarray(samples.reshape(-1, count)[:, min(channel, count - 1)])

@@ -1,12 +1,12 @@
-"""An audio file as 16 kHz mono samples, block by block, for a worker process.
+"""Decodes an audio file to blocks of 16 kHz mono samples, for a worker process.
 
-Promises: memory that does not depend on the file's length; one sentence (`NotAudio`) for whatever
-cannot be decoded or swells beyond belief; a file that is damaged or cut short as far as it goes,
-with a sentence about it. Samples follow the container's clock: a gap in it is silence, and sound
-that begins late has silence before it. WAV is read directly, all else through PyAV, whose default
-sound track counts. Nothing but the given bytes is ever opened: playlists and other formats that
-name further files or addresses are not among those allowed. Refuses to know: processes and sockets;
-it blocks.
+Promises: memory use does not depend on the file's length; one sentence (`NotAudio`) for any file
+that cannot be decoded or is a decompression bomb; as much as possible of a damaged or truncated
+file, with a sentence about it. Samples follow the container's clock: a gap in it becomes silence,
+and silence precedes audio that starts late. WAV is read directly, other formats through PyAV, from
+the default audio track. Only the given bytes are ever opened: playlists and other formats that
+refer to further files or addresses are not allowed. Refuses to know: processes and sockets; it
+blocks.
 """
 
 import os
@@ -37,45 +37,47 @@ from vllm_router.audio.upload_faults import (
     most_plausible_s,
 )
 
-# Large enough that the cost of a call vanishes, small beside a piece of 30 s (960,000 bytes).
+# Large enough that the cost of a call is negligible, small compared with a piece of 30 s (960,000
+# bytes).
 _BLOCK_BYTES: Final = 512 * 1024
 _READ_BYTES: Final = 128 * 1024
-# A WAV's samples may start late, behind pictures or cue lists.
+# A WAV's samples may start late, after pictures or cue lists.
 _WAV_HEAD_BYTES: Final = 4 * 1024 * 1024
-# Demuxers of FFmpeg that may be used. An engine reads any that its PyAV has; these are those in
-# which people have speech, which hold their sound themselves, and which can be told by their bytes:
+# The FFmpeg demuxers that may be used. An engine reads any that its PyAV has. These are for formats
+# that contain recorded speech, hold their audio themselves, and are identifiable by their bytes:
 # - containers of recorders, phones, cameras, browsers, broadcasting, dictation and telephony, and
-#   bare streams of codecs;
-# - not what names further files or addresses (hls, dash, concat, imf, sdp, image sequences);
-# - not devices, nor filter graphs, nor raw samples, which any bytes could be;
-# - not formats of games and of archives: each is a parser more that a hostile file can reach.
+#   bare codec streams;
+# - no formats that refer to further files or addresses (hls, dash, concat, imf, sdp, image
+#   sequences);
+# - no devices, filter graphs, or raw samples, which could be any bytes;
+# - no formats of games and archives: each adds a parser that a hostile file can reach.
 _FORMATS: Final = (
     "aac,ac3,ac4,aiff,amr,amrnb,amrwb,ape,asf,au,avi,avr,caf,dsf,dss,dts,dtshd,dv,eac3,flac,flv,gsm,"
     "gxf,iff,ilbc,ircam,loas,matroska,webm,mlp,mmf,mov,mp4,m4a,mp3,mpc,mpc8,mpeg,mpegts,mxf,"
     "nistsphere,nut,ogg,oma,paf,epaf,pvf,qcp,rm,sds,shn,sox,tak,truehd,tta,voc,w64,wav,wtv,wv,wve,xwma"
 )
-# Containers whose packets carry the time at which they are to be heard. In others time stamps are
-# counted from bytes or frames, which is what counting samples does better.
+# Containers whose packets have timestamps. Others derive timestamps from bytes or frames, which is
+# less accurate than counting samples.
 _CLOCKED: Final = frozenset({"mov", "matroska", "mpegts", "mpeg", "flv", "asf", "ogg", "nut"})
-# Jitter of recorders' clocks is less; a pause of a second that is not there is heard.
+# Recorders' clock jitter is smaller; a false pause of a second is audible.
 _LEAST_GAP_S: Final = 0.15
-# What jumps further, or back by more, is another clock: a second file behind the first.
+# A longer jump, or one further back, is a different clock: a second file after the first.
 _LONGEST_GAP_S: Final = 3600.0
 _OTHER_CLOCK_S: Final = 1.0
-# PyAV before 19 opens no file whose tags are not UTF-8 unless it is told to; 19 opens each.
+# PyAV before 19 opens files with non-UTF-8 tags only with this option; 19 opens all.
 _ANY_TAGS: Final[dict[str, Any]] = (
     {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
 )
-# With more damaged packets than sound ones, what decodes is chance.
+# If more packets are damaged than intact, the decoded audio is meaningless.
 _MAX_BAD_SHARE: Final = 0.5
-# Fewer are a scratch, or the place where files were joined.
+# Fewer are a brief defect, or the place where files were joined.
 _NOTABLE_SHARE: Final = 0.01
-# Headers that count every sample may promise this much more than there is.
+# Headers that state a sample count may exceed the actual one by this much.
 _MISSING_S: Final = 1.0
 _MISSING_SHARE: Final = 0.02
 
 _ROUNDING_S: Final = 1.0
-"""Decoders pad, resamplers round: nothing is too long by this much."""
+"""Decoders pad and resamplers round: an excess up to this is no violation of the limit."""
 
 _ENDS_EARLY: Final = "The audio file is cut short: its end is missing or cannot be read."
 
@@ -86,25 +88,25 @@ _PCM_TYPES: Final = {
     (wav.TAG_FLOAT, 4): "<f4",
     (wav.TAG_FLOAT, 8): "<f8",
 }
-# As many as anyone joins; each costs a look at its header.
+# More files than anyone joins; each costs a look at its header.
 _MAX_JOINED: Final = 1000
-# A day of fragments of one second, which have two boxes each.
+# A day of one-second fragments, which have two boxes each.
 _MOST_BOXES: Final = 200_000
-# Sound for those who hear or see badly: described pictures are not what is said in a film.
 _OPEN_HEAD_BYTES: Final = 4096
 _AU_MAGIC: Final = b".snd"
 _W64_MAGIC: Final = bytes.fromhex("72696666 2e91cf11 a5d628db 04c10000")
 _W64_DATA: Final = bytes.fromhex("64617461 f3acd311 8cd100c0 4f8edb8a")
-# Frames of AMR in which nobody speaks: comfort noise, and none at all (RFC 4867, section 3.6).
+# AMR frames without speech: comfort noise, and no data (RFC 4867, section 3.6).
 _AMR_PAUSES: Final = {"amrnb": 8, "amr_nb": 8, "amrwb": 9, "amr_wb": 9}
 _AMR_FRAME_S: Final = 0.02
+# Tracks for hearing or visually impaired people: an audio description is not the film's dialogue.
 _IMPAIRED: Final = Disposition.hearing_impaired | Disposition.visual_impaired
 _AV_FORMATS: Final = {"u1": "u8", "i2": "s16", "i4": "s32", "f4": "flt", "f8": "dbl"}
 Samples = npt.NDArray[Any]
 
 
 def _companded() -> dict[int, Samples]:
-    """Return the samples that A-law and mu-law bytes stand for (ITU-T G.711), by WAV tag."""
+    """Return the samples that A-law and mu-law bytes represent (ITU-T G.711), by WAV tag."""
     code = np.arange(256)
     a = code ^ 0x55
     segment, low = a >> 4 & 7, (a & 15) << 4
@@ -124,18 +126,18 @@ class NotAudio(ValueError):
 
 
 class UnknownFormat(NotAudio):
-    """No demuxer that may be used takes the bytes for its own."""
+    """No allowed demuxer recognizes the bytes."""
 
 
 @dataclass(slots=True)
 class ByteRange:
-    """A stretch of an open file, read like a file of its own.
+    """A range of an open file that behaves like a file.
 
-    It has its own position: the descriptor's is shared with the process that sent it.
+    It has its own position, because the descriptor's is shared with the process that sent it.
 
     Attributes:
-        patch: Bytes that are read in place of the file's own.
-        patch_at: Where.
+        patch: Bytes that replace some of the file's own.
+        patch_at: Their offset.
     """
 
     fd: int
@@ -152,7 +154,7 @@ class ByteRange:
         return data
 
     def peek(self, at: int, count: int) -> bytes:
-        """Return bytes from `at`, wherever the position is."""
+        """Return bytes from `at` without moving the position."""
         count = min(count, self.size_bytes - at)
         if count <= 0:
             return b""
@@ -164,7 +166,7 @@ class ByteRange:
         return data[: start - at] + own + data[end - at :]
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move the position, as files do."""
+        """Move the position, as in files."""
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self.size_bytes}[whence]
         self._at = max(0, base + offset)
         return self._at
@@ -175,7 +177,7 @@ class ByteRange:
 
 
 def channel_count(file: ByteRange) -> int:
-    """Return how many channels the file's sound has, by its first samples.
+    """Return the number of channels, determined from the file's first samples.
 
     Raises:
         NotAudio: It cannot be decoded.
@@ -190,7 +192,7 @@ def channel_count(file: ByteRange) -> int:
             for frame in container.decode(stream):
                 return int(frame.layout.nb_channels)
         except av.FFmpegError:
-            # Whether so much is damaged that nothing can be had is seen when all is decoded.
+            # Only full decoding shows whether too much of the file is damaged.
             return int(stream.codec_context.layout.nb_channels)
     return 1
 
@@ -201,16 +203,16 @@ def read_samples(
     channel: int | None = None,
     note: Callable[[str], None] = lambda _: None,
 ) -> Iterator[bytes]:
-    """Yield the file's sound as 16 kHz mono 16-bit samples, in blocks of any size.
+    """Yield the file's audio as 16 kHz mono 16-bit samples, in blocks of any size.
 
     Args:
         file: The upload.
-        max_audio_s: Longer audio is refused, in seconds.
-        channel: The one to read, from 0; None: all, mixed.
-        note: Told, in a sentence each, how the file is damaged.
+        max_audio_s: Longer audio is rejected, in seconds.
+        channel: The channel to read, from 0; None mixes all.
+        note: Called with a sentence about each kind of damage.
 
     Raises:
-        NotAudio: Nothing of it can be decoded, or it is longer than allowed; perhaps after some
+        NotAudio: None of it can be decoded, or it is longer than allowed; perhaps after some
             blocks.
     """
     head = file.peek(0, HEAD_BYTES)
@@ -221,7 +223,7 @@ def read_samples(
     damage = audio_damage(head, file.size_bytes, tail)
     notes: list[str] = [] if damage is None else [damage]
     if _tells_more(head, file.size_bytes, tail, max_audio_s):
-        # Refused before engines are bothered with it, if its header is right.
+        # If the header is right, the audio is rejected before engines receive any of it.
         for _ in _bounded(file, head, max_audio_s, channel, []):
             pass
     count = 0
@@ -232,15 +234,15 @@ def read_samples(
     except NotAudio as error:
         if damage is None or count or isinstance(error, _TooLong):
             raise
-        # That it is cut short says more than what the decoder found in the rest.
+        # Truncation is more informative than the decoder's error about the rest.
         raise NotAudio(damage) from error
     if count == 0:
-        raise NotAudio(damage or "The audio file is empty: it holds no sound.")
+        raise NotAudio(damage or "The audio file is empty: it contains no audio.")
     wanted_s = _counted_seconds(head, file.size_bytes, tail)
     if not notes and wanted_s - count / RATE_HZ > max(_MISSING_S, _MISSING_SHARE * wanted_s):
         notes.append(
-            f"The audio file is cut short: it says that it lasts {wanted_s:.1f} s, "
-            f"but ends after {count / RATE_HZ:.1f} s."
+            f"The audio file is cut short: its header states {wanted_s:.1f} s, "
+            f"but it ends after {count / RATE_HZ:.1f} s."
         )
     if damage is not None and _ENDS_EARLY in notes:
         notes.remove(_ENDS_EARLY)
@@ -249,7 +251,7 @@ def read_samples(
 
 
 class _TooLong(NotAudio):
-    """It is longer than allowed, or than can be."""
+    """It is longer than allowed, or longer than possible."""
 
 
 def _tells_more(head: bytes, size_bytes: int, tail: bytes, max_audio_s: float) -> bool:
@@ -260,10 +262,10 @@ def _tells_more(head: bytes, size_bytes: int, tail: bytes, max_audio_s: float) -
 def _bounded(
     file: ByteRange, head: bytes, max_audio_s: float, channel: int | None, notes: list[str]
 ) -> Iterator[bytes]:
-    """Yield the samples, up to what is allowed.
+    """Yield the samples, up to the limit.
 
     Raises:
-        NotAudio: It cannot be decoded, or is longer.
+        NotAudio: It cannot be decoded, or exceeds the limit.
     """
     limit_s = min(max_audio_s, most_plausible_s(file.size_bytes))
     header = _plain_wav(file) if container_kind(head) == "wav" else None
@@ -278,13 +280,13 @@ def _bounded(
                 f"The audio is longer than the {max_audio_s:g} s that are accepted."
                 if limit_s >= max_audio_s
                 else f"The audio file of {file.size_bytes} bytes unpacks to more than "
-                f"{limit_s:.0f} s of sound, which is taken for an attack."
+                f"{limit_s:.0f} s of audio, which indicates a decompression bomb."
             )
         yield block
 
 
 def _counted_seconds(head: bytes, size_bytes: int, tail: bytes) -> float:
-    """Return the length by a header that counted the samples themselves; else 0."""
+    """Return the duration from a header with a sample count; else 0."""
     if container_kind(head) != "flac":
         return 0.0
     return stated_seconds(head, size_bytes, tail) or 0.0
@@ -302,7 +304,7 @@ def _plain_wav(file: ByteRange) -> wav.WavHeader | None:
 def _read_wav(
     file: ByteRange, header: wav.WavHeader, channel: int | None, notes: list[str]
 ) -> Iterator[bytes]:
-    """Yield a WAV's samples, all there are: beyond what its header tells, and of joined files."""
+    """Yield all of a WAV's samples: also beyond the declared ones, and of joined files."""
     start = 0
     for _ in range(_MAX_JOINED):
         begin = start + header.data_offset
@@ -313,17 +315,17 @@ def _read_wav(
         try:
             header = wav.read_wav_header(file.peek(following, HEAD_BYTES))
         except wav.WavError as error:
-            notes.append(f"What follows the first WAV file cannot be read: {error}.")
+            notes.append(f"The data after the first WAV file cannot be read: {error}.")
             return
         if not header.is_plain:
-            notes.append("What follows the first WAV file is not PCM and was left out.")
+            notes.append("The data after the first WAV file is not PCM and was ignored.")
             return
         start = following
-    notes.append(f"After {_MAX_JOINED} WAV files that were joined the rest was left out.")
+    notes.append(f"Only the first {_MAX_JOINED} of the joined WAV files were read.")
 
 
 def _wav_end(file: ByteRange, start: int, header: wav.WavHeader) -> tuple[int, int | None]:
-    """Return where the samples end, and where another WAV file begins behind them."""
+    """Return where the samples end, and where another WAV file begins after them."""
     size_bytes = file.size_bytes
     own_bytes = size_bytes - start
     behind = header.samples_end(own_bytes)
@@ -332,7 +334,7 @@ def _wav_end(file: ByteRange, start: int, header: wav.WavHeader) -> tuple[int, i
     at = start + behind
     names = chunk_names(file.peek(at, TAIL_BYTES), size_bytes - at)
     if names is None:
-        # The header tells of a part only: writers that could go back once, before the end.
+        # The header covers only a part: the writer updated it once, before the end.
         return size_bytes, None
     end = start + header.data_offset + header.data_bytes(own_bytes)
     for name in names:
@@ -375,7 +377,7 @@ def _wav_frame(data: bytes, header: wav.WavHeader, channel: int | None) -> av.Au
     if header.tag in _LAWS:
         samples = _LAWS[header.tag][np.frombuffer(data, "u1")]
     elif sample_bytes == 3:
-        # Into the upper three bytes of four, so that the sign stays.
+        # Into the upper three bytes of four, to keep the sign.
         wide = np.zeros((len(data) // 3, 4), "u1")
         wide[:, 1:] = np.frombuffer(data, "u1").reshape(-1, 3)
         samples = wide.view("<i4").reshape(-1)
@@ -387,7 +389,7 @@ def _wav_frame(data: bytes, header: wav.WavHeader, channel: int | None) -> av.Au
     if channel is not None:
         samples, channels = one_of_interleaved(samples, channels, channel), 1
     if channels > 2:
-        # No layout is known to be meant: all channels count the same.
+        # The channel layout is unknown: all channels have equal weight.
         mixed = samples.reshape(-1, channels).mean(axis=1)
         samples = mixed.astype(samples.dtype)
         channels = 1
@@ -401,10 +403,10 @@ def _wav_frame(data: bytes, header: wav.WavHeader, channel: int | None) -> av.Au
 
 
 def _without_torn_box(file: ByteRange) -> ByteRange:
-    """Return an MP4 without the box at its end that is cut short, if FFmpeg gives up at it.
+    """Return an MP4 without a truncated last box, if FFmpeg fails on it.
 
-    It reads samples as far as they go, but of an index that is torn it reads nothing, not even the
-    fragments before it.
+    FFmpeg reads truncated samples as far as possible. With a truncated index it reads nothing, not
+    even the fragments before it.
     """
     if container_kind(file.peek(0, 16)) != "mp4":
         return file
@@ -424,10 +426,10 @@ def _without_torn_box(file: ByteRange) -> ByteRange:
 
 
 def _with_open_end(file: ByteRange) -> ByteRange:
-    """Return a file whose samples go on to its end where its header has no length yet.
+    """Return a file whose samples extend to its end, if its header has no length yet.
 
-    Recorders that were killed, or that still write, leave zero there, by which FFmpeg reads nothing
-    of AU and Wave64. Of WAV, AIFF and CAF it reads all there is.
+    Recorders that were killed, or are still writing, leave zero there, and then FFmpeg reads
+    nothing from AU and Wave64. From WAV, AIFF and CAF it reads everything.
     """
     head = file.peek(0, _OPEN_HEAD_BYTES)
     if head.startswith(_AU_MAGIC) and head[8:12] == bytes(4):
@@ -435,7 +437,7 @@ def _with_open_end(file: ByteRange) -> ByteRange:
     if head.startswith(_W64_MAGIC):
         at = head.find(_W64_DATA)
         size = int.from_bytes(head[at + 16 : at + 24], "little")
-        # The size counts the identifier and itself.
+        # The size includes the identifier and itself.
         if at > 0 and size <= 24:
             rest = (file.size_bytes - at).to_bytes(8, "little")
             return ByteRange(file.fd, file.offset, file.size_bytes, rest, at + 16)
@@ -452,14 +454,14 @@ def _opened(file: ByteRange) -> Any:
             container_options={
                 "format_whitelist": _FORMATS,
                 "protocol_whitelist": "none",
-                # No track whose samples lie in another file.
+                # Ignore tracks whose samples are in another file.
                 "enable_drefs": "0",
             },
         )
     except av.FFmpegError as error:
         raise UnknownFormat(
-            "The file is not audio in a format that can be decoded "
-            "(wav, mp3, flac, ogg, opus, m4a, mp4, webm and more can)."
+            "The file is not audio in a supported format "
+            "(wav, mp3, flac, ogg, opus, m4a, mp4, webm and others)."
         ) from error
 
 
@@ -475,7 +477,7 @@ def _decode_stream(
 ) -> Iterator[bytes]:
     stream = _default_stream(container)
     picked = None if channel is None else OneChannel(channel)
-    # One thread: the worker is one core's work, and audio decoders have no more to do.
+    # One thread: a worker may use one core, and audio decoders do not need more.
     stream.codec_context.thread_count = 1
     good = bad = 0
     is_last_bad = False
@@ -485,7 +487,7 @@ def _decode_stream(
         try:
             packet = next(packets, None)
         except av.FFmpegError as error:
-            # What came before is sound all the same.
+            # Audio decoded before the error is still valid.
             trouble = error
             break
         if packet is None:
@@ -501,7 +503,7 @@ def _decode_stream(
             is_last_bad = True
             continue
         good += 1
-        # The empty packet at the end, which has the decoder give what it still holds, says nothing.
+        # The empty last packet, which flushes the decoder, is no evidence.
         is_last_bad = is_last_bad and packet.size == 0
         for frame in frames:
             yield from clock.feed(frame if picked is None else picked.of(frame))
@@ -517,20 +519,20 @@ def _decode_stream(
 
 
 def _is_pause(stream: Any, packet: Any) -> bool:
-    """Say whether a packet of AMR tells that nobody speaks, which FFmpeg does not decode."""
+    """Return whether an AMR packet marks a pause, which FFmpeg does not decode."""
     first_pause = _AMR_PAUSES.get(stream.codec_context.name)
     return first_pause is not None and packet.size > 0 and bytes(packet)[0] >> 3 & 15 >= first_pause
 
 
 def _default_stream(container: Any) -> Any:
-    """Return the sound track that players choose: the default one, else the first.
+    """Return the audio track that players choose: the default one, else the first.
 
     Raises:
         NotAudio: There is none that can be decoded.
     """
     streams = [stream for stream in container.streams.audio if stream.codec_context is not None]
     if not streams:
-        raise NotAudio("The file holds no audio stream that can be decoded.")
+        raise NotAudio("The file contains no audio stream that can be decoded.")
     for stream in streams:
         disposition = stream.disposition
         if disposition & Disposition.default and not disposition & _IMPAIRED:
@@ -539,9 +541,9 @@ def _default_stream(container: Any) -> Any:
 
 
 def _starts_at_zero(container: Any, file: ByteRange) -> bool:
-    """Say whether a container's clock begins at zero, and not with its first packet.
+    """Return whether a container's clock starts at zero rather than with its first packet.
 
-    Edit lists and durations count from zero. A capture from the middle of a stream has neither.
+    Edit lists and durations count from zero. A recording from the middle of a stream has neither.
     """
     names = container.format.name.split(",")
     if "mov" in names:
@@ -550,14 +552,15 @@ def _starts_at_zero(container: Any, file: ByteRange) -> bool:
 
 
 class _Clock:
-    """Brings decoded frames to the container's clock, as 16 kHz mono samples.
+    """Places decoded frames on the container's clock, as 16 kHz mono samples.
 
-    Where the clock goes on without sound, there is silence. Where it goes back, as in files that
-    were joined, or jumps to another time of day, the sound goes on and the clock counts from there.
+    If the clock advances without audio, silence is inserted. If it goes back, as in joined files,
+    or jumps to another time of day, the audio continues and the clock is rebased.
 
     Args:
-        container: Opened.
-        starts_at_zero: Whether its clock does, or else begins with the first packet of any track.
+        container: The opened container.
+        starts_at_zero: Whether its clock starts at zero rather than with the first packet of any
+            track.
     """
 
     def __init__(self, container: Any, starts_at_zero: bool) -> None:
@@ -596,7 +599,7 @@ class _Clock:
     def pause(self, seconds: float) -> Iterator[bytes]:
         """Yield silence for a time of which nothing was decoded.
 
-        Where packets carry the time, the next one tells.
+        If packets have timestamps, the next packet determines the silence instead.
         """
         if self._is_told:
             return
@@ -615,7 +618,7 @@ class _Clock:
             yield block
 
     def flush(self) -> Iterator[bytes]:
-        """Yield what is left at the end."""
+        """Yield the remaining samples at the end."""
         yield from self._counted(self._resampler.flush())
 
 
@@ -628,7 +631,7 @@ def _silence(samples: int) -> Iterator[bytes]:
 
 
 class _Resampler:
-    """Any frames to 16 kHz mono, through changes of format within a file."""
+    """Converts any frames to 16 kHz mono, across format changes within a file."""
 
     def __init__(self) -> None:
         self._format: tuple[Any, ...] | None = None
@@ -642,7 +645,7 @@ class _Resampler:
                 raise NotAudio(f"The audio has a sample rate of {frame.sample_rate} Hz.")
             self._resampler = av.AudioResampler("s16", "mono", RATE_HZ)
             self._format = shape
-        # The clock is `_Clock`'s business: here, what comes follows on what came.
+        # `_Clock` handles timestamps: here, frames are simply consecutive.
         frame.pts = None
         yield from self._bytes(frame)
 

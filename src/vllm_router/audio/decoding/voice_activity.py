@@ -1,9 +1,9 @@
-"""Where somebody speaks, by the neural voice activity detector Silero, for a worker process.
+"""Detects speech with the neural voice activity detector Silero, for a worker process.
 
-Promises: noise, music and tones are not taken for speech, quiet speech is, and the same samples
-give the same spans however they arrive; memory that does not depend on the audio's length; one
-thread. Refuses to know: pieces, files, engines. It blocks, about 7 CPU seconds per hour of audio:
-never call it on the event loop.
+Promises: does not classify noise, music and tones as speech, but does classify quiet speech; the
+same samples give the same spans however they arrive; memory use does not depend on the audio's
+length; one thread. Refuses to know: pieces, files, engines. It blocks, for about 7 CPU seconds per
+hour of audio: never call it on the event loop.
 """
 
 from pathlib import Path
@@ -16,82 +16,82 @@ from vllm_router.audio.levels import RATE_HZ, Samples
 from vllm_router.audio.spans import OFF, ON, SpanFinder
 from vllm_router.audio.wav import Buffer
 
-# The layout of the model's input: each frame goes in behind the end of the one before it.
+# The model's input layout: each frame is preceded by the end of the previous one.
 _FRAME: Final = 512
 _CONTEXT: Final = 64
 _STATE_SHAPE: Final = (1, 1, 128)
 _MODEL: Final = Path(__file__).parent / "silero" / "silero_vad_16k_sequence.onnx"
 
-# The volume follows the level in steps of this many frames (2 s), and one step ahead.
+# The gain follows the level in steps of this many frames (2 s), with one step of lookahead.
 _STEP: Final = 64
 _STEP_BYTES: Final = 2 * _FRAME * _STEP
-# Frames per call of the model: beyond this many a call costs no less per frame.
+# Frames per model call: more do not reduce the cost per frame.
 _BLOCK: Final = 2 * _STEP
 
-# The model finds speech between -5 and -60 dBFS, and takes some music for speech when it is very
-# loud or very quiet. So all is brought near the middle, by the loudest sound within some seconds.
+# The model detects speech between -5 and -60 dBFS, and mistakes some very loud or very quiet music
+# for speech. So the level is normalized by the loudest sound within some seconds.
 _WANTED_RMS: Final = 0.1
-"""-20 dBFS; 5 dB more or less, and several times as much music is taken for speech."""
+"""-20 dBFS; 5 dB more or less causes several times as many false detections in music."""
 _LOUDEST: Final = 4
-"""The fourth loudest frame in a step counts: three of them can be a click."""
+"""The fourth loudest frame in a step counts, because the first three can be a click."""
 _MAX_GAIN: Final = 300.0
 _MIN_GAIN: Final = 0.25
 
 _SHORTEST: Final = 8
-"""Frames, 0.26 s: "yes" is longer, a cough of noise is not."""
+"""Frames, 0.26 s: "yes" is longer, a cough-like noise is shorter."""
 _SHORTEST_PAUSE: Final = 4
 """Frames, 0.13 s: the closure of a consonant is shorter."""
 
-# A tone that is held: in most of a quarter of a second the spectrum is what it was 0.13 s before.
-# In recordings of people that is so in one frame of sixteen at most, in held chords in nearly all.
-# Without this, the model goes on for seconds in chords that follow on speech.
+# A sustained tone: in most of a quarter of a second the spectrum equals that of 0.13 s before. This
+# holds for at most one frame in sixteen of recorded speech, but for nearly all of sustained chords.
+# Without this check, detection continues for seconds in chords that follow speech.
 _HELD_LAG: Final = 4
 _HELD_FRAMES: Final = 8
 _HELD_LEAST: Final = 5
 _HELD_LIKENESS: Final = 0.97
 _WINDOW: Final = np.hanning(2 * _FRAME).astype(np.float32)
 _HELD_BINS: Final = slice(3, 256)
-"""Of 15.6 Hz each: 50 Hz to 4 kHz, without what is below any voice."""
+"""Of 15.6 Hz each: 50 Hz to 4 kHz, without frequencies below any voice."""
 
-# After a long pause, above all one of noise or music, the model is slow to believe in a voice: of a
-# soft first word it is sure half a second late or more. With a fresh state it is sure at once. So
-# wherever speech begins after a pause, the model hears the sound around that once more, fresh.
+# After a long pause, especially with noise or music, the model detects a voice late: a soft first
+# word only after half a second or more. With a fresh state it detects it at once. So wherever
+# speech begins after a pause, the surrounding frames are run again with a fresh state.
 _AGAIN_BEFORE: Final = (40, 64)
-"""Frames, 1.3 and 2 s, heard again before the one that begins speech; the more if the fewer do not
-show the beginning."""
+"""Frames, 1.3 and 2 s, that are run again before the one that begins speech; the larger number if
+the smaller does not contain the beginning."""
 _AGAIN_CLEAR: Final = 20
-"""Frames before a beginning in the fewer ones that show that it is one."""
+"""Frames of the smaller range that must precede a beginning to confirm it."""
 _AGAIN_DOUBT: Final = 0.15
-"""A beginning is sudden, and stands, if the frames just before it were less likely than this."""
+"""If the frames just before a beginning were less likely than this, it needs no second run."""
 _AGAIN_AFTER: Final = 16
-"""Frames, 0.51 s, heard again from there on, until the model's own state has come round."""
+"""Frames, 0.51 s, run again after the beginning, until the model's own state has adapted."""
 _AGAIN_PAUSE: Final = 31
-"""Frames, 1 s: the state does not go stale in a shorter pause."""
+"""Frames, 1 s: a shorter pause does not degrade the state."""
 _AGAIN_BLIPS: Final = 3
 """Likely frames in such a pause that do not end it."""
 _SETTLING: Final = 8
-"""Frames, 0.26 s, in which a fresh state may take music for speech: it must have heard none by
-their end, or it is not believed."""
+"""Frames, 0.26 s, in which a fresh state may mistake music for speech: if speech begins within
+them, the result is discarded."""
 
 Frames = npt.NDArray[np.float32]
 
 
 class Voice:
-    """The model, loaded; it can be shared by detectors that take turns.
+    """The loaded model. Detectors can share it if they take turns.
 
     Raises:
-        MemoryError: There is no room for it.
+        MemoryError: There is not enough memory for it.
     """
 
     def __init__(self) -> None:
-        # Not at the top: the router itself, which never makes one, would hold it in memory.
+        # Not at the top: the router itself, which never uses the model, would hold it in memory.
         try:
             import onnxruntime
             from onnxruntime.capi import onnxruntime_pybind11_state as failures
         except (ImportError, SystemError) as error:
-            # What the interpreter says when memory ends in the middle of an import.
+            # The interpreter's error if memory is exhausted during an import.
             raise MemoryError("there is no room to map its libraries") from error
-        # It has no error of its own for a lack of memory; its input is always well formed.
+        # The library has no specific out-of-memory error; its input is always well formed.
         self._failures = (RuntimeError, failures.RuntimeException, failures.Fail)
         options = onnxruntime.SessionOptions()
         options.inter_op_num_threads = options.intra_op_num_threads = 1
@@ -108,10 +108,10 @@ class Voice:
         return f"<Voice {_MODEL.name}>"
 
     def run(self, frames: Frames, state: tuple[Any, Any]) -> tuple[Frames, tuple[Any, Any]]:
-        """Return the probability of speech of each frame, and the state for the next ones.
+        """Return each frame's probability of speech, and the state for the next frames.
 
         Raises:
-            MemoryError: There is no room to compute it.
+            MemoryError: There is not enough memory to compute it.
         """
         inputs = {"input": frames, "h": state[0], "c": state[1]}
         try:
@@ -122,7 +122,7 @@ class Voice:
 
 
 class VoiceDetector:
-    """Finds speech in one audio; feed it all samples in order, then `flush` it.
+    """Detects speech in one audio; feed it all samples in order, then `flush` it.
 
     Args:
         voice: The loaded model.
@@ -138,11 +138,11 @@ class VoiceDetector:
         self._steps: list[tuple[Frames, float]] = []
         self._gain: float | None = None
         self._ready: list[Frames] = []
-        # The frame before the next, and likenesses and spectra that reach back from it.
+        # The previous frame, and the similarities and spectra up to it.
         self._last = np.zeros((1, _FRAME), np.float32)
         self._spectra = np.zeros((_HELD_LAG, 253), np.float32)
         self._held = np.zeros(_HELD_FRAMES - 1, np.bool_)
-        # What may be heard once more: frames, probabilities, and which of those stay at zero.
+        # Data that may be run again: frames, probabilities, and which of those stay at zero.
         self._recent = np.zeros((0, _FRAME), np.float32)
         self._likely = np.zeros(0, np.float32)
         self._silenced = np.zeros(0, np.bool_)
@@ -168,7 +168,7 @@ class VoiceDetector:
         return found
 
     def flush(self) -> list[Samples]:
-        """Return the speech that is left, when the audio has ended."""
+        """Return the remaining speech after the audio has ended."""
         size_samples = len(self._pending) // 2
         end = (self._finder.at + len(self._likely)) * _FRAME + size_samples
         end += sum(len(step) for step, _ in self._steps) * _FRAME
@@ -187,7 +187,7 @@ class VoiceDetector:
         return [(a, min(b, end)) for a, b in found if a < end]
 
     def _take(self, step: Frames) -> list[Samples]:
-        """Take the next step, which says how loud the one before it is to be."""
+        """Take the next step, which determines the gain of the previous one."""
         self._steps.append((step, _level(step)))
         if len(self._steps) < 2:
             return []
@@ -197,7 +197,7 @@ class VoiceDetector:
         return self._run() if len(self._ready) * _STEP >= _BLOCK else []
 
     def _levelled(self, step: Frames, level: float, next_level: float) -> Frames:
-        """Return a step near the wanted level, without a jump at its ends."""
+        """Return a step at the target level, without a discontinuity at its ends."""
         first = self._gain if self._gain is not None else _gain(level)
         last = self._gain = _gain(max(level, next_level))
         curve = np.geomspace(first, last, len(step), dtype=np.float32)
@@ -218,7 +218,7 @@ class VoiceDetector:
         return self._told(max(0, len(self._likely) - _AGAIN_BEFORE[-1]))
 
     def _told(self, count: int) -> list[Samples]:
-        """Return the speech that the first frames at hand decide, and forget these."""
+        """Return the speech that the first pending frames decide, and drop these frames."""
         found = self._finder.feed(self._likely[:count].tolist())
         self._recent = self._recent[count:].copy()
         self._likely = self._likely[count:]
@@ -227,7 +227,7 @@ class VoiceDetector:
         return _in_samples(found)
 
     def _hear_again(self, fresh: int) -> None:
-        """Hear the sound around each beginning of speech in the last frames once more."""
+        """Run the frames around each beginning of speech in the last frames again."""
         likely, size = self._likely, len(self._likely)
         is_on = likely >= ON
         for found in np.flatnonzero(is_on[size - fresh :]):
@@ -244,19 +244,19 @@ class VoiceDetector:
                 again = self._heard_fresh(first, past)
                 begin = _begin_of(again, at - first)
                 if begin >= least:
-                    # More speech than before, never less.
+                    # This may add speech, but never removes any.
                     known = likely[first + begin : past]
                     np.maximum(known, again[begin:], out=known)
                     break
 
     def _heard_fresh(self, first: int, past: int) -> Frames:
-        """Return how likely recent frames are for a model that has heard nothing before them."""
+        """Return recent frames' probabilities from a model with a fresh state."""
         frames = _with_heads(np.zeros(_CONTEXT, np.float32), self._recent[first:past])
         likely, _ = self._voice.run(frames, _fresh_state())
         return np.where(self._silenced[first:past], np.float32(0), likely)
 
     def _is_held(self, frames: Frames) -> npt.NDArray[np.bool_]:
-        """Say of each frame whether it is in a tone that does not change."""
+        """Return for each frame whether it is part of a sustained tone."""
         pairs = np.concatenate((np.concatenate((self._last, frames[:-1])), frames), axis=1)
         self._last = frames[-1:].copy()
         fresh = np.abs(np.fft.rfft(pairs * _WINDOW, axis=1)[:, _HELD_BINS]).astype(np.float32)
@@ -280,13 +280,13 @@ def _fresh_state() -> tuple[Any, Any]:
 
 
 def _with_heads(context: Frames, frames: Frames) -> Frames:
-    """Return frames as the model takes them, each behind the end of the one before it."""
+    """Return frames in the model's layout, each preceded by the end of the previous one."""
     heads = np.concatenate((context[None], frames[:-1, -_CONTEXT:]))
     return np.concatenate((heads, frames), axis=1)
 
 
 def _begin_of(likely: Frames, at: int) -> int:
-    """Return where the speech begins that a frame is in, which may be that frame."""
+    """Return where the speech begins that contains a frame; this may be the frame itself."""
     begin = at
     for frame in range(at - 1, -1, -1):
         if likely[frame] >= OFF:
@@ -297,7 +297,7 @@ def _begin_of(likely: Frames, at: int) -> int:
 
 
 def _level(step: Frames) -> float:
-    """Return the RMS of a step's loud frames; a constant offset counts zero."""
+    """Return the RMS of a step's loud frames; a constant offset is ignored."""
     power = np.sort(step.var(axis=1))
     return float(np.sqrt(power[-min(_LOUDEST, len(power))]))
 

@@ -1,13 +1,13 @@
-"""The process that decodes and cuts: one audio after the other, from one socket.
+"""The worker process that decodes and cuts one audio after the other, from one socket.
 
-Promises: it ends when its socket does, takes no more memory and time than it is given, and knows
-nothing of the router but what comes with a job: no keys, no settings. It sends a piece only when
-there is room for it, so that the router's pace is its own.
+Promises: it ends when its socket does, stays within its limits of memory and time, and knows
+nothing of the router except what a job contains: no keys, no settings. It sends a piece only when
+the socket has room for it, so that it works at the router's pace.
 
-A job is a length, JSON, and the file's descriptor beside them. Each answer is a kind, two lengths,
-JSON, and samples: any number of "piece", then "end" with the audio's length and how the file is
-damaged, or "error" or "unknown format" with a sentence. "Goes on" tells that decoding does, where
-for long nobody speaks.
+A job is a length, JSON, and the file's descriptor as ancillary data. Each answer is a kind, two
+lengths, JSON, and samples: any number of "piece", then "end" with the audio's length and the file's
+damage, or "error" or "unknown format" with a sentence. "Goes on" reports progress during long audio
+without speech.
 """
 
 import contextlib
@@ -46,17 +46,17 @@ READY: Final = b"r"
 SILERO: Final = "silero"
 LEVEL: Final = "level"
 OFF: Final = "off"
-# Ten minutes of audio, which take seconds: the router waits for a minute before it gives up.
+# Ten minutes of audio, which take seconds: the router gives up after a minute without progress.
 _SILENT_BYTES: Final = 600 * 2 * RATE_HZ
 _MOST_FILES: Final = 32
-"""Descriptors: its socket, the upload, three that lead nowhere, the network's file for a moment."""
+"""Descriptors: its socket, the upload, three that go to /dev/null, temporarily the model's file."""
 _NICE: Final = 5
-"""The event loop, which all requests share, goes before decoding, which a few wait for."""
+"""The event loop, which all requests share, takes precedence over decoding, which few wait for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What to decode: a stretch of the file that comes with it, and how to cut it."""
+    """What to decode: a range of the file that comes with it, and how to cut it."""
 
     offset: int
     size_bytes: int
@@ -70,13 +70,13 @@ class Job:
     only_length: bool = False
 
     def encode(self) -> bytes:
-        """Return the job as it goes over the socket."""
+        """Return the job in its wire format."""
         body = json.dumps(asdict(self)).encode()
         return JOB_LENGTH.pack(len(body)) + body
 
 
 class Detectors:
-    """Makes a detector for each audio; the neural network is loaded once, when first needed."""
+    """Creates a detector for each audio; the neural network is loaded once, when first needed."""
 
     def __init__(self) -> None:
         self._voice: Voice | None = None
@@ -85,7 +85,7 @@ class Detectors:
         return f"<Detectors {self._voice}>"
 
     def prepare(self, vad: str) -> None:
-        """Load what the kind of detection takes."""
+        """Load the resources of a kind of detector."""
         if vad == SILERO and self._voice is None:
             self._voice = Voice()
 
@@ -93,7 +93,7 @@ class Detectors:
         """Return a detector for one audio.
 
         Raises:
-            MemoryError: There is no room to load the network.
+            MemoryError: There is not enough memory to load the network.
         """
         self.prepare(vad)
         return (
@@ -105,17 +105,17 @@ Allow = Callable[[int], None]
 
 
 def serve(sock: socket.socket, vad: str = LEVEL, allow: Allow = lambda _: None) -> None:
-    """Do the jobs that come over `sock` until its other end is closed.
+    """Process jobs from `sock` until its other end is closed.
 
     Args:
-        sock: Where jobs come from.
-        vad: The detector to have ready for the first job.
-        allow: Grants the process so many further seconds on the CPU; called at a job's start and
-            whenever it gets on.
+        sock: The source of jobs.
+        vad: The detector to prepare for the first job.
+        allow: Grants the process a number of further CPU seconds; called when a job starts and when
+            it makes progress.
     """
     detectors = Detectors()
     sock.sendall(ANSWER.pack(READY, 0, 0))
-    # Nobody waits for it: it is done by the time that an upload has arrived.
+    # No caller waits for this: it is finished by the time an upload has arrived.
     with contextlib.suppress(MemoryError):
         detectors.prepare(vad)
     while (received := _next_job(sock)) is not None:
@@ -200,7 +200,7 @@ def _send(sock: socket.socket, kind: bytes, meta: bytes, pcm: bytes = b"") -> No
 
 
 def confine(memory_bytes: int) -> None:  # pragma: no cover - would bind the tests themselves
-    """Give this process its bounds: memory, files, no core dumps, no writing, a lower priority."""
+    """Limit this process: memory, files, no core dumps, no writing, a lower priority."""
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
@@ -209,10 +209,10 @@ def confine(memory_bytes: int) -> None:  # pragma: no cover - would bind the tes
 
 
 def allow_cpu(seconds: int) -> None:  # pragma: no cover - would bind the tests themselves
-    """Have the kernel end this process once it has computed for so many seconds from now.
+    """Have the kernel kill this process once it has used this many CPU seconds from now.
 
-    The router gives a decoder up that is silent for too long. This ends one that nobody watches
-    any more: spinning within a decoder it would not notice that its socket is closed.
+    The router aborts a decoder that is silent for too long. This limit kills one that has lost its
+    router: while it loops inside a decoder, it would not notice that its socket is closed.
     """
     used_s = math.ceil(time.process_time())
     _, most = resource.getrlimit(resource.RLIMIT_CPU)
@@ -223,12 +223,12 @@ def allow_cpu(seconds: int) -> None:  # pragma: no cover - would bind the tests 
 
 
 def main() -> None:  # pragma: no cover - runs in a process of its own
-    """Serve the socket of the first argument's descriptor, within the second's bytes.
+    """Serve the socket with the first argument's descriptor, within the second's bytes.
 
-    The third names the detector to have ready.
+    The third names the detector to prepare.
     """
     confine(int(sys.argv[2]))
-    # A closed socket means that the router has gone or wants no more: nothing is left to say.
+    # A closed socket means that the router has ended or has abandoned the job.
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[3], allow_cpu)
 
