@@ -377,7 +377,7 @@ async def test_times_of_words_are_refused_in_plain_words_and_at_once(
             answer = await fleet.ask(audio, **asked, stream=stream)
             assert answer.status_code == 400, answer.text
             assert answer.json()["error"]["param"] == "timestamp_granularities[]"
-            assert "single words" in answer.json()["error"]["message"]
+            assert "no word timestamps" in answer.json()["error"]["message"]
             asked_first = len(fleet.uploads)
         assert len(fleet.uploads) == asked_first
         assert await fleet.capabilities() == {"verbose_json": False}

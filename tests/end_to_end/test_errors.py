@@ -253,7 +253,7 @@ async def test_times_of_words_are_refused_if_engines_have_none(router: RunningRo
     )
     error = check(answer, 400, "unsupported_value")
     assert error["param"] == "timestamp_granularities[]"
-    assert "single words" in str(error["message"])
+    assert "no word timestamps" in str(error["message"])
 
 
 async def test_a_wrong_granularity_is_refused(router: RunningRouter) -> None:

@@ -41,7 +41,7 @@ def test_what_cannot_be_read_or_left_is_told_and_no_obstacle(
 ) -> None:
     (tmp_path / "worker-0.metrics").write_text("{ no page")
     assert samples(InheritedCounts(tmp_path, 0).add(page(2)))["done_total"] == 2
-    assert "is lost" in caplog.text
+    assert "counts are lost" in caplog.text
     gone = InheritedCounts(tmp_path / "gone", 0)
     assert samples(gone.add(page(2)))["done_total"] == 2
     assert "cannot save a page of metrics" in caplog.text
