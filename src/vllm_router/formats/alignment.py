@@ -223,19 +223,31 @@ class _Search:
         begins: _Indices = np.zeros(before.shape, np.int64)
         end = np.arange(ends.start, ends.stop)
         dearest = float(before.min()) + _HOPELESS_COST
+        is_hopeful = before <= dearest
+        begin = np.flatnonzero(is_hopeful.any(axis=0))
+        # The same for every tempo: the time of the words between, and the cost of their endings.
+        # Only endings inside the stretch count: the last unit is followed by a pause.
+        due_between_s = due_s[end] - due_s[begin, None]
+        haste_cost = np.maximum(haste[np.maximum(end - 1, 0)] - haste[begin, None], 0.0)
+        haste_cost[end < begin[:, None]] = np.inf
+        columns = np.arange(len(end))
         for tempo, speed in enumerate(_TEMPOS):
-            begin = np.flatnonzero(before[tempo] <= dearest)
-            if not len(begin):
+            if not is_hopeful[tempo].any():
                 continue
-            said_s = (due_s[end] - due_s[begin, None]) / speed
-            off = np.abs(said_s - length_s) / spread_s
-            cost = np.where(off < _FAR, off * off, _FAR * (2.0 * off - _FAR))
-            # Only endings inside the stretch: the last unit is followed by a pause.
-            cost += np.maximum(haste[np.maximum(end - 1, 0)] - haste[begin, None], 0.0)
-            cost[end < begin[:, None]] = np.inf
-            cost += before[tempo, begin, None]
+            off = due_between_s / speed
+            off -= length_s
+            np.abs(off, out=off)
+            off /= spread_s
+            # Squared up to _FAR deviations, linear beyond.
+            near = np.minimum(off, _FAR)
+            off *= 2.0
+            off -= near
+            off *= near
+            cost = off
+            cost += haste_cost
+            cost += np.where(is_hopeful[tempo, begin], before[tempo, begin], np.inf)[:, None]
             least = np.argmin(cost, axis=0)
-            after[tempo, end] = cost[least, np.arange(len(end))]
+            after[tempo, end] = cost[least, columns]
             begins[tempo, end] = begin[least]
         self._best = after
         return begins
