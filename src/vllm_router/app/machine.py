@@ -5,6 +5,7 @@ lowest wins. Limits that cannot be read are ignored.
 """
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -15,11 +16,10 @@ def memory_bytes(root: Path = Path("/")) -> int:
         root: Directory that contains sys and proc; the machine's memory is always read.
     """
     bounds = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for line in _text(root / "proc/self/cgroup").splitlines():
-        _, controllers, path = [*line.split(":", 2), "", ""][:3]
+    for controllers, path in _cgroups(root):
         if not controllers:
             bounds += _bounds(root / "sys/fs/cgroup", path, "memory.max")
-        elif "memory" in controllers.split(","):
+        elif "memory" in controllers:
             bounds += _bounds(root / "sys/fs/cgroup/memory", path, "memory.limit_in_bytes")
     return min(bounds)
 
@@ -31,21 +31,27 @@ def usable_cpus(root: Path = Path("/")) -> float:
         root: Directory that contains sys and proc.
     """
     bounds = [float(len(os.sched_getaffinity(0)))]
-    for line in _text(root / "proc/self/cgroup").splitlines():
-        _, controllers, path = [*line.split(":", 2), "", ""][:3]
+    for controllers, path in _cgroups(root):
         if not controllers:
             # Microseconds of CPU time, and the period in which they may be used.
             for text in _texts(root / "sys/fs/cgroup", path, "cpu.max"):
                 quota, _, period = text.partition(" ")
                 if _is_count(quota) and _is_count(period):
                     bounds.append(int(quota) / int(period))
-        elif "cpu" in controllers.split(","):
+        elif "cpu" in controllers:
             mount = root / "sys/fs/cgroup/cpu"
             quotas = _texts(mount, path, "cpu.cfs_quota_us")
             periods = _texts(mount, path, "cpu.cfs_period_us")
             pairs = zip(quotas, periods, strict=True)
             bounds += [int(q) / int(p) for q, p in pairs if _is_count(q) and _is_count(p)]
     return min(bounds)
+
+
+def _cgroups(root: Path) -> Iterator[tuple[list[str], str]]:
+    """Yield the controllers and the path of each cgroup of the process; version 2 names none."""
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
+        yield controllers.split(",") if controllers else [], path
 
 
 def _bounds(mount: Path, path: str, name: str) -> list[int]:

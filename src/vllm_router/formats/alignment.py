@@ -240,10 +240,7 @@ class _Search:
             off /= spread_s
             # Squared up to _FAR deviations, linear beyond.
             near = np.minimum(off, _FAR)
-            off *= 2.0
-            off -= near
-            off *= near
-            cost = off
+            cost = (2.0 * off - near) * near
             cost += haste_cost
             cost += np.where(is_hopeful[tempo, begin], before[tempo, begin], np.inf)[:, None]
             least = np.argmin(cost, axis=0)

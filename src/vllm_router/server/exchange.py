@@ -38,7 +38,7 @@ class Exchange:
         has_left: Whether the client has disconnected.
         extra: Headers for any response.
         refusal: The code of the error response; None if there was none.
-        story: Data that the service keeps for this request; this package never reads it.
+        record: Data that the service keeps for this request; this package never reads it.
     """
 
     __slots__ = (
